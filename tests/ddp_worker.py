@@ -1,0 +1,50 @@
+"""Started by test_ddp.py under torchrun: trains and evaluates, saves what the main rank saw."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from zoobot import distributed, engine, optim
+from zoobot.data import catalog, loaders
+from zoobot.data.views import GalaxyView, minimal_view_config
+from zoobot.models import ZoobotTree
+from zoobot.schemas import load_schema
+
+
+def main(catalog_path: Path, out: Path) -> None:
+    torch.set_num_threads(1)
+    cpu = torch.device("cpu")
+    schema = load_schema(catalog_path.parent / "tree.json")
+    frame = catalog.read_catalog(catalog_path)
+    config = minimal_view_config()
+    config.output_size = 32
+    votes = catalog.votes(frame, schema.label_cols)
+    dataset = loaders.CatalogDataset(frame, GalaxyView(config), votes)
+    with distributed.process_group(cpu):
+        torch.manual_seed(0)
+        raw = ZoobotTree(schema=schema, architecture_name="test_convnext", dropout_rate=0.0)
+        groups = optim.parameter_groups(raw.encoder, raw.head, 1e-3, 0.0)
+        optimizer = torch.optim.SGD([{**group, "initial_lr": group["lr"]} for group in groups])
+        gradients = []
+        optimizer.register_step_pre_hook(
+            lambda *_: gradients.append([p.grad.clone() for p in raw.parameters()])
+        )
+        settings = engine.Settings(cpu, warmup_epochs=0, grad_clip=0.3)
+        model = distributed.wrap(raw, cpu)
+        train = engine.train_one_epoch(
+            model,
+            loaders.train_loader(dataset, 16, accumulation=2),
+            optimizer,
+            settings.grad_scaler(),
+            settings,
+            engine.Progress(),
+        )
+        evaluated = engine.evaluate(model, loaders.eval_loader(dataset, 16), settings)
+        if distributed.is_main():
+            state = raw.state_dict()
+            torch.save({"grads": gradients, "w": state, "train": train, "val": evaluated}, out)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,153 @@
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zoobot.data import catalog
+
+
+def table(num_galaxies=4, **columns):
+    base = {"id_str": [f"g{i}" for i in range(num_galaxies)], "file_loc": "x.png", "a_x": 1.0}
+    return pd.DataFrame({**base, **columns})
+
+
+def write(folder, frame, name="cat.csv"):
+    path = folder / name
+    frame.to_csv(path, index=False) if name.endswith("csv") else frame.to_parquet(path)
+    return path
+
+
+def test_ids_stay_text_and_file_locs_become_absolute(tmp_path):
+    frame = table(2, id_str=["0012", "588848901537202306"], file_loc=["a/b.png", "/abs/c.png"])
+    for name in ("cat.csv", "cat.parquet"):
+        read = catalog.read_catalog(write(tmp_path, frame, name))
+        assert read["id_str"].tolist() == ["0012", "588848901537202306"]
+        assert read["file_loc"].tolist() == [str(tmp_path / "a/b.png"), "/abs/c.png"]
+
+
+@pytest.mark.parametrize("name", ["cat.fits", "cat.ecsv", "cat.vot"])
+def test_astronomers_table_formats_are_read(tmp_path, name):
+    table_module = pytest.importorskip("astropy.table")
+    formats = {"cat.vot": "votable"}
+    table_module.Table.from_pandas(table()).write(tmp_path / name, format=formats.get(name))
+    read = catalog.read_catalog(tmp_path / name, ["a_x"])
+    assert read["id_str"].tolist() == ["g0", "g1", "g2", "g3"]
+    assert read["file_loc"].iloc[0] == str(tmp_path / "x.png")
+    assert catalog.votes(read, ["a_x"]).ravel().tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("frame", "columns", "message"),
+    [
+        (table(0), [], "has no rows"),
+        (table(id_str=["g", "h", "g", "g"]), [], "'g' appears more than once .2 rows too many"),
+        (table(id_str=["g", None, "h", "i"]), [], "'id_str' is empty in row 1"),
+        (table(file_loc=["x.png", None, "y", "z"]), [], "'file_loc' is empty in row 1"),
+        (table(), ["a_xx"], "no column 'a_xx'; did you mean 'a_x'"),
+        (table(), ["b", "c", "d"], "no column 'b' and 2 more"),
+        (table().drop(columns="file_loc"), [], "neither a file_loc nor an image column"),
+        (table().drop(columns="id_str"), [], "no column 'id_str'"),
+    ],
+)
+def test_a_faulty_catalog_is_refused_with_the_reason(tmp_path, frame, columns, message):
+    with pytest.raises(ValueError, match=message):
+        catalog.read_catalog(write(tmp_path, frame), columns)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("absent.csv", None, "no catalog"),
+        ("empty.csv", b"", "is empty"),
+        ("torn.parquet", b"PAR1 and no more", "torn.parquet"),
+        ("cat.xlsx", b"x", "unknown format '.xlsx'"),
+        ("binary.csv", b"id_str,file_loc\n\xff\xfe,\x00", "binary.csv"),
+    ],
+)
+def test_a_file_that_is_no_catalog_is_named(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        catalog.read_catalog(tmp_path / name)
+
+
+@pytest.mark.parametrize("bad", [np.nan, -1, 2.5, np.inf, 1e12])
+def test_a_bad_count_is_named_with_column_galaxy_and_value(bad):
+    frame = table(a_x=[1, 2, bad, 3.0])
+    with pytest.raises(ValueError, match="column 'a_x' of id_str 'g2' holds .*no vote count"):
+        catalog.votes(frame, ["a_x"])
+
+
+def test_text_in_a_vote_column_is_named():
+    with pytest.raises(ValueError, match="id_str 'g1' holds many"):
+        catalog.votes(table(a_x=["1", "many", "3", "4"]), ["a_x"])
+
+
+def test_whole_floats_are_counts():
+    counts = catalog.votes(table(a_x=[0.0, 12.0, 3.0, 0.0]), ["a_x", "a_x"])
+    assert counts.dtype == np.int32
+    assert counts.tolist() == [[0, 0], [12, 12], [3, 3], [0, 0]]
+
+
+def test_missing_images_are_counted_and_the_first_five_named(tmp_path):
+    (tmp_path / "here.png").write_bytes(b"")
+    names = [str(tmp_path / "here.png")] + [str(tmp_path / f"gone{i}.png") for i in range(7)]
+    frame = table(8, file_loc=names)
+    with pytest.raises(ValueError, match="7 of 8 image files are missing: .*gone0.*gone4.png, ..."):
+        catalog.check_image_files(frame, "cat.csv")
+    catalog.check_image_files(frame.head(1), "cat.csv")
+
+
+@given(st.integers(1, 300), st.integers(0, 5), st.randoms(use_true_random=False))
+def test_the_split_does_not_depend_on_row_order_and_loses_nothing(num_galaxies, seed, random):
+    frame = table(num_galaxies)
+    order = list(range(num_galaxies))
+    random.shuffle(order)
+    first = catalog.split_catalog(frame, seed=seed)
+    second = catalog.split_catalog(frame.iloc[order], seed=seed)
+    for split in catalog.SPLITS:
+        assert set(first[split]["id_str"]) == set(second[split]["id_str"])
+    assert sum(map(len, first.values())) == num_galaxies
+    assert abs(len(first["train"]) - 0.7 * num_galaxies) <= 0.5
+
+
+def test_splits_differ_between_seeds():
+    first, second = (catalog.split_catalog(table(200), seed=s)["val"]["id_str"] for s in (0, 1))
+    assert set(first) != set(second)
+
+
+def test_a_split_column_wins_and_its_values_are_checked():
+    frame = table(split=["train", "val", "train", "test"])
+    assert catalog.split_catalog(frame)["train"]["id_str"].tolist() == ["g0", "g2"]
+    with pytest.raises(ValueError, match="'split' holds 'valid'"):
+        catalog.split_catalog(table(split=["train", "valid", "train", "test"]))
+    with pytest.raises(ValueError, match="'split' holds None"):
+        catalog.split_catalog(table(split=["train", None, "train", "test"]))
+
+
+def test_fractions_of_zero_are_allowed_and_wrong_sums_are_not():
+    parts = catalog.split_catalog(table(10), (0.8, 0.2, 0.0))
+    assert [len(parts[s]) for s in catalog.SPLITS] == [8, 2, 0]
+    with pytest.raises(ValueError, match="sum to 1"):
+        catalog.split_catalog(table(10), (0.8, 0.3, 0.0))
+
+
+def test_separate_catalogs_replace_the_split(small_catalog, tree, tmp_path):
+    frame = pd.read_csv(small_catalog)
+    frame["file_loc"] = [str(tmp_path / f) for f in frame["file_loc"]]
+    train = write(tmp_path, frame.head(40), "train.csv")
+    val = write(tmp_path, frame.tail(20), "val.csv")
+    splits = catalog.load_splits(train, val, None, tree.label_cols, seed=0)
+    assert [len(splits[s]) for s in catalog.SPLITS] == [40, 20, 0]
+    with pytest.raises(ValueError, match="10 galaxies are in both train and val"):
+        catalog.load_splits(
+            train, write(tmp_path, frame.iloc[30:50], "val2.csv"), None, tree.label_cols, seed=0
+        )
+
+
+def test_an_empty_split_is_refused(small_catalog, tree, tmp_path):
+    frame = pd.read_csv(small_catalog).assign(split="train")
+    path = write(tmp_path, frame, "all_train.csv")
+    with pytest.raises(ValueError, match="no galaxies in split 'val' .60 galaxies in all"):
+        catalog.load_splits(path, None, None, tree.label_cols, seed=0)

@@ -1,0 +1,83 @@
+import pickle
+
+import pytest
+import torch
+
+from zoobot import checkpoint
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.txt"
+    checkpoint.write_text(path, "old")
+
+    def half_way(aside):
+        aside.write_text("ne")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        checkpoint.write_whole(path, half_way)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_files_have_ordinary_permissions(tmp_path):
+    checkpoint.write_text(tmp_path / "a.txt", "x")
+    (tmp_path / "b.txt").write_text("x")
+    assert (tmp_path / "a.txt").stat().st_mode == (tmp_path / "b.txt").stat().st_mode
+
+
+def test_a_state_survives_saving(tmp_path):
+    state = {"model": {"w": torch.arange(3)}, "progress": {"epoch": 2, "kept": [[0.5, 1]]}}
+    checkpoint.save_checkpoint(tmp_path / "a.ckpt", state)
+    loaded = checkpoint.load_checkpoint(tmp_path / "a.ckpt")
+    assert torch.equal(loaded["model"]["w"], state["model"]["w"])
+    assert loaded["progress"] == state["progress"]
+
+
+def test_a_second_name_survives_the_replacement_of_the_first(tmp_path):
+    first, second = tmp_path / "epoch=1.ckpt", tmp_path / "last.ckpt"
+    checkpoint.save_checkpoint(first, {"epoch": 1})
+    checkpoint.duplicate(first, second)
+    checkpoint.save_checkpoint(second, {"epoch": 2})
+    assert checkpoint.load_checkpoint(first)["epoch"] == 1
+    assert checkpoint.load_checkpoint(second)["epoch"] == 2
+
+
+def test_weights_carry_their_description(tmp_path):
+    path = tmp_path / "best.safetensors"
+    weights = {"w": torch.rand(2, 3).to(memory_format=torch.contiguous_format).T}
+    checkpoint.save_weights(path, weights, {"encoder": "resnet18", "schema": {"a": [1]}})
+    loaded, description = checkpoint.load_weights(path)
+    assert torch.equal(loaded["w"], weights["w"])
+    assert description["schema"] == {"a": [1]}
+
+
+@pytest.mark.parametrize("load", [checkpoint.load_checkpoint, checkpoint.load_weights])
+def test_files_that_are_none_of_ours_are_named(tmp_path, load):
+    for name, content in (("empty", b""), ("text", b"hello"), ("torn", b"PK\x03\x04" + b"\0" * 40)):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=name):
+            load(tmp_path / name)
+    with pytest.raises(ValueError, match="no .*absent"):
+        load(tmp_path / "absent")
+    torch.save({"w": torch.zeros(1)}, tmp_path / "foreign")
+    with pytest.raises(ValueError, match="foreign"):
+        load(tmp_path / "foreign")
+
+
+class _Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_a_pickle_is_never_executed(tmp_path):
+    target = tmp_path / "written"
+    torch.save({"format_version": 1, "x": _Bomb(target)}, tmp_path / "bomb.ckpt")
+    (tmp_path / "bomb.pkl").write_bytes(pickle.dumps(_Bomb(target)))
+    for name in ("bomb.ckpt", "bomb.pkl"):
+        with pytest.raises(ValueError, match=name):
+            checkpoint.load_checkpoint(tmp_path / name)
+    assert not target.exists()

@@ -1,0 +1,159 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from zoobot import engine, logs, optim
+from zoobot.models import ZoobotTree
+
+CPU = torch.device("cpu")
+
+
+class Batches(list):
+    """Batches in memory with what the loop asks of a loader."""
+
+    def __init__(self, batches, accumulation=1):
+        super().__init__(batches)
+        self.accumulation = accumulation
+        self.num_steps = -(-len(batches) // accumulation)
+
+    def set_epoch(self, epoch):
+        pass
+
+
+def galaxies(tree, sizes, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    total = sum(sizes)
+    images = torch.randint(0, 256, (total, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    votes = torch.randint(0, 9, (total, 7), generator=generator)
+    return [
+        {"image": i, "labels": v, "id_str": ["g"] * len(i)}
+        for i, v in zip(images.split(sizes), votes.split(sizes), strict=True)
+    ]
+
+
+def make_model(tree, encoder="test_convnext", dropout_rate=0.0):
+    torch.manual_seed(0)
+    return ZoobotTree(schema=tree, architecture_name=encoder, dropout_rate=dropout_rate)
+
+
+def train(tree, batches, **changes):
+    model = make_model(tree)
+    groups = optim.parameter_groups(model.encoder, model.head, 1e-3, 0.0)
+    optimizer = torch.optim.SGD([{**g, "initial_lr": g["lr"]} for g in groups])
+    settings = engine.Settings(CPU, warmup_epochs=0, schedule="constant", **changes)
+    scaler = torch.amp.GradScaler("cpu", init_scale=16, enabled=settings.dtype == torch.float16)
+    metrics = engine.train_one_epoch(model, batches, optimizer, scaler, settings, engine.Progress())
+    return model, metrics
+
+
+def assert_same_weights(first, second, **tolerance):
+    for (name, a), b in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, msg=name, **tolerance)
+
+
+@pytest.mark.parametrize("sizes", [[8, 8, 8], [10, 10, 4], [23, 1], [5, 9, 7, 2, 1]])
+def test_accumulation_over_uneven_micro_batches_takes_the_step_of_the_whole(tree, sizes):
+    whole, expected = train(tree, Batches(galaxies(tree, [24])), grad_clip=None)
+    parts, metrics = train(tree, Batches(galaxies(tree, sizes), len(sizes)), grad_clip=None)
+    assert_same_weights(whole, parts, rtol=1e-5, atol=1e-6)
+    assert metrics == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_short_last_step_is_the_mean_over_its_own_galaxies(tree):
+    batches = galaxies(tree, [8, 8, 3])
+    grouped, _ = train(tree, Batches(batches, accumulation=2), grad_clip=None)
+    merged = {k: torch.cat([b[k] for b in batches[:2]]) for k in ("image", "labels")}
+    expected, _ = train(tree, Batches([merged, batches[2]]), grad_clip=None)
+    assert_same_weights(expected, grouped, rtol=1e-5, atol=1e-6)
+
+
+def distance(first, second):
+    pairs = zip(first.parameters(), second.parameters(), strict=True)
+    return math.sqrt(sum((a - b).double().pow(2).sum().item() for a, b in pairs))
+
+
+def test_gradients_are_clipped_to_the_norm(tree):
+    clipped, _ = train(tree, Batches(galaxies(tree, [8])), grad_clip=0.3)
+    assert distance(make_model(tree), clipped) == pytest.approx(1e-3 * 0.3, rel=1e-3)
+
+
+@pytest.mark.parametrize("grad_clip", [None, 0.3])
+def test_an_fp16_step_is_that_of_float32_within_rounding(tree, grad_clip):
+    batches = Batches(galaxies(tree, [8]))
+    exact, _ = train(tree, batches, grad_clip=grad_clip)
+    half, _ = train(tree, batches, grad_clip=grad_clip, dtype=torch.float16)
+    assert distance(exact, half) < 0.05 * distance(exact, make_model(tree))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_loss_under_autocast_is_near_that_in_float32(tree, dtype):
+    batches = Batches(galaxies(tree, [16]))
+    model = make_model(tree)
+    exact = engine.evaluate(model, batches, engine.Settings(CPU))["supervised_loss"]
+    rounded = engine.evaluate(model, batches, engine.Settings(CPU, dtype=dtype))["supervised_loss"]
+    assert rounded == pytest.approx(exact, abs=0.05)
+
+
+def test_evaluation_leaves_weights_and_statistics_alone_and_is_repeatable(tree):
+    model = make_model(tree, "test_resnet", dropout_rate=0.5)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    batches = Batches(galaxies(tree, [8, 3]))
+    results = [engine.evaluate(model, batches, engine.Settings(CPU)) for _ in range(2)]
+    assert results[0] == results[1]
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_float_images_are_taken_as_they_are_and_bytes_are_scaled():
+    images = torch.full((1, 3, 2, 2), 51, dtype=torch.uint8)
+    for same in (images, images / 255):
+        moved = engine.to_device({"image": same}, CPU)["image"]
+        assert torch.equal(moved, torch.full((1, 3, 2, 2), 0.2))
+
+
+def fit(tree, tmp_path, **changes):
+    model = make_model(tree)
+    settings = engine.Settings(CPU, epochs=5, warmup_epochs=0, **changes)
+    run = logs.Run(tmp_path / "run", {}, model.describe(), model.metric_key)
+    batches = Batches(galaxies(tree, [8, 8]))
+    return engine.fit(model, model.configure_optimizers(), batches, batches, settings, run)
+
+
+def scripted_losses(monkeypatch, losses):
+    remaining = iter(losses)
+    real = engine.evaluate
+    monkeypatch.setattr(
+        engine, "evaluate", lambda *a, **k: {**real(*a, **k), "supervised_loss": next(remaining)}
+    )
+
+
+def test_training_stops_when_patience_runs_out_and_keeps_the_best(tree, tmp_path, monkeypatch):
+    scripted_losses(monkeypatch, [3.0, 2.0, 2.5, 2.4, 1.0])
+    progress = fit(tree, tmp_path, patience=2, save_top_k=2)
+    assert (progress.epoch, progress.best_epoch, progress.best_loss) == (4, 2, 2.0)
+    files = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
+    assert files == ["epoch=2.ckpt", "epoch=4.ckpt", "last.ckpt"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_last_checkpoint(
+    tree, tmp_path, monkeypatch
+):
+    scripted_losses(monkeypatch, [3.0, math.nan])
+    with pytest.raises(ValueError, match="validation loss of epoch 2 is nan"):
+        fit(tree, tmp_path)
+    state = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert state["progress"]["epoch"] == 1
+
+
+def test_progress_ranks_epochs_by_loss():
+    progress = engine.Progress()
+    dropped = [progress.record(loss, 2) for loss in (3.0, 1.0, 2.0, 4.0)]
+    assert dropped == [[], [], [1], [4]]
+    assert progress.kept == [[1.0, 2], [2.0, 3]]
+    assert dataclasses.asdict(progress)["best_epoch"] == 2
+
+
+def test_auto_precision_is_one_the_hardware_has():
+    assert engine.choose_dtype("auto", CPU) in (torch.bfloat16, torch.float32)
+    assert engine.choose_dtype("fp16", CPU) == torch.float16

@@ -1,0 +1,156 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zoobot.data import catalog, loaders
+from zoobot.data.images import ImageError
+from zoobot.data.views import GalaxyView, default_view_config, minimal_view_config
+
+
+@pytest.fixture
+def dataset(small_catalog, tree):
+    frame = catalog.read_catalog(small_catalog)
+    config = default_view_config()
+    config.output_size = 16
+    labels = catalog.votes(frame, tree.label_cols)
+    return loaders.CatalogDataset(frame, GalaxyView(config), labels, seed=1)
+
+
+def as_rank(monkeypatch, rank, world_size):
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setenv("WORLD_SIZE", str(world_size))
+
+
+def by_id(loader):
+    images = {}
+    for batch in loader:
+        images.update(zip(batch["id_str"], batch["image"], strict=True))
+    return images
+
+
+def test_a_batch_holds_uint8_images_ids_and_all_label_columns_in_one_tensor(dataset):
+    batch = next(iter(loaders.eval_loader(dataset, batch_size=8)))
+    assert batch["image"].shape == (8, 3, 16, 16)
+    assert batch["image"].dtype == torch.uint8
+    assert batch["id_str"] == [f"g{i}" for i in range(8)]
+    assert torch.equal(batch["labels"], dataset.labels[:8])
+
+
+def test_a_galaxy_looks_the_same_with_any_number_of_workers(dataset):
+    views = []
+    for num_workers in (0, 1, 2):
+        loader = loaders.train_loader(dataset, batch_size=16, num_workers=num_workers)
+        loader.set_epoch(3)
+        views.append(by_id(loader))
+    assert len(views[0]) == 60
+    for other in views[1:]:
+        assert all(torch.equal(views[0][key], other[key]) for key in views[0])
+
+
+def test_views_differ_between_epochs_and_between_the_galaxies_of_different_workers(dataset):
+    dataset._sources = dataset._sources.take([0] * 60)  # the same image for every galaxy
+    loader = loaders.train_loader(dataset, batch_size=16, num_workers=2)
+    epochs = []
+    for epoch in (0, 1):
+        loader.set_epoch(epoch)
+        epochs.append(by_id(loader))
+    seen = {image.numpy().tobytes() for images in epochs for image in images.values()}
+    assert len(seen) == 120
+
+
+@given(
+    num_galaxies=st.integers(1, 200),
+    batch_size=st.integers(1, 64),
+    accumulation=st.integers(1, 4),
+    world_size=st.sampled_from([1, 2, 3, 4]),
+)
+def test_every_galaxy_is_trained_on_once_an_epoch(
+    num_galaxies, batch_size, accumulation, world_size
+):
+    with pytest.MonkeyPatch.context() as patch:
+        per_rank = []
+        for rank in range(world_size):
+            as_rank(patch, rank, world_size)
+            if num_galaxies < world_size:
+                with pytest.raises(ValueError, match="too few"):
+                    loaders.TrainSampler(num_galaxies, batch_size, accumulation)
+                return
+            sampler = loaders.TrainSampler(num_galaxies, batch_size, accumulation)
+            per_rank.append(list(sampler))
+            assert len(sampler) == len(per_rank[-1])
+    assert len({len(batches) for batches in per_rank}) == 1
+    if num_galaxies // sampler.num_steps >= world_size:
+        assert all(len(batch) > 0 for batches in per_rank for batch in batches)
+    indices = [index for batches in per_rank for batch in batches for _, index in batch]
+    assert sorted(indices) == list(range(num_galaxies))
+
+
+def test_a_step_holds_the_same_galaxies_for_any_number_of_ranks(monkeypatch):
+    def steps(world_size, accumulation):
+        shares = []
+        for rank in range(world_size):
+            as_rank(monkeypatch, rank, world_size)
+            sampler = loaders.TrainSampler(103, 16, accumulation, seed=5)
+            sampler.set_epoch(2)
+            batches = list(sampler)
+            k = sampler.accumulation
+            shares.append([sum(batches[i : i + k], []) for i in range(0, len(batches), k)])
+        return [sorted(sum(parts, [])) for parts in zip(*shares, strict=True)]
+
+    assert steps(1, 1) == steps(2, 1) == steps(4, 2) == steps(3, 3)
+    assert max(map(len, steps(1, 1))) <= 16
+
+
+def test_evaluation_neither_pads_nor_drops(monkeypatch):
+    for world_size in (1, 2, 3, 7):
+        indices = []
+        for rank in range(world_size):
+            as_rank(monkeypatch, rank, world_size)
+            sampler = loaders.EvalSampler(20, 3)
+            batches = list(sampler)
+            assert len(batches) == len(sampler)
+            indices += [index for batch in batches for _, index in batch]
+        assert sorted(indices) == list(range(20))
+
+
+def test_orders_differ_between_epochs_and_seeds():
+    orders = []
+    for seed, epoch in ((0, 0), (0, 1), (1, 0)):
+        sampler = loaders.TrainSampler(50, 50, seed=seed)
+        sampler.set_epoch(epoch)
+        orders.append(tuple(index for _, index in next(iter(sampler))))
+    assert len(set(orders)) == 3
+
+
+def test_an_unreadable_image_is_named(dataset, small_catalog):
+    (small_catalog.parent / "images" / "g7.png").write_bytes(b"no image")
+    for num_workers in (0, 1):
+        with pytest.raises(ImageError, match="g7.png"):
+            list(loaders.eval_loader(dataset, 8, num_workers))
+    with pytest.raises(ImageError, match="g7.png"):
+        dataset[7]
+
+
+def test_embedded_images_are_read_and_named_by_id(small_catalog):
+    frame = pd.read_csv(small_catalog).head(3)
+    image_bytes = [(small_catalog.parent / loc).read_bytes() for loc in frame.pop("file_loc")]
+    image_bytes[2] = b"rubbish"
+    for cells in (image_bytes, [{"bytes": b, "path": None} for b in image_bytes]):
+        view = GalaxyView(minimal_view_config())
+        dataset = loaders.CatalogDataset(frame.assign(image=cells), view)
+        assert dataset[0]["image"].shape == (3, 224, 224)
+        assert dataset[(4, 1)]["id_str"] == "g1"
+        with pytest.raises(ImageError, match="'g2'"):
+            dataset[2]
+
+
+def test_labels_are_optional_and_may_be_one_column(small_catalog):
+    frame = catalog.read_catalog(small_catalog)
+    view = GalaxyView(minimal_view_config())
+    assert "labels" not in loaders.CatalogDataset(frame, view)[0]
+    labels = np.arange(60, dtype=np.float32)
+    batch = next(iter(loaders.eval_loader(loaders.CatalogDataset(frame, view, labels), 4)))
+    assert batch["labels"].tolist() == [0, 1, 2, 3]

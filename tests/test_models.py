@@ -1,0 +1,120 @@
+import pytest
+import timm
+import torch
+
+from zoobot import models
+from zoobot.schemas import get_schema
+
+TINY = ["test_convnext", "test_vit", "test_resnet", "test_efficientnet", "mobilenetv3_small_050"]
+
+
+@pytest.fixture
+def model(tree):
+    torch.manual_seed(0)
+    return models.ZoobotTree(schema=tree, architecture_name="test_convnext", dropout_rate=0.5)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_the_pooled_width_is_that_of_the_features(name):
+    encoder = models.get_pytorch_encoder(name).eval()
+    size_px = encoder.pretrained_cfg["input_size"][-1]
+    with torch.no_grad():
+        features = encoder(torch.zeros(1, 3, size_px, size_px))
+    assert models.get_encoder_dim(encoder) == features.shape[-1]
+
+
+def test_the_width_of_a_foreign_encoder_is_probed_without_touching_it():
+    encoder = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 6, 3), torch.nn.BatchNorm2d(6), torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+    )  # fmt: skip
+    before = encoder[1].running_mean.clone()
+    assert models.get_encoder_dim(encoder, channels=1) == 6
+    assert torch.equal(encoder[1].running_mean, before)
+    assert encoder.training
+
+
+def test_encoders_of_fixed_size_get_the_image_size():
+    assert models.image_size_kwargs("vit_tiny_patch16_224", 96) == {"img_size": 96}
+    assert models.image_size_kwargs("convnext_nano", 96) == {}
+
+
+def test_one_channel_models_do_not_change_later_ones(tree):
+    grey = models.ZoobotTree(schema=tree, architecture_name="test_resnet", channels=1)
+    colour = models.ZoobotTree(schema=tree, architecture_name="test_resnet")
+    assert grey(torch.rand(2, 1, 32, 32)).shape == colour(torch.rand(2, 3, 32, 32)).shape
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_concentrations_are_float32_between_1_and_101_under_autocast(model, dtype):
+    with torch.autocast("cpu", dtype):
+        concentrations = model(torch.rand(2, 3, 32, 32))
+    assert concentrations.dtype == torch.float32
+    assert concentrations.shape == (2, 7)
+    assert ((concentrations > 1) & (concentrations < 101)).all()
+
+
+def test_the_head_computes_in_float32_under_autocast():
+    torch.manual_seed(0)
+    head = models.DirichletHead(64, 5, dropout_rate=0)
+    features = torch.randn(8, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = head(features)
+    assert torch.equal(inside, head(features))
+
+
+def test_dropout_is_off_in_evaluation_and_on_for_samples(model):
+    images = torch.rand(2, 3, 32, 32)
+    model.eval()
+    with torch.no_grad():
+        assert torch.equal(model(images), model(images))
+    samples = model.predict_samples(images, 5)
+    assert samples.shape == (2, 7, 5)
+    assert not torch.equal(samples[..., 0], samples[..., 1])
+    with torch.no_grad():
+        assert torch.equal(model(images), model(images))
+    head = models.get_pytorch_dirichlet_head(4, 3, test_time_dropout=True, dropout_rate=0.5).eval()
+    features = torch.rand(2, 4)
+    assert not torch.equal(head(features), head(features))
+
+
+def test_a_model_is_rebuilt_from_its_description(model):
+    again = models.ZoobotTree.from_description(model.describe())
+    again.load_state_dict(model.state_dict())
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(again.eval()(images), model.eval()(images))
+    assert again.schema == model.schema
+
+
+def test_votes_come_from_one_tensor_or_one_entry_a_column(model):
+    votes = torch.randint(0, 5, (3, 7))
+    images = torch.zeros(3, 3, 8, 8)
+    by_column = {column: votes[:, i] for i, column in enumerate(model.schema.label_cols)}
+    for batch in ({"labels": votes}, by_column):
+        _, stacked = model.batch_to_supervised_tuple({"image": images, **batch})
+        assert torch.equal(stacked, votes)
+
+
+def test_documented_construction_from_pairs_and_dependencies():
+    from zoobot.pytorch.estimators.define_model import ZoobotTree
+
+    schema = get_schema("gz_rings_schema")
+    model = ZoobotTree(
+        output_dim=2,
+        question_answer_pairs=schema.question_answer_pairs,
+        dependencies=schema.dependencies,
+        architecture_name="test_resnet",
+    )
+    assert model.schema == schema
+    with pytest.raises(ValueError, match="output_dim is 3, but the tree has 2"):
+        ZoobotTree(3, schema.question_answer_pairs, schema.dependencies, "test_resnet")
+    with pytest.raises(ValueError, match="give schema="):
+        ZoobotTree(3)
+
+
+def test_an_unknown_encoder_is_answered_with_names():
+    with pytest.raises(ValueError, match="no encoder 'resnet19'; did you mean .*'resnet18'"):
+        models.get_pytorch_encoder("resnet19")
+    with pytest.raises(ValueError, match="refuses"):
+        models.get_pytorch_encoder("resnet18", no_such_option=1)
+    assert timm.is_model("resnet18")

@@ -1,0 +1,118 @@
+"""Checkpoints: one format, written whole or not at all, read without executing anything.
+
+A ``.ckpt`` is a dict of plain types and tensors saved by ``torch.save`` and read with
+``weights_only=True``. A ``.safetensors`` holds the weights alone and, in its metadata, all that is
+needed to rebuild the model.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+
+FORMAT_VERSION = 1
+
+
+def write_whole(path: str | Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, then move it into place.
+
+    Readers see the old file or the new one, never a part, also after a power cut.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    aside = Path(name)
+    try:
+        write(aside)
+        with open(aside, "rb+") as file:
+            os.fsync(file.fileno())
+        aside.chmod(0o666 & ~_umask())
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    write_whole(path, lambda aside: aside.write_text(text))
+
+
+def save_checkpoint(path: str | Path, state: dict) -> None:
+    """Save a training state: plain types and tensors only."""
+    write_whole(path, lambda aside: torch.save({"format_version": FORMAT_VERSION, **state}, aside))
+
+
+def load_checkpoint(path: str | Path) -> dict:
+    """Read a training state onto the CPU; ValueError names a file that is no checkpoint of ours."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ValueError(f"no checkpoint {path}") from None
+    except Exception as error:  # torch.load raises many kinds for a torn or foreign file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} is not a readable checkpoint: {reason}") from error
+    version = state.get("format_version") if isinstance(state, dict) else None
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has checkpoint format {version}; this version reads {FORMAT_VERSION}"
+        )
+    return state
+
+
+def duplicate(path: str | Path, second: str | Path) -> None:
+    """Give a finished file a second name: a hard link, or a copy where there are no links."""
+
+    def link_or_copy(aside: Path) -> None:
+        aside.unlink()
+        try:
+            os.link(path, aside)
+        except OSError:
+            shutil.copyfile(path, aside)
+
+    write_whole(second, link_or_copy)
+
+
+def save_weights(path: str | Path, state_dict: dict[str, torch.Tensor], description: dict) -> None:
+    """Save weights as safetensors, with the model's description in the metadata as JSON."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
+    metadata = {"zoobot": json.dumps({"format_version": FORMAT_VERSION, **description})}
+    write_whole(path, lambda aside: safetensors.torch.save_file(tensors, aside, metadata=metadata))
+
+
+def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
+    """Read weights and description back; ValueError names a file that is not one of ours."""
+    try:
+        with safetensors.safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        description = json.loads(metadata["zoobot"])
+    except FileNotFoundError:
+        raise ValueError(f"no weights file {path}") from None
+    except (safetensors.SafetensorError, KeyError, ValueError, OSError) as error:
+        raise ValueError(f"{path} is not a weights file of this package: {error}") from error
+    return tensors, description
+
+
+def remove(paths: list[Path]) -> None:
+    """Delete files, those that exist."""
+    for path in paths:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,253 @@
+"""Catalogs: reading tables of galaxies, checking them, and splitting them.
+
+A catalog has ``id_str`` (unique), an image in ``file_loc`` (absolute, or relative to the catalog's
+folder) or in ``image`` (encoded bytes), label columns, and optionally ``split``. Every fault of a
+catalog is a ValueError that names the column, the galaxy and the value.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from zoobot.schemas import did_you_mean
+
+SPLITS = ("train", "val", "test")
+ASTROPY_FORMATS = {".fits": "fits", ".ecsv": "ascii.ecsv", ".vot": "votable"}
+MAX_VOTES = np.iinfo(np.int32).max
+
+
+def read_catalog(path: str | Path, columns: Sequence[str] = ()) -> pd.DataFrame:
+    """Read a catalog file and check what every galaxy needs: a unique id and an image.
+
+    Args:
+        path: ``.csv``, ``.parquet``, or with astropy ``.fits``, ``.ecsv``, ``.vot``.
+        columns: further columns that must be there.
+
+    Returns:
+        The table, ``id_str`` as text and ``file_loc``, if there, as absolute paths.
+    """
+    path = Path(path)
+    catalog = _read_table(path)
+    if len(catalog) == 0:
+        raise ValueError(f"catalog {path} has no rows")
+    require_columns(catalog, ["id_str", *columns], str(path))
+    if "file_loc" not in catalog and "image" not in catalog:
+        raise ValueError(
+            f"catalog {path} has neither a file_loc nor an image column; "
+            f"columns: {', '.join(map(str, catalog.columns[:10]))}"
+        )
+    check_ids(catalog, str(path))
+    if "file_loc" in catalog:
+        catalog["file_loc"] = _absolute(catalog["file_loc"], path)
+    return catalog
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise ValueError(f"no catalog {path}")
+    suffix = path.suffix.lower()
+    as_text = {"id_str": str, "file_loc": str, "split": str}
+    try:
+        if suffix == ".csv":
+            return pd.read_csv(path, dtype=as_text)
+        if suffix in (".parquet", ".pq"):
+            catalog = pd.read_parquet(path)
+        elif suffix in ASTROPY_FORMATS:
+            catalog = _read_astropy(path, ASTROPY_FORMATS[suffix])
+        else:
+            raise ValueError(
+                f"catalog {path}: unknown format {suffix!r}; "
+                "use .csv, .parquet, .fits, .ecsv or .vot"
+            )
+    except pd.errors.EmptyDataError:
+        raise ValueError(f"catalog {path} is empty") from None
+    except (pd.errors.ParserError, UnicodeDecodeError, OSError) as error:
+        raise ValueError(f"catalog {path} can't be read: {error}") from error
+    except ValueError as error:
+        raise (
+            error if str(path) in str(error) else ValueError(f"catalog {path}: {error}")
+        ) from error
+    for column in as_text.keys() & set(catalog.columns):
+        missing = catalog[column].isna()
+        catalog[column] = catalog[column].astype(str).mask(missing)
+    return catalog
+
+
+def _read_astropy(path: Path, table_format: str) -> pd.DataFrame:
+    try:
+        from astropy.table import Table
+    except ImportError:
+        raise ValueError(
+            f"catalog {path} needs astropy: pip install 'zoobot-torch[astro]'"
+        ) from None
+    table = Table.read(path, format=table_format)
+    flat = [name for name in table.colnames if table[name].ndim == 1]
+    catalog = table[flat].to_pandas()
+    for name in catalog.columns:
+        if catalog[name].dtype == object and isinstance(catalog[name].iloc[0], bytes):
+            catalog[name] = catalog[name].str.decode("utf-8")
+    return catalog
+
+
+def _absolute(file_locs: pd.Series, catalog_path: Path) -> pd.Series:
+    if file_locs.isna().any():
+        row = int(np.flatnonzero(file_locs.isna())[0])
+        raise ValueError(f"catalog {catalog_path}: column 'file_loc' is empty in row {row}")
+    folder = str(catalog_path.resolve().parent)
+    return file_locs.map(lambda loc: loc if os.path.isabs(loc) else os.path.join(folder, loc))
+
+
+def require_columns(catalog: pd.DataFrame, columns: Sequence[str], where: str) -> None:
+    """ValueError unless all columns are there; near matches are listed."""
+    missing = [column for column in columns if column not in catalog.columns]
+    if missing:
+        near = did_you_mean(missing[0], catalog.columns)
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ValueError(f"catalog {where} has no column {missing[0]!r}{more}{near}")
+
+
+def check_ids(catalog: pd.DataFrame, where: str) -> None:
+    """ValueError unless every id_str is there and unique."""
+    ids = catalog["id_str"]
+    if ids.isna().any():
+        row = int(np.flatnonzero(ids.isna())[0])
+        raise ValueError(f"catalog {where}: column 'id_str' is empty in row {row}")
+    duplicated = ids[ids.duplicated()]
+    if len(duplicated):
+        raise ValueError(
+            f"catalog {where}: id_str {duplicated.iloc[0]!r} appears more than once "
+            f"({len(duplicated)} rows too many); ids must be unique"
+        )
+
+
+def votes(catalog: pd.DataFrame, label_cols: Sequence[str], where: str = "") -> np.ndarray:
+    """The vote counts of all galaxies as one array: (N, A) int32, contiguous.
+
+    Raises:
+        ValueError: for a missing column, or a NaN, negative, fractional or non-numeric count; it
+            names the column, the galaxy's id_str and the value.
+    """
+    require_columns(catalog, label_cols, where)
+    counts = np.empty((len(catalog), len(label_cols)), dtype=np.int32)
+    for i, column in enumerate(label_cols):
+        values = catalog[column]
+        if not pd.api.types.is_numeric_dtype(values):
+            values = pd.to_numeric(values, errors="coerce")
+        numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
+        bad = ~((numbers >= 0) & (numbers <= MAX_VOTES) & (numbers == np.floor(numbers)))
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            raise ValueError(
+                f"catalog {where}: column {column!r} of id_str {catalog['id_str'].iloc[row]!r} "
+                f"holds {catalog[column].iloc[row]}, which is no vote count "
+                f"({int(bad.sum())} such rows); counts are whole numbers >= 0, "
+                "and 0 where a question was not asked"
+            )
+        counts[:, i] = numbers
+    return counts
+
+
+def check_image_files(catalog: pd.DataFrame, where: str) -> None:
+    """ValueError if any image file is missing: names the first five and the total.
+
+    Each folder is listed once, so that millions of files cost seconds.
+    """
+    if "file_loc" not in catalog:
+        return
+    listings: dict[str, set[str]] = {}
+    missing = []
+    for file_loc in catalog["file_loc"]:
+        folder, name = os.path.split(file_loc)
+        if folder not in listings:
+            listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        if name not in listings[folder]:
+            missing.append(file_loc)
+    if missing:
+        raise ValueError(
+            f"catalog {where}: {len(missing)} of {len(catalog)} image files are missing: "
+            + ", ".join(missing[:5])
+            + (", ..." if len(missing) > 5 else "")
+        )
+
+
+def split_catalog(
+    catalog: pd.DataFrame,
+    fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
+    seed: int = 42,
+    where: str = "",
+) -> dict[str, pd.DataFrame]:
+    """Divide a catalog into train, val and test.
+
+    By its ``split`` column if it has one; otherwise by a seeded hash of ``id_str``, so that a
+    galaxy's place does not depend on the order of the rows. Sizes are the fractions, rounded.
+
+    Raises:
+        ValueError: for another value in ``split``, or fractions that don't sum to 1.
+    """
+    if "split" in catalog:
+        unknown = set(catalog["split"].dropna().unique()) - set(SPLITS)
+        if unknown or catalog["split"].isna().any():
+            value = sorted(unknown)[0] if unknown else None
+            raise ValueError(
+                f"catalog {where}: column 'split' holds {value!r}; use {', '.join(SPLITS)}"
+            )
+        return {s: catalog[catalog["split"] == s].reset_index(drop=True) for s in SPLITS}
+    if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise ValueError(f"split fractions must be >= 0 and sum to 1, not {fractions}")
+    order = np.argsort(_hash_ids(catalog["id_str"], seed), kind="stable")
+    ends = np.round(np.cumsum(fractions) * len(catalog)).astype(int)
+    parts = np.split(order, ends[:2])
+    return {
+        s: catalog.iloc[np.sort(part)].reset_index(drop=True)
+        for s, part in zip(SPLITS, parts, strict=True)
+    }
+
+
+def _hash_ids(ids: pd.Series, seed: int) -> np.ndarray:
+    """(N,) uint64 hashes that depend on the id and the seed only."""
+    key = f"{seed:016d}"[-16:]
+    return pd.util.hash_array(ids.to_numpy(dtype=object), hash_key=key, categorize=False)
+
+
+def load_splits(
+    catalog: str | Path,
+    val_catalog: str | Path | None,
+    test_catalog: str | Path | None,
+    label_cols: Sequence[str],
+    seed: int,
+) -> dict[str, pd.DataFrame]:
+    """Read and check the catalogs of a run: train, val and test galaxies.
+
+    Without a separate validation (test) catalog the main one is split. Galaxies for training and
+    validation, all label columns and all image files must be there.
+    """
+    separate = {"val": val_catalog, "test": test_catalog}
+    main = read_catalog(catalog, label_cols)
+    check_image_files(main, str(catalog))
+    splits = dict.fromkeys(SPLITS, main.iloc[:0])
+    if "split" in main or not (val_catalog or test_catalog):
+        splits = split_catalog(main, seed=seed, where=str(catalog))
+    elif val_catalog:
+        splits["train"] = main
+    else:
+        splits = split_catalog(main, (0.9, 0.1, 0.0), seed, str(catalog))
+    for split, path in separate.items():
+        if path:
+            splits[split] = read_catalog(path, label_cols)
+            check_image_files(splits[split], str(path))
+    for split in ("train", "val"):
+        if len(splits[split]) == 0:
+            raise ValueError(
+                f"catalog {catalog} has no galaxies in split {split!r} "
+                f"({len(main)} galaxies in all); mark some in the 'split' column"
+                + (", or give --val-catalog" if split == "val" else "")
+            )
+    shared = set(splits["val"]["id_str"]) & set(splits["train"]["id_str"])
+    if shared:
+        raise ValueError(
+            f"{len(shared)} galaxies are in both train and val, for example {sorted(shared)[0]!r}"
+        )
+    return splits

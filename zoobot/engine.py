@@ -1,0 +1,224 @@
+"""THE loop: train_one_epoch, evaluate, fit. The only place that calls backward() and step().
+
+A model given to this loop is an ``nn.Module`` whose ``forward`` takes images (B, C, H, W) in 0-1
+and which also has
+
+- ``batch_to_supervised_tuple(batch) -> (images, labels)``
+- ``losses(outputs, labels) -> (B, K)`` float32; a galaxy's loss is the sum of its row
+- ``measure(losses, outputs, labels) -> values, weights`` of shape (B, M), and ``measure.names``;
+  the first is the loss on which the best epoch is chosen
+- ``metric_key(split, name) -> str``: how a metric is called in the logs
+- ``describe() -> dict``: how to build the model again.
+
+A batch is a dict with ``image``, uint8 or already float in 0-1, and whatever else the model wants.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import nn
+
+from zoobot import distributed, optim
+from zoobot.metrics import Means
+
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the loop needs to know besides model and data."""
+
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    epochs: int = 30
+    patience: int = 8
+    schedule: str = "cosine"
+    warmup_epochs: float = 1.0
+    grad_clip: float | None = 0.3
+    seed: int = 42
+    save_top_k: int = 1
+
+    def autocast(self):
+        """Autocast to ``dtype``; float32 is autocast switched off."""
+        enabled = self.dtype != torch.float32
+        return torch.autocast(self.device.type, self.dtype, enabled=enabled)
+
+    def grad_scaler(self) -> torch.amp.GradScaler:
+        """A gradient scaler that does something for float16 only."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a run stands: with model, optimiser and scaler, all that resuming needs."""
+
+    epoch: int = 0  # finished epochs
+    step: int = 0  # optimiser steps taken
+    best_loss: float = math.inf
+    best_epoch: int = 0
+    kept: list[list] = dataclasses.field(default_factory=list)  # [loss, epoch] of saved epochs
+
+    def record(self, loss: float, save_top_k: int) -> list[int]:
+        """Count a finished epoch; returns the saved epochs that are no longer among the best."""
+        self.epoch += 1
+        if loss < self.best_loss:
+            self.best_loss, self.best_epoch = loss, self.epoch
+        ranked = sorted([*self.kept, [loss, self.epoch]])
+        self.kept = ranked[:save_top_k]
+        return [epoch for _, epoch in ranked[save_top_k:]]
+
+
+def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The dtype of autocast: ``auto`` is bfloat16 where the hardware has it, else float32."""
+    if precision != "auto":
+        return PRECISIONS[precision]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float32
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    fast = any(getattr(torch.cpu, check, bool)() for check in checks)
+    return torch.bfloat16 if fast else torch.float32
+
+
+def to_device(batch: dict, device: torch.device) -> dict:
+    """Move a batch's tensors without waiting; images become float32 in 0-1, channels last."""
+    moved = {
+        key: value.to(device, non_blocking=True) if torch.is_tensor(value) else value
+        for key, value in batch.items()
+    }
+    images = moved["image"].contiguous(memory_format=torch.channels_last)
+    moved["image"] = images if images.is_floating_point() else images.float().div_(255)
+    return moved
+
+
+def seed_step(seed: int, step: int) -> None:
+    """Reseed torch from (seed, step, rank): a resumed run draws what it would have drawn."""
+    torch.manual_seed(((seed * 1_000_003 + step) * 65_537 + distributed.rank()) % 2**63)
+
+
+def steps_of(loader: Iterable[dict], accumulation: int) -> Iterator[list[dict]]:
+    """Group an epoch's micro-batches into optimiser steps; the last may be shorter."""
+    batches = iter(loader)
+    while step := list(itertools.islice(batches, accumulation)):
+        yield step
+
+
+def count_galaxies(micro_batches: list[dict], device: torch.device) -> torch.Tensor:
+    """Number of galaxies in this step over all ranks, as a device tensor."""
+    local = sum(len(batch["image"]) for batch in micro_batches)
+    return distributed.all_reduce_sum(torch.full((), float(local), device=device))
+
+
+def train_one_epoch(
+    model: nn.Module,
+    loader,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    settings: Settings,
+    progress: Progress,
+    show=iter,
+) -> dict[str, float]:
+    """Train on every galaxy once; returns the epoch's metrics as they were while training.
+
+    The gradient of a step is that of the mean loss over its galaxies, however many ranks and
+    micro-batches they are dealt to: each galaxy's loss counts ``world_size / num_galaxies``, which
+    DistributedDataParallel's average over ranks turns into ``1 / num_galaxies``.
+    """
+    raw = distributed.unwrap(model)
+    model.train()
+    means = Means(raw.measure.names, settings.device)
+    total_steps = settings.epochs * loader.num_steps
+    warmup_steps = round(settings.warmup_epochs * loader.num_steps)
+    for micro_batches in show(steps_of(loader, loader.accumulation)):
+        seed_step(settings.seed, progress.step)
+        scale = optim.lr_scale(progress.step, total_steps, warmup_steps, settings.schedule)
+        optim.set_lr(optimizer, scale)
+        num_galaxies = count_galaxies(micro_batches, settings.device)
+        for i, batch in enumerate(micro_batches):
+            is_last = i == len(micro_batches) - 1
+            images, labels = raw.batch_to_supervised_tuple(to_device(batch, settings.device))
+            with distributed.gradient_sync(model, now=is_last):
+                with settings.autocast():
+                    outputs = model(images)
+                losses = raw.losses(outputs, labels)  # (B, K)
+                loss = losses.sum() * (distributed.world_size() / num_galaxies)
+                scaler.scale(loss).backward()
+            with torch.no_grad():
+                means.update(*raw.measure(losses, outputs, labels))
+        if settings.grad_clip:
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        progress.step += 1
+    return means.result()
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, loader, settings: Settings, show=iter) -> dict[str, float]:
+    """Metrics over every galaxy of the loader, each once, summed over ranks."""
+    raw = distributed.unwrap(model)
+    raw.eval()
+    means = Means(raw.measure.names, settings.device)
+    for batch in show(loader):
+        images, labels = raw.batch_to_supervised_tuple(to_device(batch, settings.device))
+        with settings.autocast():
+            outputs = raw(images)
+        means.update(*raw.measure(raw.losses(outputs, labels), outputs, labels))
+    return means.result()
+
+
+def fit(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    train_loader,
+    val_loader,
+    settings: Settings,
+    run,
+    resume_from: dict | None = None,
+) -> Progress:
+    """Train until ``epochs`` are done or ``patience`` epochs brought nothing better.
+
+    Args:
+        run: a ``logs.Run``, which writes metrics and checkpoints.
+        resume_from: a state that ``logs.Run.save`` wrote; the run goes on as if never interrupted.
+
+    Raises:
+        ValueError: if an epoch's loss is not finite; the state before it is in ``last.ckpt``.
+    """
+    raw = model.to(settings.device, memory_format=torch.channels_last)
+    scaler, progress = settings.grad_scaler(), Progress()
+    if resume_from is not None:
+        raw.load_state_dict(resume_from["model"])
+        optimizer.load_state_dict(resume_from["optimizer"])
+        scaler.load_state_dict(resume_from["scaler"])
+        progress = Progress(**resume_from["progress"])
+    model = distributed.wrap(raw, settings.device)
+    loss_name = raw.measure.names[0]
+    while progress.epoch < settings.epochs:
+        if progress.epoch - progress.best_epoch >= settings.patience:
+            break
+        train_loader.set_epoch(progress.epoch)
+        bar = run.progress_bar(f"epoch {progress.epoch + 1}", train_loader.num_steps)
+        train = train_one_epoch(model, train_loader, optimizer, scaler, settings, progress, bar)
+        distributed.average_buffers(raw)
+        validation = evaluate(model, val_loader, settings)
+        for split, metrics in (("train", train), ("validation", validation)):
+            if not math.isfinite(metrics[loss_name]):
+                raise ValueError(
+                    f"the {split} loss of epoch {progress.epoch + 1} is {metrics[loss_name]}: "
+                    "lower --lr or use --precision fp32; last.ckpt holds the state before"
+                )
+            run.log(progress.epoch + 1, split, metrics)
+        outranked = progress.record(validation[loss_name], settings.save_top_k)
+        state = {
+            "progress": dataclasses.asdict(progress),
+            "model": raw.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "scaler": scaler.state_dict(),
+        }
+        run.save(state, raw.state_dict(), outranked)
+    return progress

@@ -1,0 +1,206 @@
+"""Encoder + head: any timm encoder under a head that predicts Dirichlet concentrations."""
+
+import contextlib
+from collections.abc import Sequence
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from zoobot import losses, optim
+from zoobot.metrics import VoteMeasures
+from zoobot.schemas import Schema, did_you_mean
+
+
+def get_pytorch_encoder(
+    architecture_name: str = "convnext_nano", channels: int = 3, **timm_kwargs
+) -> nn.Module:
+    """A timm encoder without classifier: images (B, channels, H, W) to pooled features (B, D).
+
+    Raises:
+        ValueError: if timm has no such encoder (near names are suggested) or refuses the options.
+    """
+    if not timm.is_model(architecture_name):
+        near = did_you_mean(architecture_name, timm.list_models())
+        raise ValueError(f"timm has no encoder {architecture_name!r}{near}")
+    timm_kwargs.setdefault("num_classes", 0)
+    try:
+        return timm.create_model(architecture_name, in_chans=channels, **timm_kwargs)
+    except (TypeError, AssertionError, RuntimeError) as error:
+        raise ValueError(f"encoder {architecture_name!r} refuses {timm_kwargs}: {error}") from error
+
+
+def image_size_kwargs(architecture_name: str, image_size: int) -> dict:
+    """timm's ``img_size`` for encoders that are built for one image size (ViT, Swin), else {}."""
+    config = timm.get_pretrained_cfg(architecture_name, allow_unregistered=True)
+    return {"img_size": image_size} if config and config.fixed_input_size else {}
+
+
+def get_encoder_dim(encoder: nn.Module, channels: int = 3) -> int:
+    """Width D of the pooled features: from timm where it knows it, else by encoding one image."""
+    for attribute in ("head_hidden_size", "num_features"):
+        width = getattr(encoder, attribute, None)
+        if isinstance(width, int):
+            return width
+    parameter = next(encoder.parameters())
+    was_training = encoder.training
+    encoder.eval()
+    with torch.no_grad():
+        width = encoder(parameter.new_zeros(1, channels, 224, 224)).shape[-1]
+    encoder.train(was_training)
+    return width
+
+
+class DirichletHead(nn.Module):
+    """Dropout, linear, ``1 + 100 * sigmoid(x)``: features (B, D) to concentrations (B, A).
+
+    Concentrations lie in (1, 101), one peak and no answer ruled out (Walmsley et al. 2022). The
+    head computes in float32 under any autocast. ``dropout_always`` keeps dropout on in evaluation.
+    """
+
+    def __init__(
+        self, encoder_dim: int, output_dim: int, dropout_rate: float = 0.2, dropout_always=False
+    ):
+        super().__init__()
+        self.dropout_rate = dropout_rate
+        self.dropout_always = dropout_always
+        self.linear = nn.Linear(encoder_dim, output_dim)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            x = features.to(self.linear.weight.dtype)
+            x = F.dropout(x, self.dropout_rate, training=self.training or self.dropout_always)
+            return 1 + 100 * torch.sigmoid(self.linear(x))
+
+
+def get_pytorch_dirichlet_head(
+    encoder_dim: int, output_dim: int, test_time_dropout: bool, dropout_rate: float
+) -> DirichletHead:
+    """The Dirichlet head, with dropout on in evaluation too if ``test_time_dropout``."""
+    return DirichletHead(encoder_dim, output_dim, dropout_rate, dropout_always=test_time_dropout)
+
+
+class ZoobotTree(nn.Module):
+    """An encoder and a Dirichlet head that predict the volunteers' votes down a decision tree.
+
+    Args:
+        output_dim: number of answers A; must agree with the tree. May be left out.
+        question_answer_pairs, dependencies: the tree, as ``Schema`` takes it; or give ``schema``.
+        architecture_name, channels, timm_kwargs: the timm encoder.
+        test_time_dropout: keep the head's dropout on in evaluation.
+        compile_encoder: run the encoder through ``torch.compile``.
+        dropout_rate: of the head.
+        learning_rate, betas, weight_decay: for ``configure_optimizers``.
+
+    Raises:
+        ValueError: without a tree, or if ``output_dim`` is not its number of answers.
+    """
+
+    def __init__(
+        self,
+        output_dim: int | None = None,
+        question_answer_pairs: dict | None = None,
+        dependencies: dict | None = None,
+        architecture_name: str = "convnext_nano",
+        channels: int = 3,
+        test_time_dropout: bool = False,
+        compile_encoder: bool = False,
+        timm_kwargs: dict | None = None,
+        dropout_rate: float = 0.2,
+        learning_rate: float = 1e-3,
+        betas: Sequence[float] = (0.9, 0.999),
+        weight_decay: float = 0.01,
+        *,
+        schema: Schema | None = None,
+    ):
+        super().__init__()
+        if schema is None:
+            if question_answer_pairs is None or dependencies is None:
+                raise ValueError("give schema=, or question_answer_pairs= and dependencies=")
+            schema = Schema(question_answer_pairs, dependencies)
+        if output_dim not in (None, len(schema.answers)):
+            raise ValueError(
+                f"output_dim is {output_dim}, but the tree has {len(schema.answers)} answers"
+            )
+        self.schema = schema
+        self.architecture_name = architecture_name
+        self.channels = channels
+        self.timm_kwargs = dict(timm_kwargs or {})
+        self.optimizer_kwargs = {"learning_rate": learning_rate, "weight_decay": weight_decay}
+        self.betas = tuple(betas)
+        self.encoder = get_pytorch_encoder(architecture_name, channels, **self.timm_kwargs)
+        self.head = DirichletHead(
+            get_encoder_dim(self.encoder, channels),
+            len(schema.answers),
+            dropout_rate,
+            dropout_always=test_time_dropout,
+        )
+        self.measure = VoteMeasures(schema)
+        if compile_encoder:
+            self.encoder.compile()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (B, C, H, W), 0 to 1, to float32 concentrations (B, A)."""
+        return self.head(self.encoder(images))
+
+    def batch_to_supervised_tuple(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images and votes (B, A): from one ``labels`` tensor, or one entry a label column."""
+        if "labels" in batch:
+            return batch["image"], batch["labels"]
+        return batch["image"], torch.stack([batch[c] for c in self.schema.label_cols], dim=1)
+
+    def losses(self, concentrations: torch.Tensor, votes: torch.Tensor) -> torch.Tensor:
+        """Dirichlet-Multinomial loss of every question: (B, Q). A galaxy's loss is their sum."""
+        return losses.dirichlet_multinomial_nll(concentrations, votes, self.schema.question_sizes)
+
+    @staticmethod
+    def metric_key(split: str, name: str) -> str:
+        """How a metric is called in the logs: ``validation/question_loss/bar``."""
+        return f"{split}/{name}"
+
+    def configure_optimizers(self) -> torch.optim.AdamW:
+        """AdamW over all parameters; weight decay on the encoder's matrices only."""
+        groups = optim.parameter_groups(self.encoder, self.head, **self.optimizer_kwargs)
+        return optim.adamw(groups, self.betas)
+
+    @torch.inference_mode()
+    def predict_samples(self, images: torch.Tensor, num_samples: int) -> torch.Tensor:
+        """Concentrations under ``num_samples`` dropout masks: (B, A, num_samples).
+
+        The encoder runs once; only the head's dropout differs between samples.
+        """
+        features = self.encoder(images)
+        with _dropout_on(self.head):
+            return torch.stack([self.head(features) for _ in range(num_samples)], dim=-1)
+
+    def describe(self) -> dict:
+        """What is needed to build this model again, as plain types."""
+        return {
+            "task": "tree",
+            "encoder": self.architecture_name,
+            "channels": self.channels,
+            "timm_kwargs": {k: v for k, v in self.timm_kwargs.items() if k != "pretrained"},
+            "dropout_rate": self.head.dropout_rate,
+            "schema": self.schema.to_dict(),
+        }
+
+    @classmethod
+    def from_description(cls, description: dict) -> "ZoobotTree":
+        """The model that ``describe`` described, with fresh weights."""
+        return cls(
+            schema=Schema.from_dict(description["schema"]),
+            architecture_name=description["encoder"],
+            channels=description["channels"],
+            timm_kwargs=description["timm_kwargs"],
+            dropout_rate=description["dropout_rate"],
+        )
+
+
+@contextlib.contextmanager
+def _dropout_on(head: DirichletHead):
+    before, head.dropout_always = head.dropout_always, True
+    try:
+        yield
+    finally:
+        head.dropout_always = before

@@ -1,0 +1,174 @@
+"""Options of the scripts: argparse with groups, ``--config``, and one-line errors."""
+
+import argparse
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+from zoobot import distributed, engine, optim
+from zoobot.data.images import ImageError
+from zoobot.schemas import did_you_mean
+
+
+class Parser(argparse.ArgumentParser):
+    """Help shows defaults; errors are one line, ``error: ...``, with exit code 2."""
+
+    def __init__(self, doc: str):
+        super().__init__(
+            description=doc,
+            formatter_class=_HelpFormatter,
+            allow_abbrev=False,
+        )
+        self.add_argument("--config", metavar="RUN.yaml", help="set any option from a YAML file")
+        self.add_argument("--debug", action="store_true", help="show tracebacks and check more")
+
+    def error(self, message: str):
+        raise ValueError(message)
+
+    def parse(self, argv: list[str] | None = None) -> argparse.Namespace:
+        """Parse the command line over the ``--config`` file over the defaults.
+
+        Raises:
+            ValueError: for an unknown or wrong option, on the command line or in the file.
+        """
+        argv = sys.argv[1:] if argv is None else argv
+        first, _ = self._config_only().parse_known_args(argv)
+        if first.config:
+            argv = [*self._read_config(first.config), *argv]
+        options, unknown = self.parse_known_args(argv)
+        if unknown:
+            near = did_you_mean(unknown[0], self._option_string_actions)
+            raise ValueError(f"unknown option {unknown[0]!r}{near}")
+        return options
+
+    def _config_only(self) -> argparse.ArgumentParser:
+        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        parser.error = self.error
+        parser.add_argument("--config")
+        return parser
+
+    def _read_config(self, path: str) -> list[str]:
+        """A YAML file's keys and values as command line words."""
+        try:
+            settings = yaml.safe_load(Path(path).read_text())
+        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+            reason = str(error).replace("\n", " ")
+            raise ValueError(f"config {path} can't be read: {reason}") from error
+        if not isinstance(settings or {}, dict):
+            raise ValueError(f"config {path} must hold options as 'name: value' lines")
+        words = []
+        for key, value in (settings or {}).items():
+            option = "--" + str(key).replace("_", "-")
+            action = self._option_string_actions.get(option)
+            if action is None or action.dest in ("config", "help"):
+                near = did_you_mean(option, self._option_string_actions)
+                raise ValueError(f"config {path}: unknown option {key!r}{near}")
+            words += _words(option, value, takes_value=action.nargs != 0)
+        return words
+
+
+def _words(option: str, value, takes_value: bool) -> list[str]:
+    if not takes_value:
+        if not isinstance(value, bool):
+            raise ValueError(f"config: {option[2:]} must be true or false, not {value!r}")
+        return [option] if value else []
+    if value is None:
+        return []
+    if isinstance(value, list):
+        return [option, *map(str, value)]
+    if isinstance(value, dict):
+        return [f"{option}={json.dumps(value)}"]
+    return [f"{option}={value}"]
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    def _get_help_string(self, action):
+        if action.default in (None, False):
+            return action.help
+        return super()._get_help_string(action)
+
+
+def positive_int(text: str) -> int:
+    """An int of 1 or more."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return value
+
+
+def non_negative(text: str) -> float:
+    """A finite float of 0 or more."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of 0 or more")
+    return value
+
+
+def fraction(text: str) -> float:
+    """A float from 0 up to but not including 1."""
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1)")
+    return value
+
+
+def add_hardware_options(parser: Parser) -> None:
+    """--device, --precision, --compile, --num-workers."""
+    group = parser.add_argument_group("hardware")
+    group.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where")
+    group.add_argument(
+        "--precision",
+        choices=["auto", *engine.PRECISIONS],
+        default="auto",
+        help="autocast; auto is bf16 where the hardware has it",
+    )
+    group.add_argument("--compile", action="store_true", help="torch.compile the encoder")
+    group.add_argument(
+        "--num-workers", type=int, default=2, help="image-reading processes for each process"
+    )
+
+
+def add_optimisation_options(
+    parser: Parser, *, batch_size: int, lr: float, weight_decay: float, grad_clip: float
+) -> None:
+    """Epochs, batch, rate and schedule."""
+    group = parser.add_argument_group("optimisation")
+    add = group.add_argument
+    add(
+        "--batch-size", type=positive_int, default=batch_size, help="galaxies a step, all processes"
+    )
+    add("--grad-accumulation", type=positive_int, default=1, help="micro-batches a step")
+    add(
+        "--epochs", type=positive_int, default=30, help="at most this many passes over the galaxies"
+    )
+    add("--patience", type=positive_int, default=8, help="stop after this many without improvement")
+    add("--lr", type=non_negative, default=lr, help="peak learning rate of AdamW")
+    add("--weight-decay", type=non_negative, default=weight_decay, help="of the encoder's matrices")
+    add("--betas", type=float, nargs=2, default=[0.9, 0.999], help="of AdamW")
+    add("--scheduler", choices=optim.SCHEDULES, default="cosine", help="after the warm-up")
+    add("--warmup-epochs", type=non_negative, default=1.0, help="linear warm-up")
+    add("--grad-clip", type=non_negative, default=grad_clip, help="largest gradient norm; 0: none")
+    add("--seed", type=int, default=42, help="of weights, split, order, views and dropout")
+
+
+def run(
+    main: Callable[[argparse.Namespace], None], parse: Callable[[], argparse.Namespace]
+) -> None:
+    """Parse and run a script. A user's mistake is one line on stderr and exit code 2.
+
+    Every process of a node makes the same checks before training, so only its first process speaks;
+    an image that can't be read concerns one process alone, which then speaks itself.
+    """
+    try:
+        main(parse())
+    except ValueError as error:
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        if distributed.local_rank() == 0 or isinstance(error, ImageError):
+            text = " ".join(str(error).split())
+            print(f"error: {text}", file=sys.stderr, flush=True)
+        sys.exit(2)

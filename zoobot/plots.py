@@ -1,0 +1,120 @@
+"""Figures of a training run."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from zoobot import checkpoint
+from zoobot.data.images import read_image
+from zoobot.schemas import Schema
+
+BLUE, ORANGE, GREY = "#2a6fbb", "#d9722e", "#777777"
+
+
+def _save(figure: Figure, path: Path) -> None:
+    checkpoint.write_whole(path, lambda aside: figure.savefig(aside, format="png", dpi=150))
+
+
+def _tidy(axis) -> None:
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(axis="y", color="0.92", zorder=0)
+
+
+def plot_curves(lines: list[dict], path: str | Path, marks: dict[str, float] | None = None) -> None:
+    """Loss against epoch for training and validation, from the lines of metrics.jsonl.
+
+    Args:
+        lines: as ``logs.read_metrics`` returns them.
+        marks: label -> loss, drawn as horizontal lines.
+    """
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axis = figure.subplots()
+    for split, colour in (("train", BLUE), ("validation", ORANGE)):
+        points = [
+            (x["epoch"], next(iter(_metrics(x).values()))) for x in lines if x["split"] == split
+        ]
+        if points:
+            epochs, losses = zip(*points, strict=True)
+            axis.plot(epochs, losses, "o-", color=colour, ms=4, label=split)
+            if split == "validation":
+                best = int(np.argmin(losses))
+                axis.plot(epochs[best], losses[best], "o", color=colour, ms=10, mfc="none")
+                axis.annotate(
+                    f"best {losses[best]:.3f}",
+                    (epochs[best], losses[best]),
+                    xytext=(0, 10),
+                    textcoords="offset points",
+                    ha="right",
+                    color=colour,
+                )
+    for label, loss in (marks or {}).items():
+        axis.axhline(loss, color=GREY, ls="--", lw=1)
+        axis.annotate(
+            f"{label} {loss:.3f}",
+            (1, loss),
+            xycoords=("axes fraction", "data"),
+            xytext=(-4, 3),
+            textcoords="offset points",
+            ha="right",
+            color=GREY,
+        )
+    axis.set_xlabel("epoch")
+    axis.set_ylabel("loss a galaxy, summed over questions")
+    axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    axis.legend(frameon=False)
+    _tidy(axis)
+    _save(figure, Path(path))
+
+
+def _metrics(line: dict) -> dict[str, float]:
+    return {key: value for key, value in line.items() if key not in ("epoch", "split")}
+
+
+def plot_questions(metrics: dict[str, float], schema: Schema, path: str | Path) -> None:
+    """How often the leading answer is right, a bar a question, beside its loss."""
+    asked = [q.text for q in schema.questions if f"question_loss/{q.text}" in metrics]
+    height = 1.2 + 0.27 * len(asked)
+    figure = Figure(figsize=(8, height), layout="constrained")
+    accuracy_axis, loss_axis = figure.subplots(1, 2, sharey=True)
+    for axis, kind, label in (
+        (accuracy_axis, "question_accuracy", "leading answer right"),
+        (loss_axis, "question_loss", "loss, galaxies with a vote"),
+    ):
+        values = [metrics[f"{kind}/{question}"] for question in asked]
+        bars = axis.barh(asked, values, color=BLUE, height=0.7)
+        axis.bar_label(bars, fmt="%.2f", padding=2, fontsize=8)
+        axis.set_xlabel(label)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.margins(x=0.12)
+    accuracy_axis.set_xlim(0, 1.1)
+    accuracy_axis.invert_yaxis()
+    _save(figure, Path(path))
+
+
+def plot_galaxies(catalog: pd.DataFrame, schema: Schema, path: str | Path, rows: int = 4) -> None:
+    """A sheet of galaxies with the answers that most volunteers gave to the first questions."""
+    columns = 6
+    figure = Figure(figsize=(1.7 * columns, 2.05 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns).ravel()
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, (_, galaxy) in zip(axes, catalog.head(rows * columns).iterrows(), strict=False):
+        source = galaxy["file_loc"] if "file_loc" in catalog else galaxy["image"]
+        axis.imshow(read_image(source))
+        axis.set_title(_leading_answers(galaxy, schema), fontsize=7)
+    _save(figure, Path(path))
+
+
+def _leading_answers(galaxy: pd.Series, schema: Schema, longest: int = 3) -> str:
+    """The most popular answer of the questions that most volunteers were asked."""
+    ranked = sorted(schema.questions, key=lambda q: -galaxy[q.label_cols].sum(), reverse=False)
+    texts = []
+    for question in ranked[:longest]:
+        votes = galaxy[question.label_cols].astype(int)
+        if votes.sum() > 0:
+            answer = question.answers[int(votes.argmax())]
+            texts.append(f"{question.text}: {answer.pretty_text} {votes.max()}/{votes.sum()}")
+    return "\n".join(texts)
