@@ -138,7 +138,7 @@ def train(opt: argparse.Namespace, device: torch.device) -> None:
     description = {**model.describe(), "image_size": opt.image_size}
     run = logs.Run(opt.save_dir, config, description, model.metric_key, resume_from)
     run.say(
-        f"{len(splits['train'])} galaxies to train on, {len(splits['val'])} to validate; {schema}; "
+        f"{len(splits['train'])} galaxies to train on, {len(splits['val'])} to validate; {schema!r}; "
         f"{opt.encoder} at {opt.image_size} px, {settings.dtype} on {device}"
     )
     engine.fit(

@@ -74,26 +74,30 @@ class CatalogDataset(Dataset):
         if errors:
             return {"errors": errors}
         indices = [index for _, index in keys]
-        batch = {"image": torch.stack(images), "id_str": self._ids.take(indices).to_pylist()}
+        batch = {
+            "image": _stack_channels_last(images),
+            "id_str": self._ids.take(indices).to_pylist(),
+        }
         if self.labels is not None:
             batch["labels"] = self.labels[indices]
         return batch
 
     def _image(self, epoch: int, index: int) -> torch.Tensor:
         source = self._sources[index].as_py()
-        try:
-            image = read_image(
-                source, self.channels, self.fits_scaling, min_side_px=self.view.min_side_px
-            )
-        except ImageError as error:
-            if isinstance(source, str):
-                raise
-            raise ImageError(f"id_str {self._ids[index].as_py()!r}: {error}") from error
+        name = None if isinstance(source, str) else f"id_str {self._ids[index].as_py()!r}"
+        image = read_image(
+            source, self.channels, self.fits_scaling, self.view.min_side_px, name=name
+        )
         return self.view(image, np.random.default_rng((self.seed, epoch, index)))
 
 
 def _image_bytes(value) -> bytes:
     return value["bytes"] if isinstance(value, dict) else value
+
+
+def _stack_channels_last(images: list[torch.Tensor]) -> torch.Tensor:
+    """(B, C, H, W) in the views' own memory order (H, W, C), which costs a fifth of reordering."""
+    return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
 
 
 def _as_is(batch: dict) -> dict:

@@ -1,0 +1,209 @@
+"""Read one galaxy image: png, jpg, tif, webp or FITS, of any size and mode, as 8-bit RGB or grey.
+
+The pixels come back as a Pillow image, because the view (`zoobot.data.views`) resamples that.
+EXIF orientation is ignored, and FITS row 0 is the top row. Of many frames, the first is read.
+"""
+
+import gzip
+import io
+import os
+import warnings
+
+import numpy as np
+from PIL import Image
+
+MAX_PIXELS = 100_000_000  # 400 MB once decoded: a larger file is refused before it is decoded
+FITS_SCALINGS = ("asinh", "linear", "none")
+GZIP_MAGIC = b"\x1f\x8b"
+FITS_PERCENTILES = (0.0, 99.7)
+FITS_SUFFIXES = (".fits", ".fit", ".fts")
+MODES = {1: "L", 3: "RGB"}
+PILLOW_FORMATS = ("JPEG", "PNG", "TIFF", "WEBP")
+ASINH_Q = 1.0
+
+
+class ImageError(ValueError):
+    """An image that can't be read: one line naming the image and the reason."""
+
+
+def read_image(source, channels=3, fits_scaling="asinh", min_side_px=None, name=None):
+    """Decode an image to 8 bits.
+
+    Args:
+        source: a path; encoded bytes; or the Hugging Face struct `{'bytes': ..., 'path': ...}`.
+            What a file holds counts, not its suffix; but a FITS file is known by its suffix
+            (`.fits`, `.fit` or `.fts`, also with `.gz` after it, in any case).
+        channels: 3 (RGB; a grey image gives three equal channels) or 1 (grey, ITU-R 601 luma).
+        fits_scaling: how floating-point pixels (FITS, float tif) become 8 bits:
+            'asinh' clips to percentiles 0 to 99.7, rescales to 0-1 and takes
+            arcsinh(q x) / arcsinh(q) with q = 1 (Lupton et al. 2004, PASP 116, 133);
+            'linear' leaves the arcsinh out;
+            'none' takes pixels that are within 0-1, or else within 0-255, as they are.
+            Bands are scaled together, so colours keep their meaning. NaN is the low end.
+        min_side_px: the caller will shrink the image and needs no more than this many pixels a
+            side, so a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, never below this.
+        name: what to call the image in an error; by default its path or 'embedded image'.
+
+    Transparent pixels are composited over black. 16-bit images are divided by 257.
+
+    Returns:
+        PIL.Image.Image of mode 'RGB' (channels=3) or 'L' (channels=1).
+
+    Raises:
+        ImageError: missing, empty, truncated, corrupt, of no known format, or more than
+            MAX_PIXELS pixels.
+        ValueError: `channels` or `fits_scaling` is not one of the above.
+    """
+    if channels not in MODES:
+        raise ValueError(f"channels={channels!r}: images are read with 3 channels or with 1")
+    if fits_scaling not in FITS_SCALINGS:
+        raise ValueError(f"fits_scaling={fits_scaling!r}: use one of {', '.join(FITS_SCALINGS)}")
+    file, name = _resolve(source, name)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if _is_fits(file):
+                return _from_float(_read_fits(file, name), channels, fits_scaling, name)
+            with Image.open(file, formats=PILLOW_FORMATS) as image:
+                _check_size(image.size, name)
+                if image.format == "JPEG":
+                    _shrink_on_load(image, channels, min_side_px)
+                image.load()
+                return to_8bit(image, channels, fits_scaling, name)
+    except ImageError:
+        raise
+    # A damaged file can raise nearly anything from within a decoder.
+    except Exception as error:
+        raise ImageError(f"{name}: {_reason(error, file)}") from error
+
+
+def to_8bit(image, channels=3, fits_scaling="asinh", name="image"):
+    """A Pillow image of any mode as 'RGB' (channels=3) or 'L' (channels=1); see `read_image`."""
+    mode = MODES[channels]
+    if image.mode == mode:
+        return image
+    if image.mode.startswith("I;16"):
+        return _from_16bit(np.asarray(image), channels)
+    if image.mode in ("I", "F"):
+        values = np.asarray(image)
+        if image.mode == "I" and values.min() >= 0 and values.max() <= 65535:
+            return _from_16bit(values, channels)
+        return _from_float(values, channels, fits_scaling, name)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        if rgba.getchannel("A").getextrema() != (255, 255):
+            rgba = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
+        image = rgba.convert("RGB")
+    elif image.mode not in ("1", "L", "RGB"):
+        image = image.convert("RGB")  # P, CMYK, YCbCr, HSV, LAB, RGBX
+    return image.convert(mode)
+
+
+def _resolve(source, name):
+    """(path or BytesIO, name) of a source."""
+    if isinstance(source, dict):
+        name = name or source.get("path")
+        source = source.get("bytes") if source.get("bytes") is not None else source.get("path")
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return io.BytesIO(source), name or "embedded image"
+    if isinstance(source, (str, os.PathLike)):
+        return os.fspath(source), name or source
+    raise ImageError(f"{name or 'image'}: no path and no bytes, but {type(source).__name__}")
+
+
+def _is_fits(file):
+    if isinstance(file, str):
+        return file.lower().removesuffix(".gz").endswith(FITS_SUFFIXES)
+    return file.getvalue().startswith((b"SIMPLE  =", GZIP_MAGIC))
+
+
+def _check_size(size, name):
+    width, height = size
+    if width < 1 or height < 1:
+        raise ImageError(f"{name}: no pixels: {width} x {height}")
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"{name}: {width} x {height} is over the limit of {MAX_PIXELS:,} pixels")
+
+
+def _shrink_on_load(image, channels, min_side_px):
+    """Have libjpeg decode less: a fraction of the DCT coefficients, or luma only."""
+    size = None if min_side_px is None else (int(min_side_px), int(min_side_px))
+    if channels == 1 or size is not None:
+        image.draft("L" if channels == 1 and image.mode == "RGB" else image.mode, size)
+
+
+def _from_16bit(values, channels):
+    return _from_grey((values.astype(np.uint32) * 255 + 32767) // 65535, channels)
+
+
+def _from_grey(values, channels):
+    return Image.fromarray(values.astype(np.uint8)).convert(MODES[channels])
+
+
+def _read_fits(file, name):
+    """Pixels of the first image in a FITS file: (H, W) or (H, W, 3), float32 or uint8."""
+    try:
+        from astropy.io import fits
+    except ImportError as error:
+        raise ImageError(
+            f"{name}: FITS needs astropy: pip install 'zoobot-torch[astro]'"
+        ) from error
+    if isinstance(file, io.BytesIO) and file.getbuffer()[:2] == GZIP_MAGIC:
+        file = gzip.GzipFile(fileobj=file)
+    with fits.open(file, memmap=False) as hdus:
+        for hdu in hdus:
+            if hdu.is_image and len(hdu.shape) > 0:
+                break
+        else:
+            raise ImageError(f"{name}: no image in this FITS file")
+        shape = hdu.shape
+        if len(shape) not in (2, 3) or (len(shape) == 3 and shape[0] not in (1, 3)):
+            raise ImageError(f"{name}: shape {shape}: need (H, W), (1, H, W) or (3, H, W)")
+        _check_size(shape[:-3:-1], name)
+        data = hdu.data
+    data = data if data.dtype == np.uint8 else data.astype(np.float32)
+    if data.ndim == 3:
+        data = data[0] if len(data) == 1 else np.moveaxis(data, 0, -1)
+    return data
+
+
+def _from_float(values, channels, scaling, name):
+    """(H, W) or (H, W, 3) numbers as an 8-bit image."""
+    values = values.astype(np.float32)
+    finite = values[np.isfinite(values)]
+    if finite.size == 0:
+        raise ImageError(f"{name}: no finite pixels")
+    if scaling == "none":
+        low, high = 0.0, 1.0 if finite.max() <= 1 else 255.0
+        if finite.min() < 0 or finite.max() > 255:
+            reason = f"pixels from {finite.min():g} to {finite.max():g} are not within 0-255"
+            raise ImageError(f"{name}: {reason}: use fits scaling 'asinh' or 'linear'")
+    else:
+        low, high = np.percentile(finite, FITS_PERCENTILES)
+    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
+    unit = (np.clip(values, low, high) - low) / (high - low if high > low else 1.0)
+    if scaling == "asinh":
+        unit = np.arcsinh(ASINH_Q * unit) / np.arcsinh(ASINH_Q)
+    image = Image.fromarray((unit * 255 + 0.5).astype(np.uint8))
+    return image.convert(MODES[channels])
+
+
+def _reason(error, file):
+    """Why Pillow or astropy failed, in a user's words."""
+    size = os.path.getsize(file) if isinstance(file, str) and os.path.isfile(file) else None
+    if isinstance(file, io.BytesIO):
+        size = file.getbuffer().nbytes if not file.closed else None
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, IsADirectoryError):
+        return "is a folder"
+    if isinstance(error, PermissionError):
+        return "no permission to read it"
+    if size == 0:
+        return "empty file"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"over the limit of {MAX_PIXELS:,} pixels"
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not a png, jpg, tif, webp or FITS image, or damaged"
+    detail = " ".join(str(error).split()) or type(error).__name__
+    return f"damaged or truncated ({detail})"
