@@ -138,8 +138,8 @@ def train(opt: argparse.Namespace, device: torch.device) -> None:
     description = {**model.describe(), "image_size": opt.image_size}
     run = logs.Run(opt.save_dir, config, description, model.metric_key, resume_from)
     run.say(
-        f"{len(splits['train'])} galaxies to train on, {len(splits['val'])} to validate; {schema!r}; "
-        f"{opt.encoder} at {opt.image_size} px, {settings.dtype} on {device}"
+        f"{len(splits['train'])} galaxies to train on, {len(splits['val'])} to validate; "
+        f"{schema!r}; {opt.encoder} at {opt.image_size} px, {settings.dtype} on {device}"
     )
     engine.fit(
         model, model.configure_optimizers(), train_batches, val_batches, settings, run, resume_from

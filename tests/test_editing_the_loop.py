@@ -1,0 +1,47 @@
+"""The diffs in docs/editing_the_loop.md apply to the code as it is, and train."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import REPO, draw_galaxies
+
+DIFFS = re.findall(
+    r"^## (.+?)$.*?```diff\n(.+?)```",
+    (REPO / "docs" / "editing_the_loop.md").read_text(),
+    flags=re.DOTALL | re.MULTILINE,
+)
+
+
+@pytest.mark.parametrize("diff", [d for _, d in DIFFS], ids=[title for title, _ in DIFFS])
+def test_a_documented_change_is_short_applies_and_trains(diff, tmp_path, tree):
+    changed = [line for line in diff.splitlines() if re.match(r"[+-](?![+-]{2} )", line)]
+    assert len(changed) <= 15
+    shutil.copytree(REPO / "zoobot", tmp_path / "zoobot")
+    shutil.copy(REPO / "train.py", tmp_path)
+    (tmp_path / "change.diff").write_text(diff)
+    subprocess.run(["git", "apply", "change.diff"], cwd=tmp_path, check=True)
+
+    draw_galaxies(tmp_path, tree, 40)
+    (tmp_path / "tree.json").write_text(json.dumps(tree.to_dict()))
+    command = [
+        sys.executable, "train.py", "--catalog", "catalog.csv", "--schema", "tree.json", "--encoder",
+        "test_resnet", "--image-size", "32", "--batch-size", "8", "--num-workers", "0",
+        "--save-dir", "run", "--epochs",
+    ]  # fmt: skip
+    for epochs in ("1", "2"):  # the second goes on from the first
+        subprocess.run([*command, epochs], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
+    state = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert state["progress"]["epoch"] == 2
+    assert ("average" in state) == ("AveragedModel" in diff)
+
+
+def test_both_changes_are_documented():
+    assert [title for title, _ in DIFFS] == [
+        "An exponential moving average of the weights",
+        "A second loss term",
+    ]
