@@ -24,8 +24,9 @@ DEMO = {
     "schema": str(demo.DEMO_TREE),
     "encoder": "resnet18",
     "image_size": 64,
+    "shear": 0.0,
     "batch_size": 64,
-    "epochs": 14,
+    "epochs": 20,
     "save_dir": "runs/demo",
 }
 MAY_CHANGE_ON_RESUME = set(
@@ -44,6 +45,12 @@ def make_parser() -> options.Parser:
     data.add_argument("--test-catalog", help="test galaxies, if not split off")
     data.add_argument("--schema", help="a named decision tree, or PATH.json")
     data.add_argument("--fits-scaling", default="asinh", help="brightness of FITS images")
+    data.add_argument(
+        "--shear",
+        type=options.non_negative,
+        default=20.0,
+        help="largest shear of training views, degrees; it blurs how round a galaxy is",
+    )
     model = parser.add_argument_group("model")
     model.add_argument("--encoder", default="convnext_nano", help="any timm encoder")
     model.add_argument("--channels", type=int, choices=[1, 3], default=3, help="of the images")
@@ -91,6 +98,7 @@ def train(opt: argparse.Namespace, device: torch.device) -> None:
     votes = {s: catalog.votes(t, schema.label_cols, f"{path} ({s})") for s, t in splits.items()}
 
     views = {"train": default_view_config(), "val": minimal_view_config()}
+    views["train"].random_affine["shear"] = (0, opt.shear, 0, opt.shear)
     for view in views.values():
         view.output_size = opt.image_size
     datasets = {
@@ -165,7 +173,7 @@ def report(opt, run, model, schema, splits, votes, datasets, settings) -> None:
         run.log(run.last_epoch, "test", best["test"])
     marks = {}
     if opt.catalog == "demo":
-        truth = torch.from_numpy(demo.true_probabilities(splits["val"], schema.label_cols))
+        truth = torch.tensor(demo.true_probabilities(splits["val"], schema.label_cols))
         train_votes, val_votes = (torch.from_numpy(votes[s]) for s in ("train", "val"))
         marks = metrics.vote_marks(train_votes, val_votes, truth, schema)
         loss = best["validation"]["supervised_loss"]

@@ -213,8 +213,10 @@ def test_votes_agree_with_the_probabilities(parameters):
 def test_population_has_confident_and_ambiguous_galaxies(parameters):
     for question, p in demo.answer_probabilities(parameters).items():
         top = p.max(axis=1)
-        assert (top > 0.85).any(), question
+        assert np.quantile(top, 0.95) - np.quantile(top, 0.05) > 0.15, question
         assert (top < 0.65).mean() > 0.02, question
+        if question in ("smooth-or-featured", "disk-edge-on", "merging"):
+            assert (top > 0.8).mean() > 0.25, question
 
 
 @pytest.mark.parametrize(
@@ -309,3 +311,9 @@ def test_stretch_keeps_hue_and_order_of_brightness():
     assert (rgb.amax(dim=1).diff() >= 0).all()
     assert (rgb.argmax(dim=1) == rgb[0].argmax()).all()
     assert rgb.max() == 255
+
+
+def test_making_a_catalog_leaves_the_number_of_threads_alone():
+    before = torch.get_num_threads()
+    demo.simulate_catalog(10, seed=0, size_px=32)
+    assert torch.get_num_threads() == before

@@ -55,9 +55,13 @@ def get_encoder_dim(encoder: nn.Module, channels: int = 3) -> int:
 class DirichletHead(nn.Module):
     """Dropout, linear, ``1 + 100 * sigmoid(x)``: features (B, D) to concentrations (B, A).
 
-    Concentrations lie in (1, 101), one peak and no answer ruled out (Walmsley et al. 2022). The
-    head computes in float32 under any autocast. ``dropout_always`` keeps dropout on in evaluation.
+    Concentrations lie in (1, 101), one peak and no answer ruled out (Walmsley et al. 2022). They
+    start near 9, at a volunteer's worth or two an answer; the middle, 51, would be far too sure of
+    itself. The head computes in float32 under any autocast. ``dropout_always`` keeps dropout on in
+    evaluation.
     """
+
+    INITIAL_BIAS = -2.5
 
     def __init__(
         self, encoder_dim: int, output_dim: int, dropout_rate: float = 0.2, dropout_always=False
@@ -66,6 +70,7 @@ class DirichletHead(nn.Module):
         self.dropout_rate = dropout_rate
         self.dropout_always = dropout_always
         self.linear = nn.Linear(encoder_dim, output_dim)
+        nn.init.constant_(self.linear.bias, self.INITIAL_BIAS)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         with torch.autocast(features.device.type, enabled=False):

@@ -45,9 +45,9 @@ def plot_curves(lines: list[dict], path: str | Path, marks: dict[str, float] | N
                 axis.annotate(
                     f"best {losses[best]:.3f}",
                     (epochs[best], losses[best]),
-                    xytext=(0, 10),
+                    xytext=(0, -14),
                     textcoords="offset points",
-                    ha="right",
+                    ha="center",
                     color=colour,
                 )
     for label, loss in (marks or {}).items():
@@ -64,6 +64,7 @@ def plot_curves(lines: list[dict], path: str | Path, marks: dict[str, float] | N
     axis.set_xlabel("epoch")
     axis.set_ylabel("loss a galaxy, summed over questions")
     axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    axis.margins(y=0.12)
     axis.legend(frameon=False)
     _tidy(axis)
     _save(figure, Path(path))
@@ -95,26 +96,31 @@ def plot_questions(metrics: dict[str, float], schema: Schema, path: str | Path) 
 
 
 def plot_galaxies(catalog: pd.DataFrame, schema: Schema, path: str | Path, rows: int = 4) -> None:
-    """A sheet of galaxies with the answers that most volunteers gave to the first questions."""
-    columns = 6
-    figure = Figure(figsize=(1.7 * columns, 2.05 * rows), layout="constrained")
+    """A sheet of galaxies, from those asked few questions to those asked many, with their votes."""
+    columns = 5
+    votes = catalog[schema.label_cols].to_numpy()
+    asked = np.add.reduceat(votes, [q.start_index for q in schema.questions], axis=1) > 0
+    order = np.argsort(asked.sum(axis=1), kind="stable")
+    places = np.linspace(0, len(order) - 1, min(rows * columns, len(order))).astype(int)
+    figure = Figure(figsize=(2.3 * columns, 2.7 * rows), layout="constrained")
     axes = figure.subplots(rows, columns).ravel()
     for axis in axes:
         axis.set_axis_off()
-    for axis, (_, galaxy) in zip(axes, catalog.head(rows * columns).iterrows(), strict=False):
+    for axis, (_, galaxy) in zip(axes, catalog.iloc[order[places]].iterrows(), strict=False):
         source = galaxy["file_loc"] if "file_loc" in catalog else galaxy["image"]
         axis.imshow(read_image(source))
         axis.set_title(_leading_answers(galaxy, schema), fontsize=7)
     _save(figure, Path(path))
 
 
-def _leading_answers(galaxy: pd.Series, schema: Schema, longest: int = 3) -> str:
+def _leading_answers(galaxy: pd.Series, schema: Schema, longest: int = 4) -> str:
     """The most popular answer of the questions that most volunteers were asked."""
-    ranked = sorted(schema.questions, key=lambda q: -galaxy[q.label_cols].sum(), reverse=False)
-    texts = []
+    votes = {q.text: galaxy[q.label_cols].to_numpy(dtype=int) for q in schema.questions}
+    ranked = sorted(schema.questions, key=lambda q: -votes[q.text].sum())
+    lines = []
     for question in ranked[:longest]:
-        votes = galaxy[question.label_cols].astype(int)
-        if votes.sum() > 0:
-            answer = question.answers[int(votes.argmax())]
-            texts.append(f"{question.text}: {answer.pretty_text} {votes.max()}/{votes.sum()}")
-    return "\n".join(texts)
+        counts = votes[question.text]
+        if counts.sum() > 0:
+            answer = question.answers[int(counts.argmax())]
+            lines.append(f"{question.text}: {answer.pretty_text} {counts.max()}/{counts.sum()}")
+    return "\n".join(lines)
