@@ -26,7 +26,7 @@ DEMO = {
     "image_size": 64,
     "shear": 0.0,
     "batch_size": 64,
-    "epochs": 20,
+    "epochs": 24,
     "save_dir": "runs/demo",
 }
 MAY_CHANGE_ON_RESUME = set(

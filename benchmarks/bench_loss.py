@@ -12,15 +12,13 @@ other, the loop's most of all, and the ratios mean nothing: use ``OMP_NUM_THREAD
 import argparse
 import json
 import os
-import platform
 import statistics
-import subprocess
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 
+from zoobot import logs
 from zoobot.losses import dirichlet_multinomial_nll
 from zoobot.schemas import get_schema
 
@@ -112,25 +110,12 @@ def run_case(name: str, batch_size: int, repeats: int, device: str) -> dict:
 
 def describe_machine(device: str, load_at_start: float) -> dict:
     """Versions, processor, threads, commit: what the figures depend on."""
-    cpuinfo = Path("/proc/cpuinfo")
-    models = [
-        line.partition(":")[2].strip()
-        for line in (cpuinfo.read_text().splitlines() if cpuinfo.exists() else [])
-        if line.startswith("model name")
-    ]
-    git = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True
-    )
     return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "cpu": models[0] if models else platform.processor(),
+        **logs.environment(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load_at_start": round(load_at_start, 2),
         "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
-        "commit": git.stdout.strip() if git.returncode == 0 else None,
     }
 
 

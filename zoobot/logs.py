@@ -25,12 +25,21 @@ def environment() -> dict:
     return {
         "python": platform.python_version(),
         "machine": platform.platform(),
+        "processor": processor(),
         "versions": {"torch": torch.__version__}
         | {name: importlib.metadata.version(name) for name in PACKAGES},
         "git_commit": git_commit(),
         "num_processes": distributed.world_size(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
+
+
+def processor() -> str:
+    """The processor's name, from the kernel where it tells."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
 def git_commit() -> str | None:

@@ -204,11 +204,10 @@ def sample_matrix(config, image_size, rng):
 def resample(image, matrix, output_size, interpolation="bilinear"):
     """Show `image` through `matrix`.
 
-    A view along the image's axes is Pillow's antialiased resize. Others are, where they magnify,
-    bilinear; where they shrink, the mean of point samples at most one image pixel apart along the
-    view's axes. That mean approaches the mean over the area of a view pixel, which no shape of
-    that area spoils, and needs no blur before: faster and nearer to the area mean than bilinear
-    sampling of a shrunk image.
+    Bilinear where it magnifies. Where it shrinks, a view along the image's axes is Pillow's mean
+    over the area of a view pixel; others are the mean of point samples at most one image pixel
+    apart along the view's axes, which approaches it for any shape of that area and needs no blur
+    before: faster and nearer to the area mean than bilinear sampling of a shrunk image.
 
     Args:
         image: PIL.Image of mode 'L' or 'RGB'.
@@ -309,14 +308,20 @@ def _transform(image, matrix, size, resampling):
 
 
 def _resize_window(image, matrix, output_size):
-    """Antialiased resize and flips of an axis-aligned window; None if it leaves the image."""
+    """Area mean (bilinear where it magnifies) and flips of an axis-aligned window.
+
+    The area mean, not a wider antialiasing filter, so that fixed views are as sharp as random ones.
+    None if the window leaves the image.
+    """
     ends = matrix[:, 2] + np.outer([0, output_size], np.diag(matrix))  # (2, 2) corners
     low, high = ends.min(axis=0), ends.max(axis=0)
     if (low < -1e-6).any() or (high > np.array(image.size) + 1e-6).any():
         return None
     box = tuple(np.clip([*low, *high], 0, [*image.size] * 2).tolist())
     size = (output_size, output_size)
-    image = image.resize(size, Image.Resampling.BILINEAR, box, reducing_gap=3.0)
+    shrinks = min(box[2] - box[0], box[3] - box[1]) > output_size
+    filter_ = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
+    image = image.resize(size, filter_, box)
     if matrix[0, 0] < 0:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if matrix[1, 1] < 0:
