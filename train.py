@@ -26,6 +26,7 @@ DEMO = {
     "image_size": 64,
     "shear": 0.0,
     "batch_size": 64,
+    "dropout": 0.0,
     "epochs": 24,
     "save_dir": "runs/demo",
 }

@@ -4,9 +4,10 @@
     python benchmarks/bench_loss.py --device cuda --batch-sizes 4096 --out loss_cuda.json
 
 The loop is what users write: ``torch.lgamma``, one question at a time, gradients by autograd. Both
-run in alternation on the same votes: each galaxy belongs to one campaign, 80% of whose questions it
-was asked, with some answers left without votes. Medians. On a busy machine threads wait for each
-other, the loop's most of all, and the ratios mean nothing: use ``OMP_NUM_THREADS=1`` there.
+run in alternating blocks of calls on the same votes: each galaxy belongs to one campaign, 80% of
+whose questions it was asked, with some answers left without votes. Medians. On a busy machine
+threads wait for each other, the loop's most of all, and the ratios mean nothing: use
+``OMP_NUM_THREADS=1`` there.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from zoobot.losses import dirichlet_multinomial_nll
 from zoobot.schemas import get_schema
 
 TREES = ("decals_dr5_ortho_schema", "gz_evo_v1_schema", "gz_evo_v2_schema")
+NUM_BLOCKS = 4
 ASKED_FRAC, VOTED_FRAC, MAX_VOTES = 0.8, 0.7, 20
 
 
@@ -60,18 +62,19 @@ def loop_over_questions(concentrations, counts, question_sizes):
 
 
 def time_alternating(functions: dict, repeats: int, device: str) -> dict[str, float]:
-    """Median milliseconds of each function, called in turn: A B A B."""
+    """Median milliseconds a call of each function, in blocks of calls in turn: A B A B."""
     seconds = {name: [] for name in functions}
-    for repeat in range(repeats + 2):  # the first two warm up
+    for _ in range(NUM_BLOCKS):
         for name, function in functions.items():
-            if device == "cuda":
-                torch.cuda.synchronize()
-            start = time.perf_counter()
-            function()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            if repeat >= 2:
-                seconds[name].append(time.perf_counter() - start)
+            for repeat in range(repeats + 2):  # the first two warm up
+                if device == "cuda":
+                    torch.cuda.synchronize()
+                start = time.perf_counter()
+                function()
+                if device == "cuda":
+                    torch.cuda.synchronize()
+                if repeat >= 2:
+                    seconds[name].append(time.perf_counter() - start)
     return {name: 1e3 * statistics.median(values) for name, values in seconds.items()}
 
 

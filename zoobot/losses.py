@@ -16,10 +16,9 @@ Sources: T. Minka (2000), "Estimating a Dirichlet distribution"; M. Walmsley et 
 Everything is computed in float64 (float32 log Gamma is too coarse: near log Gamma(600) its spacing
 is 2.4e-4). On a GPU and under ``torch.compile`` all answers are evaluated, in few kernels and
 without a host synchronisation. On a CPU only answers with votes are, by NumPy on the tensors'
-memory: its calls cost less than torch's on arrays this small, and threads share whole galaxies.
+memory: its calls cost less than torch's on arrays this small, and no thread waits for another one.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import numpy as np
@@ -28,7 +27,6 @@ from torch import nn
 
 MIN_QUESTIONS_OF_UNION = 18  # trees of several campaigns; most of their questions were not asked
 GALAXIES_AT_A_TIME = 1024  # on a CPU, to stay in the cache
-MIN_GALAXIES_OF_THREADS = 512  # fewer are done before a second thread has started
 CELLS_AT_A_TIME = 8192
 
 
@@ -112,13 +110,11 @@ def _evaluate(concentrations, counts, sizes, need_grad):
     union = len(sizes) >= MIN_QUESTIONS_OF_UNION
     evaluate = _evaluate_asked if union else _evaluate_voted
     x, n = concentrations.contiguous().numpy(), counts.contiguous().numpy()
-    num_threads = torch.get_num_threads() if len(x) >= MIN_GALAXIES_OF_THREADS else 1
-    step = max(1, min(-(-len(x) // num_threads), GALAXIES_AT_A_TIME))
-    starts = range(0, max(len(x), 1), step)
-    run = _threads(num_threads).map if num_threads > 1 else map
-    parts = list(
-        run(lambda i: evaluate(x[i : i + step], n[i : i + step], sizes, need_grad), starts)
-    )
+    starts = range(0, max(len(x), 1), GALAXIES_AT_A_TIME)
+    parts = [
+        evaluate(x[i : i + GALAXIES_AT_A_TIME], n[i : i + GALAXIES_AT_A_TIME], sizes, need_grad)
+        for i in starts
+    ]
     if len(parts) == 1:
         results = parts[0]
     else:
@@ -293,12 +289,6 @@ def _log_factorial(n):
 @lru_cache
 def _log_factorial_table():
     return torch.lgamma(torch.arange(1, 4097, dtype=torch.float64)).numpy()
-
-
-@lru_cache(maxsize=1)
-def _threads(num_threads):
-    """Threads for NumPy, which works outside Python's lock."""
-    return ThreadPoolExecutor(num_threads)
 
 
 @lru_cache(maxsize=16)
