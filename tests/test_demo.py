@@ -105,7 +105,7 @@ def test_default_cache_follows_xdg_cache_home(tmp_path, monkeypatch):
 
 def test_interrupted_write_leaves_nothing_behind(tmp_path, monkeypatch):
     def half_written(self, file, index):
-        file.write(b"PAR1")
+        file.write_bytes(b"PAR1")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(demo, "simulate_catalog", lambda *args: pd.DataFrame({"n": [1]}))

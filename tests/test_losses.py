@@ -315,5 +315,5 @@ def test_benchmark_runs(tmp_path):
         capture_output=True,
     )
     result = json.loads(out.read_text())
-    assert result["machine"]["torch"] == torch.__version__
+    assert result["machine"]["versions"]["torch"] == torch.__version__
     assert result["cases"][0]["forward_backward"]["ratio"] > 0
