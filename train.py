@@ -98,21 +98,7 @@ def train(opt: argparse.Namespace, device: torch.device) -> None:
     )
     votes = {s: catalog.votes(t, schema.label_cols, f"{path} ({s})") for s, t in splits.items()}
 
-    views = {"train": default_view_config(), "val": minimal_view_config()}
-    views["train"].random_affine["shear"] = (0, opt.shear, 0, opt.shear)
-    for view in views.values():
-        view.output_size = opt.image_size
-    datasets = {
-        split: loaders.CatalogDataset(
-            table,
-            GalaxyView(views["train" if split == "train" else "val"]),
-            votes[split],
-            channels=opt.channels,
-            fits_scaling=opt.fits_scaling,
-            seed=opt.seed,
-        )
-        for split, table in splits.items()
-    }
+    datasets = make_datasets(opt, splits, votes)
     pin = device.type == "cuda"
     train_batches = loaders.train_loader(
         datasets["train"], opt.batch_size, opt.grad_accumulation, opt.num_workers, pin
@@ -120,17 +106,7 @@ def train(opt: argparse.Namespace, device: torch.device) -> None:
     val_batches = loaders.eval_loader(datasets["val"], opt.batch_size, opt.num_workers, pin)
 
     torch.manual_seed(opt.seed)
-    model = ZoobotTree(
-        schema=schema,
-        architecture_name=opt.encoder,
-        channels=opt.channels,
-        timm_kwargs=image_size_kwargs(opt.encoder, opt.image_size),
-        dropout_rate=opt.dropout,
-        learning_rate=opt.lr,
-        betas=opt.betas,
-        weight_decay=opt.weight_decay,
-        compile_encoder=opt.compile,
-    ).to(device, memory_format=torch.channels_last)
+    model = make_model(opt, schema)
     settings = engine.Settings(
         device=device,
         dtype=engine.choose_dtype(opt.precision, device),
@@ -154,6 +130,40 @@ def train(opt: argparse.Namespace, device: torch.device) -> None:
         model, model.configure_optimizers(), train_batches, val_batches, settings, run, resume_from
     )
     report(opt, run, model, schema, splits, votes, datasets, settings)
+
+
+def make_datasets(opt, splits, votes) -> dict[str, loaders.CatalogDataset]:
+    """Training galaxies in random views, validation and test galaxies in the fixed one."""
+    views = {"train": default_view_config(), "val": minimal_view_config()}
+    views["train"].random_affine["shear"] = (0, opt.shear, 0, opt.shear)
+    for view in views.values():
+        view.output_size = opt.image_size
+    return {
+        split: loaders.CatalogDataset(
+            table,
+            GalaxyView(views["train" if split == "train" else "val"]),
+            votes[split],
+            channels=opt.channels,
+            fits_scaling=opt.fits_scaling,
+            seed=opt.seed,
+        )
+        for split, table in splits.items()
+    }
+
+
+def make_model(opt, schema) -> ZoobotTree:
+    """The encoder and head that the options ask for, with fresh weights."""
+    return ZoobotTree(
+        schema=schema,
+        architecture_name=opt.encoder,
+        channels=opt.channels,
+        timm_kwargs=image_size_kwargs(opt.encoder, opt.image_size),
+        dropout_rate=opt.dropout,
+        learning_rate=opt.lr,
+        betas=opt.betas,
+        weight_decay=opt.weight_decay,
+        compile_encoder=opt.compile,
+    )
 
 
 def report(opt, run, model, schema, splits, votes, datasets, settings) -> None:

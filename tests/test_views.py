@@ -475,7 +475,7 @@ def test_the_minimal_view_shrinks_to_the_mean_over_the_area_of_its_pixels(shrink
 
 
 def test_fixed_and_random_views_are_equally_sharp():
-    image = noise(128, 128, blur_px=0.7)
+    image = noise(128, 128, blur_px=0.5)  # a wider filter for the fixed view makes it 1.25
     fixed, turned = minimal_view_config(), minimal_view_config()
     fixed.output_size = turned.output_size = 64
     turned.random_affine = {"degrees": (44, 46), "scale": (1.2, 1.2)}
