@@ -19,23 +19,24 @@ def main(catalog_path: Path, out: Path) -> None:
     frame = catalog.read_catalog(catalog_path)
     config = minimal_view_config()
     config.output_size = 32
-    votes = catalog.votes(frame, schema.label_cols)
-    dataset = loaders.CatalogDataset(frame, GalaxyView(config), votes)
+    dataset = loaders.CatalogDataset(frame, schema.label_cols, GalaxyView(config))
     with distributed.process_group(cpu):
         torch.manual_seed(0)
         raw = ZoobotTree(schema=schema, architecture_name="test_convnext", dropout_rate=0.0)
         groups = optim.parameter_groups(raw.encoder, raw.head, 1e-3, 0.0)
-        optimizer = torch.optim.SGD([{**group, "initial_lr": group["lr"]} for group in groups])
+        optimizer = torch.optim.SGD(groups)
         gradients = []
         optimizer.register_step_pre_hook(
             lambda *_: gradients.append([p.grad.clone() for p in raw.parameters()])
         )
-        settings = engine.Settings(cpu, warmup_epochs=0, grad_clip=0.3)
+        settings = engine.Settings(cpu, grad_clip=0.3)
         model = distributed.wrap(raw, cpu)
+        batches = loaders.train_loader(dataset, 16, accumulation=2)
         train = engine.train_one_epoch(
             model,
-            loaders.train_loader(dataset, 16, accumulation=2),
+            batches,
             optimizer,
+            optim.make_scheduler(optimizer, None, 1, batches.num_steps),
             settings.grad_scaler(),
             settings,
             engine.Progress(),

@@ -41,10 +41,13 @@ def make_model(tree, encoder="test_convnext", dropout_rate=0.0):
 def train(tree, batches, **changes):
     model = make_model(tree)
     groups = optim.parameter_groups(model.encoder, model.head, 1e-3, 0.0)
-    optimizer = torch.optim.SGD([{**g, "initial_lr": g["lr"]} for g in groups])
-    settings = engine.Settings(CPU, warmup_epochs=0, schedule="constant", **changes)
+    optimizer = torch.optim.SGD(groups)
+    settings = engine.Settings(CPU, **changes)
+    scheduler = optim.make_scheduler(optimizer, None, settings.epochs, batches.num_steps)
     scaler = torch.amp.GradScaler("cpu", init_scale=16, enabled=settings.dtype == torch.float16)
-    metrics = engine.train_one_epoch(model, batches, optimizer, scaler, settings, engine.Progress())
+    metrics = engine.train_one_epoch(
+        model, batches, optimizer, scheduler, scaler, settings, engine.Progress()
+    )
     return model, metrics
 
 
@@ -114,7 +117,7 @@ def test_float_images_are_taken_as_they_are_and_bytes_are_scaled():
 
 def fit(tree, tmp_path, **changes):
     model = make_model(tree)
-    settings = engine.Settings(CPU, epochs=5, warmup_epochs=0, **changes)
+    settings = engine.Settings(CPU, epochs=5, **changes)
     run = logs.Run(tmp_path / "run", {}, model.describe(), model.metric_key)
     batches = Batches(galaxies(tree, [8, 8]))
     return engine.fit(model, model.configure_optimizers(), batches, batches, settings, run)

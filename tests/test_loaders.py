@@ -4,6 +4,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2 as T
 
 from zoobot.data import catalog, loaders
 from zoobot.data.images import ImageError
@@ -15,8 +17,7 @@ def dataset(small_catalog, tree):
     frame = catalog.read_catalog(small_catalog)
     config = default_view_config()
     config.output_size = 16
-    labels = catalog.votes(frame, tree.label_cols)
-    return loaders.CatalogDataset(frame, GalaxyView(config), labels, seed=1)
+    return loaders.CatalogDataset(frame, tree.label_cols, GalaxyView(config), seed=1)
 
 
 def as_rank(monkeypatch, rank, world_size):
@@ -37,6 +38,72 @@ def test_a_batch_holds_uint8_images_ids_and_all_label_columns_in_one_tensor(data
     assert batch["image"].dtype == torch.uint8
     assert batch["id_str"] == [f"g{i}" for i in range(8)]
     assert torch.equal(batch["labels"], dataset.labels[:8])
+    assert batch["label_cols"] == dataset.label_cols
+
+
+def test_a_batch_for_users_holds_float_images_and_an_entry_a_label_column(dataset):
+    galaxies = loaders.eval_loader(dataset, batch_size=8)
+    batch, inner = next(iter(loaders.CatalogLoader(galaxies))), next(iter(galaxies))
+    assert torch.equal(batch["image"], inner["image"].float() / 255)
+    assert set(batch) == {"image", "id_str", *dataset.label_cols}
+    for i, column in enumerate(dataset.label_cols):
+        assert torch.equal(batch[column], inner["labels"][:, i].long())
+
+
+def test_every_pass_over_a_loader_for_users_is_another_epoch(dataset):
+    loader = loaders.CatalogLoader(loaders.train_loader(dataset, 60))
+    first, second = by_id(loader), by_id(loader)
+    assert list(first) != list(second)
+    assert not any(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_single_galaxy_has_a_float_image_and_plain_labels(dataset, tree):
+    torch.manual_seed(0)
+    first, second = dataset[3], dataset[3]
+    assert first["image"].dtype == torch.float32
+    assert 0 <= first["image"].min() < first["image"].max() <= 1
+    assert not torch.equal(first["image"], second["image"])
+    assert first["id_str"] == "g3"
+    assert [first[column] for column in tree.label_cols] == dataset.labels[3].tolist()
+
+
+def test_a_dataset_works_in_torchs_own_loader(dataset):
+    batch = next(iter(DataLoader(dataset, batch_size=5)))
+    assert batch["image"].shape == (5, 3, 16, 16)
+    assert batch["smooth_yes"].tolist() == dataset.labels[:5, 0].tolist()
+
+
+def test_labels_go_through_the_target_transform(small_catalog):
+    frame = catalog.read_catalog(small_catalog)
+    dataset = loaders.CatalogDataset(
+        frame, ["smooth_yes"], target_transform=lambda y: {"half": y["smooth_yes"] / 2}
+    )
+    assert dataset[0]["half"] == frame["smooth_yes"][0] / 2
+    assert "smooth_yes" not in dataset[0]
+
+
+def test_any_torchvision_transform_is_a_function_of_seed_epoch_and_galaxy(small_catalog):
+    frame = catalog.read_catalog(small_catalog)
+    crop = T.RandomResizedCrop(16)
+    epochs = []
+    for num_workers, epoch in ((0, 4), (2, 4), (0, 5)):
+        dataset = loaders.CatalogDataset(frame, None, crop, seed=1)
+        loader = loaders.train_loader(dataset, 16, num_workers=num_workers)
+        loader.set_epoch(epoch)
+        before = torch.get_rng_state()
+        epochs.append(by_id(loader))
+        if num_workers == 0:
+            assert torch.equal(before, torch.get_rng_state())
+    assert all(torch.equal(image, epochs[1][key]) for key, image in epochs[0].items())
+    assert not any(torch.equal(image, epochs[2][key]) for key, image in epochs[0].items())
+
+
+def test_a_transform_that_gives_different_sizes_is_told(small_catalog):
+    frame = catalog.read_catalog(small_catalog)
+    sizes = iter(range(10, 99))
+    dataset = loaders.CatalogDataset(frame, None, lambda image: T.Resize((8, next(sizes)))(image))
+    with pytest.raises(ValueError, match="different shapes"):
+        dataset.batch(0, [0, 1])
 
 
 def test_a_galaxy_looks_the_same_with_any_number_of_workers(dataset):
@@ -83,8 +150,8 @@ def test_every_galaxy_is_trained_on_once_an_epoch(
             assert len(sampler) == len(per_rank[-1])
     assert len({len(batches) for batches in per_rank}) == 1
     if num_galaxies // sampler.num_steps >= world_size:
-        assert all(len(batch) > 0 for batches in per_rank for batch in batches)
-    indices = [index for batches in per_rank for batch in batches for _, index in batch]
+        assert all(len(batch) > 0 for batches in per_rank for _, batch in batches)
+    indices = [index for batches in per_rank for batch in batches for index in batch]
     assert sorted(indices) == list(range(num_galaxies))
 
 
@@ -97,7 +164,8 @@ def test_a_step_holds_the_same_galaxies_for_any_number_of_ranks(monkeypatch):
             sampler.set_epoch(2)
             batches = list(sampler)
             k = sampler.accumulation
-            shares.append([sum(batches[i : i + k], []) for i in range(0, len(batches), k)])
+            indices = [batch for _, batch in batches]
+            shares.append([sum(indices[i : i + k], []) for i in range(0, len(batches), k)])
         return [sorted(sum(parts, [])) for parts in zip(*shares, strict=True)]
 
     assert steps(1, 1) == steps(2, 1) == steps(4, 2) == steps(3, 3)
@@ -112,7 +180,7 @@ def test_evaluation_neither_pads_nor_drops(monkeypatch):
             sampler = loaders.EvalSampler(20, 3)
             batches = list(sampler)
             assert len(batches) == len(sampler)
-            indices += [index for batch in batches for _, index in batch]
+            indices += [index for _, batch in batches for index in batch]
         assert sorted(indices) == list(range(20))
 
 
@@ -121,7 +189,7 @@ def test_orders_differ_between_epochs_and_seeds():
     for seed, epoch in ((0, 0), (0, 1), (1, 0)):
         sampler = loaders.TrainSampler(50, 50, seed=seed)
         sampler.set_epoch(epoch)
-        orders.append(tuple(index for _, index in next(iter(sampler))))
+        orders.append(tuple(next(iter(sampler))[1]))
     assert len(set(orders)) == 3
 
 
@@ -140,17 +208,24 @@ def test_embedded_images_are_read_and_named_by_id(small_catalog):
     image_bytes[2] = b"rubbish"
     for cells in (image_bytes, [{"bytes": b, "path": None} for b in image_bytes]):
         view = GalaxyView(minimal_view_config())
-        dataset = loaders.CatalogDataset(frame.assign(image=cells), view)
+        dataset = loaders.CatalogDataset(frame.assign(image=cells), None, view)
         assert dataset[0]["image"].shape == (3, 224, 224)
-        assert dataset[(4, 1)]["id_str"] == "g1"
+        assert dataset[1]["id_str"] == "g1"
         with pytest.raises(ImageError, match="'g2'"):
             dataset[2]
 
 
-def test_labels_are_optional_and_may_be_one_column(small_catalog):
+def test_labels_are_optional_and_floats_stay_floats(small_catalog):
     frame = catalog.read_catalog(small_catalog)
-    view = GalaxyView(minimal_view_config())
-    assert "labels" not in loaders.CatalogDataset(frame, view)[0]
-    labels = np.arange(60, dtype=np.float32)
-    batch = next(iter(loaders.eval_loader(loaders.CatalogDataset(frame, view, labels), 4)))
-    assert batch["labels"].tolist() == [0, 1, 2, 3]
+    batch = next(iter(loaders.eval_loader(loaders.CatalogDataset(frame), 4)))
+    assert "labels" not in batch
+    frame["size"] = np.arange(60) / 4
+    dataset = loaders.CatalogDataset(frame, ["size", "smooth_yes"])
+    assert dataset.labels.dtype == torch.float32
+    assert dataset.labels[:3, 0].tolist() == [0, 0.25, 0.5]
+
+
+def test_text_labels_are_refused_with_the_cure(small_catalog):
+    frame = catalog.read_catalog(small_catalog).assign(label="spiral")
+    with pytest.raises(ValueError, match="'label' holds 'spiral', which is no number; number"):
+        loaders.CatalogDataset(frame, ["label"])

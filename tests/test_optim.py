@@ -1,5 +1,3 @@
-import math
-
 import pytest
 import timm
 import torch
@@ -13,6 +11,7 @@ ENCODERS = {
     "vit_tiny_patch16_224": 13,
     "efficientnet_b0": 8,
     "swin_tiny_patch4_window7_224": 5,
+    "maxvit_rmlp_pico_rw_256": 5,
 }
 
 
@@ -76,26 +75,97 @@ def test_an_encoder_without_groups_is_one_block():
     assert {g["lr"] for g in groups} == {0.1}
 
 
-def test_warm_up_then_cosine_to_zero():
-    scales = [optim.lr_scale(step, 100, 10) for step in range(101)]
-    assert scales[:10] == [(i + 1) / 10 for i in range(10)]
-    assert scales[10] == 1.0
-    assert scales[55] == pytest.approx(0.5)
-    assert scales[100] == pytest.approx(0.0)
-    assert all(a >= b for a, b in zip(scales[10:], scales[11:], strict=False))
-    assert optim.lr_scale(10**9, 100, 10) == pytest.approx(0.0)
-    assert optim.lr_scale(90, 100, 10, "constant") == 1.0
-
-
-def test_each_group_keeps_its_own_rate_under_a_schedule():
-    head, encoder = nn.Linear(2, 2), nn.Linear(2, 2)
-    groups = optim.parameter_groups(encoder, head, 0.1, 0.05)
-    groups[1]["lr"] = 0.02
+def rates(kwargs, epochs=10, steps_per_epoch=10, groups=None):
+    """Each step's learning rates, a row a step."""
+    groups = groups or optim.parameter_groups(nn.Linear(2, 2), nn.Linear(2, 2), 0.1, 0.05)
     optimizer = optim.adamw(groups)
-    for scale in (0.5, 0.25, 1.0):
-        optim.set_lr(optimizer, scale)
-        assert math.isclose(optimizer.param_groups[0]["lr"], 0.1 * scale)
-        assert math.isclose(optimizer.param_groups[1]["lr"], 0.02 * scale)
+    scheduler = optim.make_scheduler(optimizer, kwargs, epochs, steps_per_epoch)
+    rows = []
+    for step in range(epochs * steps_per_epoch):
+        scheduler.step_update(step)
+        rows.append([group["lr"] for group in optimizer.param_groups])
+        if (step + 1) % steps_per_epoch == 0:
+            scheduler.step((step + 1) // steps_per_epoch, metric=1.0)
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def test_warm_up_then_cosine_to_zero():
+    head = rates(optim.warm_then("cosine", 10, 1, 0.1))[:, 0]
+    assert head[0] == pytest.approx(0.001)
+    assert (head[:10].diff() > 0).all()
+    assert head[10] == pytest.approx(0.1)
+    assert head[55] == pytest.approx(0.05)
+    assert (head[10:].diff() <= 0).all()
+    assert head[-1] < 1e-4
+
+
+def test_a_constant_rate_with_and_without_warm_up():
+    assert torch.equal(
+        rates(None),
+        torch.full((100, 2), 0.1, dtype=torch.float64)[:, :1].expand(-1, rates(None).shape[1]),
+    )
+    head = rates(optim.warm_then("constant", 10, 2, 0.1))[:, 0]
+    assert (head[:20].diff() > 0).all()
+    assert (head[20:] == 0.1).all()
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"sched": "cosine", "num_epochs": 8, "warmup_epochs": 2, "warmup_lr": 0.0},
+        {"sched": "cosine", "step_on_epochs": True},
+        {"sched": "step", "decay_epochs": 3},
+        {"sched": "multistep", "decay_milestones": [2, 5]},
+        {"sched": "poly"},
+        {"sched": "tanh"},
+        {"sched": "plateau", "patience_epochs": 1},
+    ],
+)
+@pytest.mark.filterwarnings("ignore:PlateauLRScheduler")
+def test_under_every_schedule_groups_keep_their_share_of_the_heads_rate(kwargs):
+    encoder = timm.create_model("test_resnet", num_classes=0)
+    groups = optim.parameter_groups(encoder, nn.Linear(2, 2), 0.1, 0.05, layer_decay=0.5)
+    shares = torch.tensor([group["lr_scale"] for group in groups], dtype=torch.float64)
+    rows = rates(kwargs, groups=groups)
+    torch.testing.assert_close(rows, rows[:, :1] * shares)
+    assert rows[:, 0].max() > 1.5 * rows[-1, 0], "the schedule does nothing"
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "told"),
+    [
+        ({"shed": "cosine"}, "unknown setting 'shed', did you mean"),
+        ({"sched": "cosin"}, "cosin"),
+        ({"sched": "none"}, "no schedule 'none'"),
+    ],
+)
+def test_a_wrong_schedule_is_named(kwargs, told):
+    with pytest.raises(ValueError, match=told):
+        rates(kwargs)
+
+
+def test_the_table_of_groups_has_a_line_each():
+    encoder = timm.create_model("test_vit", num_classes=0)
+    groups = optim.parameter_groups(encoder, nn.Linear(64, 2), 1e-4, 0.05, layer_decay=0.75)
+    lines = optim.group_table(groups).splitlines()
+    assert len(lines) == len(groups) + 1
+    assert lines[1].split() == ["head", "130", "0.0001", "0"]
+    assert sum(int(line.split()[-3].replace(",", "")) for line in lines[1:]) == 130 + sum(
+        p.numel() for p in encoder.parameters()
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["vit_tiny_patch16_224", "test_vit", "swin_tiny_patch4_window7_224"]
+)
+def test_position_embeddings_train_at_the_rate_of_the_stem(name):
+    encoder = timm.create_model(name, num_classes=0)
+    groups = optim.parameter_groups(encoder, nn.Linear(2, 2), 0.1, 0.05, layer_decay=0.5)
+    rate_of = {id(p): g["lr"] for g in groups for p in g["params"]}
+    rate = {n: rate_of[id(p)] for n, p in encoder.named_parameters()}
+    stem = rate["patch_embed.proj.weight"]
+    assert stem == min(rate.values())
+    assert all(r == stem for n, r in rate.items() if n in ("pos_embed", "cls_token"))
 
 
 def test_frozen_parameters_are_left_out():

@@ -8,7 +8,8 @@ and which also has
 - ``measure(losses, outputs, labels) -> values, weights`` of shape (B, M), and ``measure.names``;
   the first is the loss on which the best epoch is chosen
 - ``metric_key(split, name) -> str``: how a metric is called in the logs
-- ``describe() -> dict``: how to build the model again.
+- ``describe() -> dict``: how to build the model again
+- ``freeze_encoder(frozen)``, if ``Settings.frozen_epochs`` is used.
 
 A batch is a dict with ``image``, uint8 or already float in 0-1, and whatever else the model wants.
 """
@@ -22,6 +23,7 @@ import torch
 from torch import nn
 
 from zoobot import distributed, optim
+from zoobot.data.loaders import as_float
 from zoobot.metrics import Means
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -35,8 +37,8 @@ class Settings:
     dtype: torch.dtype = torch.float32
     epochs: int = 30
     patience: int = 8
-    schedule: str = "cosine"
-    warmup_epochs: float = 1.0
+    scheduler_kwargs: dict | None = None  # of timm.scheduler.create_scheduler_v2; None: constant
+    frozen_epochs: int = 0  # first epochs, in which the encoder is frozen; patience starts after
     grad_clip: float | None = 0.3
     seed: int = 42
     save_top_k: int = 1
@@ -60,10 +62,12 @@ class Progress:
     best_loss: float = math.inf
     best_epoch: int = 0
     kept: list[list] = dataclasses.field(default_factory=list)  # [loss, epoch] of saved epochs
+    losses: list[float] = dataclasses.field(default_factory=list)  # validation loss of each epoch
 
     def record(self, loss: float, save_top_k: int) -> list[int]:
         """Count a finished epoch; returns the saved epochs that are no longer among the best."""
         self.epoch += 1
+        self.losses.append(loss)
         if loss < self.best_loss:
             self.best_loss, self.best_epoch = loss, self.epoch
         ranked = sorted([*self.kept, [loss, self.epoch]])
@@ -88,8 +92,7 @@ def to_device(batch: dict, device: torch.device) -> dict:
         key: value.to(device, non_blocking=True) if torch.is_tensor(value) else value
         for key, value in batch.items()
     }
-    images = moved["image"].contiguous(memory_format=torch.channels_last)
-    moved["image"] = images if images.is_floating_point() else images.float().div_(255)
+    moved["image"] = as_float(moved["image"].contiguous(memory_format=torch.channels_last))
     return moved
 
 
@@ -115,6 +118,7 @@ def train_one_epoch(
     model: nn.Module,
     loader,
     optimizer: torch.optim.Optimizer,
+    scheduler,
     scaler: torch.amp.GradScaler,
     settings: Settings,
     progress: Progress,
@@ -129,12 +133,9 @@ def train_one_epoch(
     raw = distributed.unwrap(model)
     model.train()
     means = Means(raw.measure.names, settings.device)
-    total_steps = settings.epochs * loader.num_steps
-    warmup_steps = round(settings.warmup_epochs * loader.num_steps)
     for micro_batches in show(steps_of(loader, loader.accumulation)):
         seed_step(settings.seed, progress.step)
-        scale = optim.lr_scale(progress.step, total_steps, warmup_steps, settings.schedule)
-        optim.set_lr(optimizer, scale)
+        scheduler.step_update(progress.step)
         num_galaxies = count_galaxies(micro_batches, settings.device)
         for i, batch in enumerate(micro_batches):
             is_last = i == len(micro_batches) - 1
@@ -183,6 +184,7 @@ def fit(
     """Train until ``epochs`` are done or ``patience`` epochs brought nothing better.
 
     Args:
+        optimizer: with groups as ``optim.parameter_groups`` makes them.
         run: a ``logs.Run``, which writes metrics and checkpoints.
         resume_from: a state that ``logs.Run.save`` wrote; the run goes on as if never interrupted.
 
@@ -190,30 +192,41 @@ def fit(
         ValueError: if an epoch's loss is not finite; the state before it is in ``last.ckpt``.
     """
     raw = model.to(settings.device, memory_format=torch.channels_last)
+    kwargs, num_steps = settings.scheduler_kwargs, train_loader.num_steps
+    scheduler = optim.make_scheduler(optimizer, kwargs, settings.epochs, num_steps)
     scaler, progress = settings.grad_scaler(), Progress()
     if resume_from is not None:
         raw.load_state_dict(resume_from["model"])
-        optimizer.load_state_dict(resume_from["optimizer"])
         scaler.load_state_dict(resume_from["scaler"])
         progress = Progress(**resume_from["progress"])
-    model = distributed.wrap(raw, settings.device)
+        for epoch, loss in enumerate(progress.losses):
+            scheduler.step(epoch + 1, loss)
+        optimizer.load_state_dict(resume_from["optimizer"])
+    model = None
     loss_name = raw.measure.names[0]
     while progress.epoch < settings.epochs:
-        if progress.epoch - progress.best_epoch >= settings.patience:
+        if progress.epoch - max(progress.best_epoch, settings.frozen_epochs) >= settings.patience:
             break
+        if model is None or progress.epoch == settings.frozen_epochs:
+            if settings.frozen_epochs:
+                raw.freeze_encoder(progress.epoch < settings.frozen_epochs)
+            model = distributed.wrap(raw, settings.device)
         train_loader.set_epoch(progress.epoch)
-        bar = run.progress_bar(f"epoch {progress.epoch + 1}", train_loader.num_steps)
-        train = train_one_epoch(model, train_loader, optimizer, scaler, settings, progress, bar)
+        bar = run.progress_bar(f"epoch {progress.epoch + 1}", num_steps)
+        train = train_one_epoch(
+            model, train_loader, optimizer, scheduler, scaler, settings, progress, bar
+        )
         distributed.average_buffers(raw)
         validation = evaluate(model, val_loader, settings)
         for split, metrics in (("train", train), ("validation", validation)):
             if not math.isfinite(metrics[loss_name]):
                 raise ValueError(
                     f"the {split} loss of epoch {progress.epoch + 1} is {metrics[loss_name]}: "
-                    "lower --lr or use --precision fp32; last.ckpt holds the state before"
+                    "lower the learning rate or use fp32; last.ckpt holds the state before"
                 )
             run.log(progress.epoch + 1, split, metrics)
         outranked = progress.record(validation[loss_name], settings.save_top_k)
+        scheduler.step(progress.epoch, validation[loss_name])
         state = {
             "progress": dataclasses.asdict(progress),
             "model": raw.state_dict(),

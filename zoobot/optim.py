@@ -1,10 +1,14 @@
-"""AdamW parameter groups with layer decay, and learning rates as pure functions of the step."""
+"""AdamW parameter groups with layer decay, and timm's learning rate schedules over them."""
 
-import math
+import inspect
 
 import torch
 from timm.models import group_parameters
+from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
 from torch import nn
+
+from zoobot.schemas import did_you_mean
 
 
 def layer_of_parameters(encoder: nn.Module) -> dict[str, int]:
@@ -45,14 +49,16 @@ def parameter_groups(
     only, and never for norms, biases and what timm's ``no_weight_decay`` names.
 
     Returns:
-        One dict a group with ``params``, ``lr``, ``weight_decay``, ``name``.
+        One dict a group, the head first, then the encoder from the top: ``params``, ``name``,
+        ``lr``, ``weight_decay``; and for timm's schedules ``initial_lr``, the head's rate, and
+        ``lr_scale``, the group's share of it.
     """
     layer_of = layer_of_parameters(encoder)
     top = max(layer_of.values(), default=0)
     undecayed = encoder.no_weight_decay() if hasattr(encoder, "no_weight_decay") else set()
-    groups = {"head": _group("head", learning_rate, 0.0)}
+    groups = {"head": _group("head", learning_rate, 1.0, 0.0)}
     groups["head"]["params"] = [p for p in head.parameters() if p.requires_grad]
-    for name, parameter in encoder.named_parameters():
+    for name, parameter in reversed(list(encoder.named_parameters())):
         scale = layer_decay ** (top - layer_of[name])
         if not parameter.requires_grad or scale == 0:
             continue
@@ -60,39 +66,88 @@ def parameter_groups(
         block = f"block {layer_of[name]}" if layer_decay != 1 else "encoder"
         key = block if decayed else f"{block}, norms and biases"
         decay = weight_decay if decayed else 0.0
-        group = groups.setdefault(key, _group(key, learning_rate * scale, decay))
+        group = groups.setdefault(key, _group(key, learning_rate, scale, decay))
         group["params"].append(parameter)
     return [group for group in groups.values() if group["params"]]
 
 
-def _group(name: str, learning_rate: float, weight_decay: float) -> dict:
-    return {"name": name, "params": [], "lr": learning_rate, "weight_decay": weight_decay}
+def _group(name: str, learning_rate: float, scale: float, weight_decay: float) -> dict:
+    return {
+        "name": name,
+        "params": [],
+        "lr": learning_rate * scale,
+        "initial_lr": learning_rate,
+        "lr_scale": scale,
+        "weight_decay": weight_decay,
+    }
+
+
+def group_table(groups: list[dict]) -> str:
+    """A text table of parameter groups: name, number of parameters, learning rate, weight decay."""
+    width = max(len(group["name"]) for group in groups)
+    lines = [f"{'group':{width}}  parameters  learning rate  weight decay"]
+    for group in groups:
+        number = sum(parameter.numel() for parameter in group["params"])
+        lines.append(
+            f"{group['name']:{width}}  {number:10,d}  {group['lr']:13.3g}"
+            f"  {group['weight_decay']:12.3g}"
+        )
+    return "\n".join(lines)
 
 
 def adamw(groups: list[dict], betas: tuple[float, float] = (0.9, 0.999)) -> torch.optim.AdamW:
-    """AdamW over these groups, with the fused step. ``initial_lr`` keeps each group's own rate."""
-    groups = [{**group, "initial_lr": group["lr"]} for group in groups]
+    """AdamW over these groups, with the fused step."""
     return torch.optim.AdamW(groups, betas=betas, fused=True)
 
 
+CONSTANT = {"sched": "step", "decay_rate": 1.0}
 SCHEDULES = ("cosine", "constant")
 
 
-def lr_scale(step: int, total_steps: int, warmup_steps: int = 0, schedule: str = "cosine") -> float:
-    """The factor on every group's own learning rate at this optimiser step (the first is 0).
+def warm_then(schedule: str, epochs: int, warmup_epochs: float, learning_rate: float) -> dict:
+    """timm's settings for a linear warm-up, then a constant rate or half a cosine to 0.
 
-    Linear warm-up from 1/warmup_steps to 1, then constant, or half a cosine (Loshchilov & Hutter
-    2017, without restarts) that reaches 0 at ``total_steps``.
+    (Loshchilov & Hutter 2017, without restarts.) The warm-up is part of the ``epochs``.
     """
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
+    warmup_epochs = min(warmup_epochs, epochs)
+    warmup = {"warmup_epochs": warmup_epochs, "warmup_prefix": True}
+    if warmup_epochs:
+        warmup["warmup_lr"] = 0.01 * learning_rate
     if schedule == "constant":
-        return 1.0
-    progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
-    return 0.5 * (1 + math.cos(math.pi * progress))
+        return {**CONSTANT, **warmup}
+    return {"sched": "cosine", "num_epochs": max(epochs - warmup_epochs, 1e-9), **warmup}
 
 
-def set_lr(optimizer: torch.optim.Optimizer, scale: float) -> None:
-    """Set every group's rate to its own initial rate times ``scale``."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * scale
+def make_scheduler(
+    optimizer: torch.optim.Optimizer, kwargs: dict | None, epochs: int, steps_per_epoch: int
+) -> Scheduler:
+    """timm's schedule over ``epochs``, moving every step where it can; None: a constant rate.
+
+    Every group's rate is the schedule's times its own ``lr_scale``. The rate is a function of the
+    step, but for ``plateau``, which follows the validation loss.
+
+    Args:
+        kwargs: as ``timm.scheduler.create_scheduler_v2`` takes them: ``sched``, ``warmup_epochs``
+            and so on. ``num_epochs`` is ``epochs`` if left out.
+
+    Raises:
+        ValueError: for a setting that timm doesn't know or refuses.
+    """
+    kwargs = dict(kwargs or CONSTANT)
+    known = list(inspect.signature(create_scheduler_v2).parameters)[1:]
+    for key in kwargs:
+        if key not in known:
+            raise ValueError(f"scheduler_kwargs: unknown setting {key!r}{did_you_mean(key, known)}")
+    kwargs.setdefault("num_epochs", epochs)
+    kwargs.setdefault("updates_per_epoch", steps_per_epoch)
+    if kwargs.get("sched") == "plateau":
+        kwargs = {"plateau_mode": "min", **kwargs}
+    else:
+        kwargs.setdefault("step_on_epochs", False)
+    try:
+        scheduler, _ = create_scheduler_v2(optimizer, **kwargs)
+    except (AssertionError, TypeError, ValueError) as error:
+        raise ValueError(f"scheduler_kwargs {kwargs}: {error}") from error
+    if scheduler is None:
+        raise ValueError(f"scheduler_kwargs: timm has no schedule {kwargs['sched']!r}")
+    return scheduler

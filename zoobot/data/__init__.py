@@ -1,5 +1,7 @@
 """Catalogs, images, views and batches."""
 
+from zoobot.data.datamodule import CatalogDataModule
+from zoobot.data.loaders import CatalogDataset
 from zoobot.data.views import (
     default_view_config,
     fast_view_config,
@@ -8,6 +10,8 @@ from zoobot.data.views import (
 )
 
 __all__ = [
+    "CatalogDataModule",
+    "CatalogDataset",
     "default_view_config",
     "fast_view_config",
     "get_galaxy_transform",

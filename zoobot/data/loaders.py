@@ -1,8 +1,12 @@
 """From a catalog to batches: dataset, samplers and loaders.
 
-A batch is a dict: ``image`` uint8 (B, C, H, W), ``id_str`` list of B, ``labels`` (B, A) or (B,).
 What a galaxy looks like in an epoch depends on (seed, epoch, galaxy) only: not on the worker, the
 rank, the batch size or where a run was interrupted.
+
+Batches come in two forms. ``GalaxyLoader`` gives what the loop wants: a dict with ``image`` uint8
+(B, C, H, W) (float32 in 0-1 if the transform makes floats), ``id_str`` list of B, ``labels`` (B, L)
+and the names ``label_cols`` of its L columns. ``CatalogLoader`` gives what users want: ``image``
+float32 in 0-1, ``id_str``, and one entry (B,) a label column.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,40 +18,51 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from zoobot import distributed
+from zoobot.data.catalog import label_array
 from zoobot.data.images import ImageError, read_image
-from zoobot.data.views import GalaxyView
+from zoobot.data.views import apply_transform, get_galaxy_transform, minimal_view_config
 
 WORKER_TIMEOUT_S = 600
 
 
 class CatalogDataset(Dataset):
-    """Galaxies of a catalog, by position or by (epoch, position).
+    """Galaxies of a catalog: ``dataset[i]`` is a dict of image, id_str and labels.
 
-    Strings are kept in Arrow buffers, which workers share without copying.
+    Strings are kept in Arrow buffers and labels in one tensor, which workers share without copying.
 
     Args:
-        catalog: with ``id_str`` and ``file_loc`` or ``image``.
-        view: called with (image, rng); its random draws are a function of (seed, epoch, position).
-        labels: (N, A) or (N,) array, or None.
+        catalog: with ``id_str``, ``file_loc`` or ``image``, and the label columns.
+        label_cols: columns of numbers; None for no labels.
+        transform: a view, or any torchvision v2 transform; by default a fixed view of 224 px.
+        target_transform: called with a galaxy's dict of labels, returns another.
+        channels: 1 or 3, of the image before the transform.
+        fits_scaling: brightness of FITS images.
+        seed: of the transform's random draws.
+
+    Raises:
+        ValueError: for a missing column, or a label that is no number.
     """
 
     def __init__(
         self,
         catalog: pd.DataFrame,
-        view: GalaxyView | Callable,
-        labels: np.ndarray | None = None,
+        label_cols: Sequence[str] | None = None,
+        transform: Callable | None = None,
+        target_transform: Callable | None = None,
         *,
         channels: int = 3,
         fits_scaling: str = "asinh",
         seed: int = 0,
     ):
-        self._ids = pa.array(catalog["id_str"], type=pa.large_string())
+        self._ids = pa.array(catalog["id_str"].astype(str), type=pa.large_string())
         if "file_loc" in catalog:
             self._sources = pa.array(catalog["file_loc"], type=pa.large_string())
         else:
             self._sources = pa.array([_image_bytes(x) for x in catalog["image"]], pa.large_binary())
-        self.labels = None if labels is None else torch.from_numpy(np.ascontiguousarray(labels))
-        self.view = view
+        self.label_cols = list(label_cols or [])
+        self.labels = torch.from_numpy(label_array(catalog, self.label_cols))  # (N, L)
+        self.transform = transform or get_galaxy_transform(minimal_view_config())
+        self.target_transform = target_transform
         self.channels = channels
         self.fits_scaling = fits_scaling
         self.seed = seed
@@ -55,53 +70,75 @@ class CatalogDataset(Dataset):
     def __len__(self) -> int:
         return len(self._ids)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict:
-        """One galaxy, read now; ImageError if its image can't be read."""
-        epoch, index = key if isinstance(key, tuple) else (0, key)
-        galaxy = {"image": self._image(epoch, index), "id_str": self._ids[index].as_py()}
-        if self.labels is not None:
-            galaxy["labels"] = self.labels[index]
-        return galaxy
+    def __getitem__(self, index: int) -> dict:
+        """One galaxy, read now, its view drawn from torch's generator.
 
-    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> dict:
-        """A whole batch; images that can't be read are named in ``errors``, not raised here."""
+        Returns:
+            ``image`` float32 (C, H, W) in 0-1, ``id_str``, and one number a label column.
+
+        Raises:
+            ImageError: the image can't be read.
+        """
+        galaxy = {"image": as_float(self._image(index)), "id_str": self._ids[index].as_py()}
+        labels = dict(zip(self.label_cols, self.labels[index].tolist(), strict=True))
+        return galaxy | (self.target_transform(labels) if self.target_transform else labels)
+
+    def batch(self, epoch: int, indices: Sequence[int]) -> dict:
+        """These galaxies as they look in this epoch; unreadable images are named in ``errors``."""
         images, errors = [], []
-        for epoch, index in keys:
+        for index in indices:
             try:
-                images.append(self._image(epoch, index))
+                images.append(self._image(index, (self.seed, epoch, index)))
             except ImageError as error:
                 errors.append(str(error))
         if errors:
             return {"errors": errors}
-        indices = [index for _, index in keys]
-        batch = {
-            "image": _stack_channels_last(images),
-            "id_str": self._ids.take(indices).to_pylist(),
-        }
-        if self.labels is not None:
+        batch = {"image": self._stack(images), "id_str": self._ids.take(indices).to_pylist()}
+        if self.label_cols:
             batch["labels"] = self.labels[indices]
         return batch
 
-    def _image(self, epoch: int, index: int) -> torch.Tensor:
+    def label_table(self) -> pd.DataFrame:
+        """``id_str`` and the label columns of all galaxies, for checks before training."""
+        table = pd.DataFrame(self.labels.numpy(), columns=self.label_cols)
+        table.insert(0, "id_str", self._ids.to_pylist())
+        return table
+
+    def _image(self, index: int, seed: tuple[int, int, int] | None = None) -> torch.Tensor:
         source = self._sources[index].as_py()
         name = None if isinstance(source, str) else f"id_str {self._ids[index].as_py()!r}"
-        image = read_image(
-            source, self.channels, self.fits_scaling, self.view.min_side_px, name=name
-        )
-        return self.view(image, np.random.default_rng((self.seed, epoch, index)))
+        min_side_px = getattr(self.transform, "min_side_px", None)
+        image = read_image(source, self.channels, self.fits_scaling, min_side_px, name=name)
+        return apply_transform(self.transform, image, seed)
+
+    def _stack(self, images: list[torch.Tensor]) -> torch.Tensor:
+        """(B, C, H, W) in the views' own memory order (H, W, C), a fifth of reordering's cost."""
+        shapes = {tuple(image.shape) for image in images}
+        if len(shapes) > 1:
+            raise ValueError(
+                f"the transform gives images of different shapes, {sorted(shapes)[:3]}: "
+                "end it with a resize or crop to one size"
+            )
+        return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
+
+
+def as_float(images: torch.Tensor) -> torch.Tensor:
+    """uint8 images as float32 in 0-1; floats as they are."""
+    return images if images.is_floating_point() else images.float().div_(255)
 
 
 def _image_bytes(value) -> bytes:
     return value["bytes"] if isinstance(value, dict) else value
 
 
-def _stack_channels_last(images: list[torch.Tensor]) -> torch.Tensor:
-    """(B, C, H, W) in the views' own memory order (H, W, C), which costs a fifth of reordering."""
-    return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
+class _WholeBatches(Dataset):
+    """A dataset whose keys are whole batches, (epoch, indices), as the samplers deal them."""
 
+    def __init__(self, dataset: CatalogDataset):
+        self.dataset = dataset
 
-def _as_is(batch: dict) -> dict:
-    return batch
+    def __getitem__(self, key: tuple[int, list[int]]) -> dict:
+        return self.dataset.batch(*key)
 
 
 class TrainSampler(Sampler):
@@ -133,16 +170,19 @@ class TrainSampler(Sampler):
     def __len__(self) -> int:
         return self.num_steps * self.accumulation
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.num_galaxies)
         for step in np.array_split(order, self.num_steps):
             share = step[distributed.rank() :: distributed.world_size()]
             for micro_batch in np.array_split(share, self.accumulation):
-                yield [(self.epoch, int(index)) for index in micro_batch]
+                yield self.epoch, micro_batch.tolist()
 
 
 class EvalSampler(Sampler):
     """This rank's galaxies in order, in batches: every galaxy once on exactly one rank."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """No effect: every epoch is the same."""
 
     def __init__(self, num_galaxies: int, batch_size: int):
         self._indices = range(distributed.rank(), num_galaxies, distributed.world_size())
@@ -151,27 +191,32 @@ class EvalSampler(Sampler):
     def __len__(self) -> int:
         return -(-len(self._indices) // self._batch_size)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
         for start in range(0, len(self._indices), self._batch_size):
-            yield [(0, index) for index in self._indices[start : start + self._batch_size]]
+            yield 0, list(self._indices[start : start + self._batch_size])
 
 
 class GalaxyLoader:
     """Batches of a dataset through worker processes; raises ImageError for unreadable images."""
 
     def __init__(
-        self, dataset: CatalogDataset, sampler: Sampler, num_workers: int, pin_memory: bool = False
+        self,
+        dataset: CatalogDataset,
+        sampler: Sampler,
+        num_workers: int,
+        pin_memory: bool = False,
+        prefetch_factor: int = 4,
     ):
         self.dataset = dataset
         self.sampler = sampler
         self._loader = DataLoader(
-            dataset,
-            batch_sampler=sampler,
+            _WholeBatches(dataset),
+            batch_size=None,
+            sampler=sampler,
             num_workers=num_workers,
-            collate_fn=_as_is,
             pin_memory=pin_memory,
             persistent_workers=num_workers > 0,
-            prefetch_factor=4 if num_workers else None,
+            prefetch_factor=prefetch_factor if num_workers else None,
             timeout=WORKER_TIMEOUT_S if num_workers else 0,
             worker_init_fn=_use_one_thread,
         )
@@ -197,6 +242,7 @@ class GalaxyLoader:
             if "errors" in batch:
                 errors = batch["errors"]
                 raise ImageError("; ".join(errors[:5]) + ("; ..." if len(errors) > 5 else ""))
+            batch["label_cols"] = self.dataset.label_cols
             yield batch
 
 
@@ -204,21 +250,44 @@ def _use_one_thread(worker: int) -> None:
     torch.set_num_threads(1)
 
 
+class CatalogLoader:
+    """A ``GalaxyLoader`` whose batches are for users; every pass is another epoch.
+
+    The loop takes the ``galaxies`` loader beneath: uint8 images are a quarter of the bytes.
+    """
+
+    def __init__(self, galaxies: GalaxyLoader):
+        self.galaxies = galaxies
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.galaxies)
+
+    def __iter__(self) -> Iterator[dict]:
+        self.galaxies.set_epoch(self._epoch)
+        self._epoch += 1
+        for batch in self.galaxies:
+            labels = batch.get("labels", torch.empty(len(batch["image"]), 0))
+            labels = labels if labels.is_floating_point() else labels.long()
+            columns = dict(zip(batch["label_cols"], labels.unbind(1), strict=True))
+            yield {"image": as_float(batch["image"]), "id_str": batch["id_str"], **columns}
+
+
 def train_loader(
     dataset: CatalogDataset,
     batch_size: int,
     accumulation: int = 1,
     num_workers: int = 0,
-    pin_memory: bool = False,
+    **loading,
 ) -> GalaxyLoader:
     """Shuffled batches for training; ``batch_size`` is that of an optimiser step over all ranks."""
     sampler = TrainSampler(len(dataset), batch_size, accumulation, dataset.seed)
-    return GalaxyLoader(dataset, sampler, num_workers, pin_memory)
+    return GalaxyLoader(dataset, sampler, num_workers, **loading)
 
 
 def eval_loader(
-    dataset: CatalogDataset, batch_size: int, num_workers: int = 0, pin_memory: bool = False
+    dataset: CatalogDataset, batch_size: int, num_workers: int = 0, **loading
 ) -> GalaxyLoader:
     """This rank's share in order; ``batch_size`` is the number over all ranks."""
     sampler = EvalSampler(len(dataset), max(1, batch_size // distributed.world_size()))
-    return GalaxyLoader(dataset, sampler, num_workers, pin_memory)
+    return GalaxyLoader(dataset, sampler, num_workers, **loading)

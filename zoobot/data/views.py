@@ -237,11 +237,14 @@ def resample(image, matrix, output_size, interpolation="bilinear"):
     return _transform(image, fine, fine_size, Image.Resampling.NEAREST).reduce((num_x, num_y))
 
 
-def apply_transform(transform, image, rng=None):
+def apply_transform(transform, image, seed=None):
     """Apply a GalaxyView, or any torchvision v2 transform, to an image from `read_image`.
 
-    A GalaxyView is given `rng`. Other transforms are given a uint8 `tv_tensors.Image` (C, H, W)
-    and draw from torch's generator, which the caller seeds.
+    Transforms other than a GalaxyView are given a uint8 `tv_tensors.Image` (C, H, W).
+
+    Args:
+        seed: whole numbers >= 0 of which the random draws are a function; None draws from torch's
+            generator as it stands.
 
     Returns:
         (C, H, W) tensor: uint8, or float32 if the transform made floats.
@@ -250,8 +253,15 @@ def apply_transform(transform, image, rng=None):
         ValueError: the transform returned something else.
     """
     if isinstance(transform, GalaxyView):
-        return transform(image, rng)
-    output = transform(tv_tensors.Image(TF.pil_to_tensor(image)))
+        return transform(image, None if seed is None else np.random.default_rng(seed))
+    pixels = tv_tensors.Image(TF.pil_to_tensor(image))
+    if seed is None:
+        output = transform(pixels)
+    else:
+        with torch.random.fork_rng(devices=[]):
+            words = np.random.SeedSequence(seed).generate_state(2)
+            torch.manual_seed((int(words[0]) << 31) ^ int(words[1]))
+            output = transform(pixels)
     if isinstance(output, Image.Image):
         output = TF.pil_to_tensor(output)
     if not isinstance(output, torch.Tensor) or output.ndim != 3:

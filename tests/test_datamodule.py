@@ -1,0 +1,109 @@
+import pandas as pd
+import pytest
+import torch
+
+from zoobot.data import CatalogDataModule, CatalogDataset
+from zoobot.data.catalog import read_catalog
+
+
+@pytest.fixture
+def frame(small_catalog):
+    return read_catalog(small_catalog)
+
+
+def ids(loader):
+    return [id_str for batch in loader for id_str in batch["id_str"]]
+
+
+def module(label_cols=("smooth_yes",), **arguments):
+    arguments = {"batch_size": 16, "num_workers": 0, **arguments}
+    return CatalogDataModule(label_cols and list(label_cols), **arguments)
+
+
+def test_one_catalog_is_split_and_every_galaxy_is_in_one_part(frame):
+    data = module(catalog=frame)
+    data.setup()
+    parts = [
+        ids(loader)
+        for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
+    ]
+    assert [len(part) for part in parts] == [42, 6, 12]
+    assert sorted(sum(parts, [])) == sorted(frame["id_str"])
+
+
+def test_the_split_does_not_depend_on_the_order_of_rows(frame):
+    first, second = module(catalog=frame), module(catalog=frame.sample(frac=1, random_state=1))
+    assert set(first.catalogs["val"]["id_str"]) == set(second.catalogs["val"]["id_str"])
+
+
+def test_a_test_fraction_of_zero_works(frame):
+    data = module(catalog=frame, train_fraction=0.8, val_fraction=0.2, test_fraction=0)
+    data.setup()
+    assert len(data.datasets["test"]) == 0
+    with pytest.raises(ValueError, match="no test galaxies: their catalog is empty"):
+        data.test_dataloader()
+
+
+def test_fewer_galaxies_than_a_batch_are_one_batch(frame):
+    data = module(train_catalog=frame.head(5), val_catalog=frame.tail(1), batch_size=256)
+    data.setup("fit")
+    assert [len(batch["image"]) for batch in data.train_dataloader()] == [5]
+    assert next(iter(data.val_dataloader()))["smooth_yes"].shape == (1,)
+
+
+def test_training_views_are_random_and_all_others_fixed(frame):
+    data = module(train_catalog=frame, val_catalog=frame, test_catalog=frame)
+    data.setup()
+    for name, same in (("train", False), ("val", True), ("test", True)):
+        loader = getattr(data, f"{name}_dataloader")()
+        first, second = (
+            {i: x for b in loader for i, x in zip(b["id_str"], b["image"], strict=True)}
+            for _ in range(2)
+        )
+        assert torch.equal(first["g1"], second["g1"]) == same
+
+
+def test_galaxies_to_predict_come_in_order_and_need_no_labels(frame):
+    data = module(predict_catalog=frame[["id_str", "file_loc"]])
+    data.setup("predict")
+    assert ids(data.predict_dataloader()) == list(frame["id_str"])
+    assert set(next(iter(data.predict_dataloader()))) == {"image", "id_str"}
+
+
+def test_label_cols_none_gives_images_and_ids(frame):
+    data = module(label_cols=None, train_catalog=frame)
+    data.setup("fit")
+    assert set(next(iter(data.train_dataloader()))) == {"image", "id_str"}
+    assert isinstance(data.datasets["train"], CatalogDataset)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({}, "give catalog=, or train_catalog="),
+        ({"catalog": "frame", "train_catalog": "frame"}, "not both"),
+        ({"catalog": "frame", "test_fraction": 0.5}, "sum to 1"),
+        ({"catalog": "twice"}, "appears more than once"),
+        ({"catalog": "frame", "label_cols": ["smoth_yes"]}, "no column 'smoth_yes', did you mean"),
+    ],
+)
+def test_misuse_is_told(frame, arguments, told):
+    tables = {"frame": frame, "twice": pd.concat([frame, frame])}
+    with pytest.raises(ValueError, match=told):
+        module(**{k: tables.get(str(v), v) for k, v in arguments.items()}).setup()
+
+
+def test_label_cols_must_be_a_list(frame):
+    with pytest.raises(ValueError, match=r"use \['ring'\]"):
+        CatalogDataModule("ring", catalog=frame)
+
+
+def test_a_split_that_was_not_set_up_is_told(frame):
+    data = module(train_catalog=frame)
+    with pytest.raises(ValueError, match="call setup"):
+        data.train_dataloader()
+    data.setup()
+    with pytest.raises(ValueError, match="none was given"):
+        data.val_dataloader()
+    with pytest.raises(ValueError, match="no stage 'training'"):
+        data.setup("training")

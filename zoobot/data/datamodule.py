@@ -1,0 +1,154 @@
+"""CatalogDataModule: training, validation, test and prediction galaxies of catalogs, as loaders."""
+
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+import torch
+
+from zoobot.data.catalog import check_ids, split_catalog
+from zoobot.data.loaders import (
+    CatalogDataset,
+    CatalogLoader,
+    GalaxyLoader,
+    eval_loader,
+    train_loader,
+)
+from zoobot.data.views import default_view_config, get_galaxy_transform, minimal_view_config
+
+STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
+
+
+class CatalogDataModule:
+    """Loaders over the galaxies of one catalog, which is split, or of separate catalogs.
+
+    A catalog is a table with ``id_str``, ``file_loc`` (or ``image``, encoded bytes) and the label
+    columns.
+
+    Args:
+        label_cols: label columns; None for galaxies without labels.
+        train_transform: for training galaxies: a view, or any torchvision v2 transform; by default
+            ``default_view_config()``'s.
+        test_transform: for all others; by default ``minimal_view_config()``'s.
+        catalog: split by its ``split`` column if it has one, else by the fractions and a seeded
+            hash of ``id_str``.
+        train_catalog, val_catalog, test_catalog, predict_catalog: instead of ``catalog``.
+        batch_size: galaxies of an optimiser step, over all processes.
+        num_workers, prefetch_factor: image-reading processes for each process, and the batches
+            that each keeps ready.
+        seed: of the split, the order and the views.
+        channels, fits_scaling: of the images, see ``CatalogDataset``.
+        grad_accumulation: micro-batches of an optimiser step.
+
+    Raises:
+        ValueError: for both kinds of catalog or none, ids that repeat, or fractions that don't sum
+            to 1; from ``setup``, for labels that are missing or no numbers.
+    """
+
+    def __init__(
+        self,
+        label_cols: Sequence[str] | None,
+        train_transform: Callable | None = None,
+        test_transform: Callable | None = None,
+        catalog: pd.DataFrame | None = None,
+        train_fraction: float = 0.7,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.2,
+        train_catalog: pd.DataFrame | None = None,
+        val_catalog: pd.DataFrame | None = None,
+        test_catalog: pd.DataFrame | None = None,
+        predict_catalog: pd.DataFrame | None = None,
+        batch_size: int = 256,
+        num_workers: int = 4,
+        prefetch_factor: int = 4,
+        seed: int = 42,
+        *,
+        channels: int = 3,
+        fits_scaling: str = "asinh",
+        grad_accumulation: int = 1,
+    ):
+        if isinstance(label_cols, str):
+            raise ValueError(f"label_cols is a list of columns: use [{label_cols!r}]")
+        self.label_cols = list(label_cols or [])
+        self.train_transform = train_transform or get_galaxy_transform(default_view_config())
+        self.test_transform = test_transform or get_galaxy_transform(minimal_view_config())
+        self.catalogs = {
+            "train": train_catalog,
+            "val": val_catalog,
+            "test": test_catalog,
+            "predict": predict_catalog,
+        }
+        if catalog is not None:
+            given = [s for s in ("train", "val", "test") if self.catalogs[s] is not None]
+            if given:
+                raise ValueError(f"give catalog= to be split, or {given[0]}_catalog=, not both")
+            fractions = (train_fraction, val_fraction, test_fraction)
+            check_ids(catalog, "catalog")
+            self.catalogs.update(split_catalog(catalog, fractions, seed, "catalog"))
+        elif all(table is None for table in self.catalogs.values()):
+            raise ValueError("give catalog=, or train_catalog= and val_catalog=, ...")
+        for split, table in self.catalogs.items():
+            if table is not None:
+                check_ids(table, f"{split}_catalog")
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.prefetch_factor = prefetch_factor
+        self.seed = seed
+        self.channels = channels
+        self.fits_scaling = fits_scaling
+        self.grad_accumulation = grad_accumulation
+        self.datasets: dict[str, CatalogDataset] = {}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Make the datasets of a stage: ``fit``, ``validate``, ``test`` or ``predict``; None: all.
+
+        Raises:
+            ValueError: for another stage, or labels that are missing or no numbers.
+        """
+        if stage not in (None, *STAGES):
+            raise ValueError(f"no stage {stage!r}: use {', '.join(STAGES)}")
+        for split in STAGES.get(stage, self.catalogs):
+            if self.catalogs[split] is not None and split not in self.datasets:
+                self.datasets[split] = self._dataset(split)
+
+    def _dataset(self, split: str) -> CatalogDataset:
+        return CatalogDataset(
+            self.catalogs[split],
+            self.label_cols if split != "predict" else None,
+            self.train_transform if split == "train" else self.test_transform,
+            channels=self.channels,
+            fits_scaling=self.fits_scaling,
+            seed=self.seed,
+        )
+
+    def galaxies(self, split: str) -> GalaxyLoader:
+        """A loader of ``train`` (shuffled), ``val``, ``test`` or ``predict`` for the loop."""
+        if split not in self.datasets:
+            reason = "call setup() first" if self.catalogs[split] is not None else "none was given"
+            raise ValueError(f"there are no {split} galaxies: {reason}")
+        dataset = self.datasets[split]
+        if len(dataset) == 0:
+            raise ValueError(f"there are no {split} galaxies: their catalog is empty")
+        loading = {
+            "num_workers": self.num_workers,
+            "pin_memory": torch.cuda.is_available(),
+            "prefetch_factor": self.prefetch_factor,
+        }
+        if split == "train":
+            return train_loader(dataset, self.batch_size, self.grad_accumulation, **loading)
+        return eval_loader(dataset, self.batch_size, **loading)
+
+    def train_dataloader(self) -> CatalogLoader:
+        """Shuffled training galaxies in random views: image, id_str, an entry a label column."""
+        return CatalogLoader(self.galaxies("train"))
+
+    def val_dataloader(self) -> CatalogLoader:
+        """Validation galaxies, in order."""
+        return CatalogLoader(self.galaxies("val"))
+
+    def test_dataloader(self) -> CatalogLoader:
+        """Test galaxies, in order."""
+        return CatalogLoader(self.galaxies("test"))
+
+    def predict_dataloader(self) -> CatalogLoader:
+        """Galaxies to predict, in order, without labels."""
+        return CatalogLoader(self.galaxies("predict"))
