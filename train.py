@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 
-from zoobot import checkpoint, distributed, engine, logs, metrics, options, plots
-from zoobot.data import catalog, demo, loaders
-from zoobot.data.views import GalaxyView, default_view_config, minimal_view_config
-from zoobot.models import ZoobotTree, image_size_kwargs
+from zoobot import checkpoint, distributed, engine, logs, metrics, optim, options, plots
+from zoobot.data import catalog, demo
+from zoobot.encoders import image_size_kwargs
+from zoobot.models import ZoobotTree
 from zoobot.schemas import get_schema
 
 DEMO = {
@@ -40,33 +40,22 @@ def make_parser() -> options.Parser:
     parser.epilog = "With the demo catalog other defaults hold: " + ", ".join(
         f"--{key.replace('_', '-')} {value}" for key, value in DEMO.items() if key != "schema"
     )
-    data = parser.add_argument_group("data")
-    data.add_argument("--catalog", default="demo", help="galaxies; demo: simulated on the spot")
-    data.add_argument("--val-catalog", help="validation galaxies, if not split off")
-    data.add_argument("--test-catalog", help="test galaxies, if not split off")
+    data = options.add_data_options(parser, catalog="demo")
     data.add_argument("--schema", help="a named decision tree, or PATH.json")
-    data.add_argument("--fits-scaling", default="asinh", help="brightness of FITS images")
-    data.add_argument(
-        "--shear",
-        type=options.non_negative,
-        default=20.0,
-        help="largest shear of training views, degrees; it blurs how round a galaxy is",
-    )
     model = parser.add_argument_group("model")
     model.add_argument("--encoder", default="convnext_nano", help="any timm encoder")
-    model.add_argument("--channels", type=int, choices=[1, 3], default=3, help="of the images")
-    model.add_argument("--image-size", type=options.positive_int, default=224, help="side, pixels")
     model.add_argument("--dropout", type=options.fraction, default=0.2, help="of the head")
-    options.add_optimisation_options(
-        parser, batch_size=128, lr=1e-3, weight_decay=0.01, grad_clip=0.3
+    optimisation = options.add_optimisation_options(
+        parser, batch_size=128, epochs=30, patience=8, grad_clip=0.3
     )
+    add = optimisation.add_argument
+    add("--lr", type=options.non_negative, default=1e-3, help="peak learning rate of AdamW")
+    add("--weight-decay", type=options.non_negative, default=0.01, help="of encoder matrices")
+    add("--betas", type=float, nargs=2, default=[0.9, 0.999], help="of AdamW")
+    add("--scheduler", choices=optim.SCHEDULES, default="cosine", help="after the warm-up")
+    add("--warmup-epochs", type=options.non_negative, default=1.0, help="linear warm-up")
     options.add_hardware_options(parser)
-    output = parser.add_argument_group("output")
-    output.add_argument("--save-dir", default="runs/train", help="folder of the run")
-    output.add_argument("--save-top-k", type=int, default=1, help="best checkpoints to keep")
-    output.add_argument(
-        "--resume", default="auto", help="auto: go on if --save-dir holds a run; never; or PATH"
-    )
+    options.add_output_options(parser, save_dir="runs/train")
     return parser
 
 
@@ -98,13 +87,7 @@ def train(opt: argparse.Namespace, device: torch.device) -> None:
     )
     votes = {s: catalog.votes(t, schema.label_cols, f"{path} ({s})") for s, t in splits.items()}
 
-    datasets = make_datasets(opt, splits, votes)
-    pin = device.type == "cuda"
-    train_batches = loaders.train_loader(
-        datasets["train"], opt.batch_size, opt.grad_accumulation, opt.num_workers, pin
-    )
-    val_batches = loaders.eval_loader(datasets["val"], opt.batch_size, opt.num_workers, pin)
-
+    data = options.make_data(opt, splits, schema.label_cols)
     torch.manual_seed(opt.seed)
     model = make_model(opt, schema)
     settings = engine.Settings(
@@ -112,8 +95,7 @@ def train(opt: argparse.Namespace, device: torch.device) -> None:
         dtype=engine.choose_dtype(opt.precision, device),
         epochs=opt.epochs,
         patience=opt.patience,
-        schedule=opt.scheduler,
-        warmup_epochs=opt.warmup_epochs,
+        scheduler_kwargs=optim.warm_then(opt.scheduler, opt.epochs, opt.warmup_epochs, opt.lr),
         grad_clip=opt.grad_clip or None,
         seed=opt.seed,
         save_top_k=opt.save_top_k,
@@ -126,29 +108,10 @@ def train(opt: argparse.Namespace, device: torch.device) -> None:
         f"{len(splits['train'])} galaxies to train on, {len(splits['val'])} to validate; "
         f"{schema!r}; {opt.encoder} at {opt.image_size} px, {settings.dtype} on {device}"
     )
-    engine.fit(
-        model, model.configure_optimizers(), train_batches, val_batches, settings, run, resume_from
-    )
-    report(opt, run, model, schema, splits, votes, datasets, settings)
-
-
-def make_datasets(opt, splits, votes) -> dict[str, loaders.CatalogDataset]:
-    """Training galaxies in random views, validation and test galaxies in the fixed one."""
-    views = {"train": default_view_config(), "val": minimal_view_config()}
-    views["train"].random_affine["shear"] = (0, opt.shear, 0, opt.shear)
-    for view in views.values():
-        view.output_size = opt.image_size
-    return {
-        split: loaders.CatalogDataset(
-            table,
-            GalaxyView(views["train" if split == "train" else "val"]),
-            votes[split],
-            channels=opt.channels,
-            fits_scaling=opt.fits_scaling,
-            seed=opt.seed,
-        )
-        for split, table in splits.items()
-    }
+    optimizer = model.to(device).configure_optimizers()
+    batches = (data.galaxies("train"), data.galaxies("val"))
+    engine.fit(model, optimizer, *batches, settings, run, resume_from)
+    report(opt, run, model, schema, votes, data, settings)
 
 
 def make_model(opt, schema) -> ZoobotTree:
@@ -166,16 +129,15 @@ def make_model(opt, schema) -> ZoobotTree:
     )
 
 
-def report(opt, run, model, schema, splits, votes, datasets, settings) -> None:
+def report(opt, run, model, schema, votes, data, settings) -> None:
     """Evaluate the best weights, print the tables, draw the figures."""
     distributed.barrier()
     weights, _ = checkpoint.load_weights(Path(opt.save_dir) / "best.safetensors")
     model.load_state_dict(weights)
     best = {}
     for split, name in (("val", "validation"), ("test", "test")):
-        if len(datasets[split]):
-            batches = loaders.eval_loader(datasets[split], opt.batch_size, opt.num_workers)
-            best[name] = engine.evaluate(model, batches, settings)
+        if len(votes[split]):
+            best[name] = engine.evaluate(model, data.galaxies(split), settings)
             table = metrics.question_table(best[name], torch.from_numpy(votes[split]), schema)
             run.say(f"\n{name}, best weights\n{table}")
     if not distributed.is_main():
@@ -184,7 +146,7 @@ def report(opt, run, model, schema, splits, votes, datasets, settings) -> None:
         run.log(run.last_epoch, "test", best["test"])
     marks = {}
     if opt.catalog == "demo":
-        truth = torch.tensor(demo.true_probabilities(splits["val"], schema.label_cols))
+        truth = torch.tensor(demo.true_probabilities(data.catalogs["val"], schema.label_cols))
         train_votes, val_votes = (torch.from_numpy(votes[s]) for s in ("train", "val"))
         marks = metrics.vote_marks(train_votes, val_votes, truth, schema)
         loss = best["validation"]["supervised_loss"]
@@ -196,7 +158,7 @@ def report(opt, run, model, schema, splits, votes, datasets, settings) -> None:
     folder = Path(opt.save_dir)
     plots.plot_curves(logs.read_metrics(folder), folder / "curves.png", marks)
     plots.plot_questions(best["validation"], schema, folder / "questions.png")
-    plots.plot_galaxies(splits["train"], schema, folder / "galaxies.png")
+    plots.plot_galaxies(data.catalogs["train"], schema, folder / "galaxies.png")
     run.say(f"\nweights {folder / 'best.safetensors'}; figures {folder / 'curves.png'}, ...")
 
 

@@ -2,7 +2,7 @@
 
 A ``.ckpt`` is a dict of plain types and tensors saved by ``torch.save`` and read with
 ``weights_only=True``. A ``.safetensors`` holds the weights alone and, in its metadata, all that is
-needed to rebuild the model.
+needed to rebuild the model. Lightning's checkpoints of Zoobot 2.x are read, not written.
 """
 
 import json
@@ -63,19 +63,89 @@ def save_checkpoint(path: str | Path, state: dict) -> None:
 
 def load_checkpoint(path: str | Path) -> dict:
     """Read a training state onto the CPU; ValueError names a file that is no checkpoint of ours."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise ValueError(f"no checkpoint {path}") from None
-    except Exception as error:  # torch.load raises many kinds for a torn or foreign file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is not a readable checkpoint: {reason}") from error
+    state = _unpickle(path)
     version = state.get("format_version") if isinstance(state, dict) else None
     if version != FORMAT_VERSION:
         raise ValueError(
             f"{path} has checkpoint format {version}; this version reads {FORMAT_VERSION}"
         )
     return state
+
+
+class _Inert:
+    """Stands in for a class named in a Lightning checkpoint: holds what it is given, runs nothing.
+
+    ``weights_only`` loading sets its attributes; those of a decision tree are all that is read.
+    """
+
+    def __init__(self, *args, **kwargs):
+        pass
+
+
+LIGHTNING_CLASSES = ("zoobot.", "galaxy_datasets.", "lightning.", "pytorch_lightning.")
+
+
+def _unpickle(path: str | Path) -> object:
+    """The contents of a ``torch.save`` file on the CPU; nothing in it is executed."""
+    try:
+        named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        inert = [(_Inert, name) for name in named if name.startswith(LIGHTNING_CLASSES)]
+        with torch.serialization.safe_globals(inert):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ValueError(f"no checkpoint {path}") from None
+    except Exception as error:  # torch.load raises many kinds for a torn or foreign file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} is not a readable checkpoint: {reason}") from error
+
+
+def load_model(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
+    """Weights and description of a model: a ``.safetensors`` or ``.ckpt`` of ours, or Lightning's.
+
+    A description of Lightning's has ``class`` None, the ``arguments`` with which the model was
+    made, where they are plain, and the ``encoder`` if they tell.
+
+    Raises:
+        ValueError: for a file that is none of these.
+    """
+    if str(path).endswith(".safetensors"):
+        return load_weights(path)
+    state = _unpickle(path)
+    if isinstance(state, dict) and "format_version" in state:
+        state = load_checkpoint(path)
+        return state["model"], state["description"]
+    if not isinstance(state, dict) or not isinstance(state.get("state_dict"), dict):
+        raise ValueError(f"{path} is no checkpoint of this package or of Zoobot 2.x")
+    weights = {
+        _key_without_wrappers(key): value
+        for key, value in state["state_dict"].items()
+        if torch.is_tensor(value)
+    }
+    return weights, _describe_lightning(state.get("hyper_parameters") or {})
+
+
+def _key_without_wrappers(key: str) -> str:
+    """Zoobot 2.x's names as ours: no torch.compile prefix, one name for a tree's linear layer."""
+    return key.replace("_orig_mod.", "").replace("head.1.0.", "head.linear.")
+
+
+def _describe_lightning(hyper_parameters) -> dict:
+    arguments = dict(getattr(hyper_parameters, "__dict__", hyper_parameters))
+    schema = getattr(arguments.pop("schema", None), "__dict__", {})
+    for key in ("question_answer_pairs", "dependencies"):
+        if key in schema:
+            arguments.setdefault(key, schema[key])
+    name = arguments.get("architecture_name") or arguments.get("name") or ""
+    architecture = name.rpartition("/")[2].removeprefix("zoobot-encoder-")
+    architecture = architecture.removeprefix("greyscale-").partition(".")[0]
+    channels = 1 if arguments.get("greyscale") else arguments.get("channels", 3)
+    kwargs = {k: v for k, v in (arguments.get("timm_kwargs") or {}).items() if k != "pretrained"}
+    encoder = {"architecture": architecture, "channels": channels, "timm_kwargs": kwargs}
+    return {
+        "class": None,
+        "encoder": encoder if architecture else None,
+        "arguments": arguments,
+    }
 
 
 def duplicate(path: str | Path, second: str | Path) -> None:

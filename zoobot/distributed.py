@@ -4,6 +4,7 @@ Everything here also works in a single process without torch.distributed, where 
 Under torchrun the environment (RANK, WORLD_SIZE, LOCAL_RANK) decides.
 """
 
+import atexit
 import contextlib
 import os
 
@@ -35,16 +36,17 @@ def is_main() -> bool:
 
 @contextlib.contextmanager
 def process_group(device: torch.device):
-    """Join the other processes of the run for the length of a ``with`` block: nccl or gloo."""
-    if world_size() == 1:
-        yield
-        return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield
-        dist.barrier()
-    finally:
-        dist.destroy_process_group()
+    """Run a ``with`` block together with the other processes, over nccl or gloo."""
+    join(device)
+    yield
+    barrier()
+
+
+def join(device: torch.device) -> None:
+    """Join the other processes of the run until this one ends."""
+    if world_size() > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        atexit.register(dist.destroy_process_group)
 
 
 def choose_device(name: str) -> torch.device:

@@ -2,10 +2,10 @@
 
 import functools
 import importlib.metadata
+import itertools
 import json
 import math
 import platform
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +18,7 @@ from tqdm import tqdm
 from zoobot import checkpoint, distributed
 
 PACKAGES = ("torchvision", "timm", "numpy", "pandas", "pyarrow", "pillow", "safetensors")
+RUN_FILES = ("config.json", "metrics.jsonl", "best.safetensors", "checkpoints", "tensorboard")
 
 
 def environment() -> dict:
@@ -66,6 +67,12 @@ class Run:
         description: how to build the model again (``model.describe()`` and the image size).
         metric_key: (split, name) -> the metric's name in the logs.
         resume_from: the state that is continued, if any; log lines after its epoch are dropped.
+            Without it, an earlier run's files are moved to ``earlier-1``, ``earlier-2``, ...
+        file_template: names checkpoints; ``{epoch}`` becomes ``epoch=N``.
+        show_progress: draw progress bars.
+
+    Raises:
+        ValueError: if ``file_template`` lacks the epoch or names something else.
     """
 
     def __init__(
@@ -75,8 +82,15 @@ class Run:
         description: dict,
         metric_key: Callable[[str, str], str],
         resume_from: dict | None = None,
+        *,
+        file_template: str = "{epoch}",
+        show_progress: bool = True,
     ):
         self.save_dir = Path(save_dir)
+        self._template = file_template
+        self._show_progress = show_progress
+        if self._file_name(1) == self._file_name(2):
+            raise ValueError(f"file_template {file_template!r} lacks {{epoch}}")
         self.checkpoint_dir = self.save_dir / "checkpoints"
         self._config = config
         self._description = description
@@ -85,12 +99,12 @@ class Run:
         self._lines: list[dict] = []
         if not self._is_main:
             return
-        self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
         resumed_epoch = 0
         if resume_from is None:
-            self._forget_earlier_run()
+            self._set_earlier_run_aside()
         else:
             resumed_epoch = resume_from["progress"]["epoch"]
+        self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
         self._lines = [
             line
             for line in read_metrics(self.save_dir)
@@ -102,14 +116,23 @@ class Run:
             self.save_dir / "tensorboard", purge_step=resumed_epoch + 1
         )
 
-    def _forget_earlier_run(self) -> None:
-        shutil.rmtree(self.save_dir / "tensorboard", ignore_errors=True)
-        checkpoint.remove(list(self.checkpoint_dir.glob("*.ckpt")))
-        checkpoint.remove([self.save_dir / "metrics.jsonl", self.save_dir / "best.safetensors"])
+    def _set_earlier_run_aside(self) -> None:
+        if not (self.save_dir / "metrics.jsonl").exists():
+            return
+        aside = next(
+            folder
+            for number in itertools.count(1)
+            if not (folder := self.save_dir / f"earlier-{number}").exists()
+        )
+        aside.mkdir()
+        for name in RUN_FILES:
+            if (self.save_dir / name).exists():
+                (self.save_dir / name).rename(aside / name)
 
     def progress_bar(self, text: str, total: int | None = None) -> Callable:
         """Wraps an iterable in a tqdm bar: on the main process and in a terminal only."""
-        disable = None if self._is_main else True  # None: where stderr is no terminal
+        shown = self._is_main and self._show_progress
+        disable = None if shown else True  # None: where stderr is no terminal
         return functools.partial(tqdm, desc=text, total=total, disable=disable, leave=False)
 
     def say(self, text: str) -> None:
@@ -134,8 +157,13 @@ class Run:
         for name, value in named.items():
             self._tensorboard.add_scalar(name, value, epoch)
         self._tensorboard.flush()
-        name, value = next(iter(named.items()))
-        self.say(f"epoch {epoch:3d}  {name} {value:.4f}")
+        told = [f"{name} {value:.4f}" for name, value in named.items() if name.count("/") == 1]
+        self.say(f"epoch {epoch:3d}  {'  '.join(told)}")
+
+    def metrics_of(self, epoch: int) -> dict[str, float]:
+        """The metrics that were logged for an epoch, of all splits."""
+        lines = [line for line in self._lines if line["epoch"] == epoch]
+        return {k: v for line in lines for k, v in line.items() if k not in ("epoch", "split")}
 
     def save(self, state: dict, weights: dict, outranked: list[int]) -> None:
         """Write the state after an epoch: ``epoch=N.ckpt`` if it is among the best, ``last.ckpt``.
@@ -158,8 +186,19 @@ class Run:
             checkpoint.save_checkpoint(last, state)
         checkpoint.remove([self._epoch_path(dropped) for dropped in outranked])
 
+    def best_path(self, epoch: int) -> Path:
+        """The best epoch's checkpoint, or its weights where no checkpoint is kept."""
+        path = self._epoch_path(epoch)
+        return path if path.exists() else self.save_dir / "best.safetensors"
+
     def _epoch_path(self, epoch: int) -> Path:
-        return self.checkpoint_dir / f"epoch={epoch}.ckpt"
+        return self.checkpoint_dir / self._file_name(epoch)
+
+    def _file_name(self, epoch: int) -> str:
+        try:
+            return self._template.format(epoch=f"epoch={epoch}") + ".ckpt"
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError(f"file_template {self._template!r} may name {{epoch}} only") from error
 
 
 def find_state(

@@ -1,6 +1,7 @@
 """Exact means over galaxies: sums and counts stay on the device and meet once an epoch."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -27,9 +28,35 @@ class Means:
         self._totals[1] += weights.sum(0)
 
     def result(self) -> dict[str, float]:
-        """Mean of each quantity over all examples of all ranks; left out where nothing counted."""
+        """Mean of each quantity over all examples of all ranks; left out where nothing counted.
+
+        What is called ``rmse`` was given as squared errors, and is the root of their mean.
+        """
         sums, counts = distributed.all_reduce_sum(self._totals.clone()).tolist()
-        return {n: s / c for n, s, c in zip(self.names, sums, counts, strict=True) if c > 0}
+        means = {n: s / c for n, s, c in zip(self.names, sums, counts, strict=True) if c > 0}
+        return {n: math.sqrt(m) if n == "rmse" else m for n, m in means.items()}
+
+
+class ExampleMeasures:
+    """What is measured where an example has one label: the loss, and one thing more.
+
+    Args:
+        name, measure: ``measure(outputs, labels)`` gives values (B,), their mean is ``name``.
+    """
+
+    def __init__(self, name: str | None = None, measure: Callable | None = None):
+        self.names = ["loss", name] if name else ["loss"]
+        self._measure = measure
+
+    def __call__(
+        self, losses: torch.Tensor, outputs: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Values and weights (B, 1 or 2) for ``Means`` from losses (B, K)."""
+        values = [losses.sum(1)]
+        if self._measure is not None:
+            values.append(self._measure(outputs, labels).to(values[0].dtype))
+        stacked = torch.stack(values, dim=1)
+        return stacked, torch.ones_like(stacked)
 
 
 class VoteMeasures:

@@ -3,53 +3,16 @@
 import contextlib
 from collections.abc import Sequence
 
-import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from zoobot import losses, optim
+from zoobot import encoders, losses, optim
+from zoobot.encoders import get_encoder_dim as get_encoder_dim
+from zoobot.encoders import get_pytorch_encoder as get_pytorch_encoder
+from zoobot.encoders import save_encoder as save_encoder
 from zoobot.metrics import VoteMeasures
-from zoobot.schemas import Schema, did_you_mean
-
-
-def get_pytorch_encoder(
-    architecture_name: str = "convnext_nano", channels: int = 3, **timm_kwargs
-) -> nn.Module:
-    """A timm encoder without classifier: images (B, channels, H, W) to pooled features (B, D).
-
-    Raises:
-        ValueError: if timm has no such encoder (near names are suggested) or refuses the options.
-    """
-    if not timm.is_model(architecture_name):
-        near = did_you_mean(architecture_name, timm.list_models())
-        raise ValueError(f"timm has no encoder {architecture_name!r}{near}")
-    timm_kwargs.setdefault("num_classes", 0)
-    try:
-        return timm.create_model(architecture_name, in_chans=channels, **timm_kwargs)
-    except (TypeError, AssertionError, RuntimeError) as error:
-        raise ValueError(f"encoder {architecture_name!r} refuses {timm_kwargs}: {error}") from error
-
-
-def image_size_kwargs(architecture_name: str, image_size: int) -> dict:
-    """timm's ``img_size`` for encoders that are built for one image size (ViT, Swin), else {}."""
-    config = timm.get_pretrained_cfg(architecture_name, allow_unregistered=True)
-    return {"img_size": image_size} if config and config.fixed_input_size else {}
-
-
-def get_encoder_dim(encoder: nn.Module, channels: int = 3) -> int:
-    """Width D of the pooled features: from timm where it knows it, else by encoding one image."""
-    for attribute in ("head_hidden_size", "num_features"):
-        width = getattr(encoder, attribute, None)
-        if isinstance(width, int):
-            return width
-    parameter = next(encoder.parameters())
-    was_training = encoder.training
-    encoder.eval()
-    with torch.no_grad():
-        width = encoder(parameter.new_zeros(1, channels, 224, 224)).shape[-1]
-    encoder.train(was_training)
-    return width
+from zoobot.schemas import Schema
 
 
 class DirichletHead(nn.Module):
@@ -84,6 +47,24 @@ def get_pytorch_dirichlet_head(
 ) -> DirichletHead:
     """The Dirichlet head, with dropout on in evaluation too if ``test_time_dropout``."""
     return DirichletHead(encoder_dim, output_dim, dropout_rate, dropout_always=test_time_dropout)
+
+
+def label_tensor(batch: dict, columns: Sequence[str]) -> torch.Tensor:
+    """The labels (B, L) of a batch in these columns' order, from either form of batch.
+
+    Raises:
+        ValueError: if the batch lacks a column.
+    """
+    present = batch.get("label_cols", batch)
+    for column in columns:
+        if column not in present:
+            found = [key for key in present if key not in ("image", "id_str", "labels")]
+            raise ValueError(f"batches have no label column {column!r}; they have {found[:10]}")
+    if "label_cols" not in batch:
+        return torch.stack([batch[column] for column in columns], dim=1)
+    if list(columns) == batch["label_cols"]:
+        return batch["labels"]
+    return batch["labels"][:, [batch["label_cols"].index(column) for column in columns]]
 
 
 class ZoobotTree(nn.Module):
@@ -134,9 +115,9 @@ class ZoobotTree(nn.Module):
         self.timm_kwargs = dict(timm_kwargs or {})
         self.optimizer_kwargs = {"learning_rate": learning_rate, "weight_decay": weight_decay}
         self.betas = tuple(betas)
-        self.encoder = get_pytorch_encoder(architecture_name, channels, **self.timm_kwargs)
+        self.encoder = encoders.get_pytorch_encoder(architecture_name, channels, **self.timm_kwargs)
         self.head = DirichletHead(
-            get_encoder_dim(self.encoder, channels),
+            encoders.get_encoder_dim(self.encoder, channels),
             len(schema.answers),
             dropout_rate,
             dropout_always=test_time_dropout,
@@ -151,9 +132,7 @@ class ZoobotTree(nn.Module):
 
     def batch_to_supervised_tuple(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
         """Images and votes (B, A): from one ``labels`` tensor, or one entry a label column."""
-        if "labels" in batch:
-            return batch["image"], batch["labels"]
-        return batch["image"], torch.stack([batch[c] for c in self.schema.label_cols], dim=1)
+        return batch["image"], label_tensor(batch, self.schema.label_cols)
 
     def losses(self, concentrations: torch.Tensor, votes: torch.Tensor) -> torch.Tensor:
         """Dirichlet-Multinomial loss of every question: (B, Q). A galaxy's loss is their sum."""
@@ -182,10 +161,9 @@ class ZoobotTree(nn.Module):
     def describe(self) -> dict:
         """What is needed to build this model again, as plain types."""
         return {
+            "class": "ZoobotTree",
             "task": "tree",
-            "encoder": self.architecture_name,
-            "channels": self.channels,
-            "timm_kwargs": {k: v for k, v in self.timm_kwargs.items() if k != "pretrained"},
+            "encoder": encoders.describe(self.architecture_name, self.channels, self.timm_kwargs),
             "dropout_rate": self.head.dropout_rate,
             "schema": self.schema.to_dict(),
         }
@@ -195,9 +173,9 @@ class ZoobotTree(nn.Module):
         """The model that ``describe`` described, with fresh weights."""
         return cls(
             schema=Schema.from_dict(description["schema"]),
-            architecture_name=description["encoder"],
-            channels=description["channels"],
-            timm_kwargs=description["timm_kwargs"],
+            architecture_name=description["encoder"]["architecture"],
+            channels=description["encoder"]["channels"],
+            timm_kwargs=description["encoder"]["timm_kwargs"],
             dropout_rate=description["dropout_rate"],
         )
 

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import yaml
 
-from zoobot import distributed, engine, optim
+from zoobot import distributed, engine
+from zoobot.data.datamodule import CatalogDataModule
 from zoobot.data.images import ImageError
+from zoobot.data.views import default_view_config, get_galaxy_transform, minimal_view_config
 from zoobot.schemas import did_you_mean
 
 
@@ -116,6 +118,55 @@ def fraction(text: str) -> float:
     return value
 
 
+def add_data_options(parser: Parser, *, catalog: str | None):
+    """Catalogs, and how their images become views; returns the group."""
+    group = parser.add_argument_group("data")
+    add = group.add_argument
+    demo = "; demo: simulated on the spot" if catalog == "demo" else ""
+    add("--catalog", default=catalog, required=catalog is None, help=f"galaxies{demo}")
+    add("--val-catalog", help="validation galaxies, if not split off")
+    add("--test-catalog", help="test galaxies, if not split off")
+    add("--image-size", type=positive_int, default=224, help="side of a view, pixels")
+    add("--channels", type=int, choices=[1, 3], default=3, help="of the images")
+    add("--fits-scaling", default="asinh", help="brightness of FITS images")
+    add(
+        "--shear",
+        type=non_negative,
+        default=20.0,
+        help="largest shear of training views, degrees; it blurs how round a galaxy is",
+    )
+    return group
+
+
+def make_data(options: argparse.Namespace, splits: dict, label_cols: list[str]):
+    """The data module that the options describe: random views to train on, fixed ones else."""
+    train_view, test_view = default_view_config(), minimal_view_config()
+    train_view.random_affine["shear"] = (0, options.shear, 0, options.shear)
+    train_view.output_size = test_view.output_size = options.image_size
+    return CatalogDataModule(
+        label_cols,
+        get_galaxy_transform(train_view),
+        get_galaxy_transform(test_view),
+        **{f"{split}_catalog": table for split, table in splits.items()},
+        batch_size=options.batch_size,
+        num_workers=options.num_workers,
+        seed=options.seed,
+        channels=options.channels,
+        fits_scaling=options.fits_scaling,
+        grad_accumulation=options.grad_accumulation,
+    )
+
+
+def add_output_options(parser: Parser, *, save_dir: str) -> None:
+    """Where the run's files go."""
+    group = parser.add_argument_group("output")
+    group.add_argument("--save-dir", default=save_dir, help="folder of the run")
+    group.add_argument("--save-top-k", type=int, default=1, help="best checkpoints to keep")
+    group.add_argument(
+        "--resume", default="auto", help="auto: go on if --save-dir holds a run; never; or PATH"
+    )
+
+
 def add_hardware_options(parser: Parser) -> None:
     """--device, --precision, --compile, --num-workers."""
     group = parser.add_argument_group("hardware")
@@ -133,26 +184,25 @@ def add_hardware_options(parser: Parser) -> None:
 
 
 def add_optimisation_options(
-    parser: Parser, *, batch_size: int, lr: float, weight_decay: float, grad_clip: float
-) -> None:
-    """Epochs, batch, rate and schedule."""
+    parser: Parser, *, batch_size: int, epochs: int, patience: int, grad_clip: float
+):
+    """Epochs, batch, clipping and seed; returns the group."""
     group = parser.add_argument_group("optimisation")
     add = group.add_argument
     add(
         "--batch-size", type=positive_int, default=batch_size, help="galaxies a step, all processes"
     )
     add("--grad-accumulation", type=positive_int, default=1, help="micro-batches a step")
+    add("--epochs", type=positive_int, default=epochs, help="at most this many passes")
     add(
-        "--epochs", type=positive_int, default=30, help="at most this many passes over the galaxies"
+        "--patience",
+        type=positive_int,
+        default=patience,
+        help="stop after this many without improvement",
     )
-    add("--patience", type=positive_int, default=8, help="stop after this many without improvement")
-    add("--lr", type=non_negative, default=lr, help="peak learning rate of AdamW")
-    add("--weight-decay", type=non_negative, default=weight_decay, help="of the encoder's matrices")
-    add("--betas", type=float, nargs=2, default=[0.9, 0.999], help="of AdamW")
-    add("--scheduler", choices=optim.SCHEDULES, default="cosine", help="after the warm-up")
-    add("--warmup-epochs", type=non_negative, default=1.0, help="linear warm-up")
     add("--grad-clip", type=non_negative, default=grad_clip, help="largest gradient norm; 0: none")
     add("--seed", type=int, default=42, help="of weights, split, order, views and dropout")
+    return group
 
 
 def run(

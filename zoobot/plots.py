@@ -23,12 +23,18 @@ def _tidy(axis) -> None:
     axis.grid(axis="y", color="0.92", zorder=0)
 
 
-def plot_curves(lines: list[dict], path: str | Path, marks: dict[str, float] | None = None) -> None:
+def plot_curves(
+    lines: list[dict],
+    path: str | Path,
+    marks: dict[str, float] | None = None,
+    label: str = "loss a galaxy, summed over questions",
+) -> None:
     """Loss against epoch for training and validation, from the lines of metrics.jsonl.
 
     Args:
         lines: as ``logs.read_metrics`` returns them.
-        marks: label -> loss, drawn as horizontal lines.
+        marks: name -> loss, drawn as horizontal lines.
+        label: of the vertical axis.
     """
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axis = figure.subplots()
@@ -50,10 +56,10 @@ def plot_curves(lines: list[dict], path: str | Path, marks: dict[str, float] | N
                     ha="center",
                     color=colour,
                 )
-    for label, loss in (marks or {}).items():
+    for name, loss in (marks or {}).items():
         axis.axhline(loss, color=GREY, ls="--", lw=1)
         axis.annotate(
-            f"{label} {loss:.3f}",
+            f"{name} {loss:.3f}",
             (1, loss),
             xycoords=("axes fraction", "data"),
             xytext=(-4, 3),
@@ -62,7 +68,7 @@ def plot_curves(lines: list[dict], path: str | Path, marks: dict[str, float] | N
             color=GREY,
         )
     axis.set_xlabel("epoch")
-    axis.set_ylabel("loss a galaxy, summed over questions")
+    axis.set_ylabel(label)
     axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     axis.margins(y=0.12)
     axis.legend(frameon=False)

@@ -1,0 +1,189 @@
+"""Finetune a pretrained encoder to classes, a number, or vote counts of your own.
+
+    python finetune.py --catalog rings.csv --label-col ring \\
+        --encoder hf_hub:mwalmsley/zoobot-encoder-convnext_nano --save-dir runs/rings
+    python finetune.py --catalog bars.csv --task regression --label-col bar_length \\
+        --encoder runs/evo/best.safetensors
+    torchrun --nproc-per-node 8 finetune.py --catalog cat.parquet --task tree \\
+        --schema tree.json --encoder convnext_nano
+
+The catalog has id_str, file_loc (or image), the label columns, and optionally split. Class labels
+are numbers from 0, or names.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from zoobot import distributed, encoders, finetune, logs, options, plots
+from zoobot.data import catalog
+from zoobot.schemas import get_schema
+from zoobot.trainer import Trainer
+
+MAY_CHANGE_ON_RESUME = set(
+    "config debug resume save_dir epochs patience num_workers device compile".split()
+)
+
+
+def make_parser() -> options.Parser:
+    parser = options.Parser(__doc__)
+    task = parser.add_argument_group("task")
+    add = task.add_argument
+    add("--task", choices=["classification", "regression", "tree"], default="classification")
+    add("--label-col", default="label", help="column of the label, but for trees")
+    add("--num-classes", type=int, help="by default as many as the catalog has")
+    add("--class-weights", help="balanced, or a weight a class as a JSON list")
+    add("--label-smoothing", type=options.fraction, default=0.0, help="of classification")
+    add("--loss", choices=finetune.LOSSES, default="mse", help="of regression")
+    add("--unit-interval", action="store_true", help="regression labels lie within 0-1")
+    add("--schema", help="of a tree: a named decision tree, or PATH.json")
+    options.add_data_options(parser, catalog=None)
+    model = parser.add_argument_group("model")
+    add = model.add_argument
+    add(
+        "--encoder",
+        default="hf_hub:mwalmsley/zoobot-encoder-convnext_nano",
+        help="NAME of timm, hf_hub:OWNER/NAME, local-dir:FOLDER, PATH.ckpt or PATH.safetensors",
+    )
+    add("--from-scratch", action="store_true", help="fresh weights for a NAME of timm")
+    add(
+        "--training-mode",
+        choices=finetune.TRAINING_MODES,
+        default="full",
+        help="head_only: the encoder is frozen",
+    )
+    add(
+        "--unfreeze-after",
+        type=int,
+        default=0,
+        metavar="EPOCHS",
+        help="freeze the encoder for the first epochs; patience counts from there",
+    )
+    add("--head-dropout-prob", type=options.fraction, default=0.5, help="dropout before the head")
+    optimisation = options.add_optimisation_options(
+        parser, batch_size=64, epochs=100, patience=10, grad_clip=0.0
+    )
+    add = optimisation.add_argument
+    add("--learning-rate", type=options.non_negative, default=1e-4, help="of the head")
+    add(
+        "--layer-decay", type=options.non_negative, default=0.75, help="of the rate, block by block"
+    )
+    add("--weight-decay", type=options.non_negative, default=0.05, help="of encoder matrices")
+    add("--scheduler-kwargs", metavar="JSON", help="of timm.scheduler.create_scheduler_v2")
+    options.add_hardware_options(parser)
+    options.add_output_options(parser, save_dir="runs/finetune")
+    return parser
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    return make_parser().parse(argv)
+
+
+def main(opt: argparse.Namespace) -> None:
+    device = distributed.choose_device(opt.device)
+    with distributed.process_group(device):
+        run(opt)
+
+
+def run(opt: argparse.Namespace) -> None:
+    schema = get_schema(opt.schema) if opt.task == "tree" and opt.schema else None
+    if opt.task == "tree" and schema is None:
+        raise ValueError("--task tree needs --schema: a named tree, or PATH.json")
+    label_cols = schema.label_cols if schema else [opt.label_col]
+    splits = catalog.load_splits(
+        opt.catalog, opt.val_catalog, opt.test_catalog, label_cols, opt.seed
+    )
+    class_names = None
+    if opt.task == "classification":
+        class_names = catalog.number_classes(splits, opt.label_col, opt.catalog)
+    data = options.make_data(opt, splits, label_cols)
+    model = make_model(opt, schema, class_names)
+    if opt.compile:
+        model.encoder.compile()
+
+    trainer = Trainer(
+        opt.save_dir,
+        save_top_k=opt.save_top_k,
+        max_epochs=opt.epochs,
+        patience=opt.patience,
+        device=opt.device,
+        precision=opt.precision,
+        grad_clip=opt.grad_clip or None,
+        unfreeze_after=opt.unfreeze_after,
+        seed=opt.seed,
+    )
+    config = vars(opt)
+    resume_from = logs.find_state(opt.save_dir, opt.resume, config, MAY_CHANGE_ON_RESUME)
+    trainer.fit(model, data, config=config, resume_from=resume_from)
+    report(opt, trainer, model, data)
+
+
+def make_model(opt, schema, class_names) -> finetune.FinetuneableZoobotAbstract:
+    """The encoder that the options name, under a head for the task."""
+    arguments = {
+        **encoder_arguments(opt),
+        "training_mode": opt.training_mode,
+        "layer_decay": opt.layer_decay,
+        "weight_decay": opt.weight_decay,
+        "learning_rate": opt.learning_rate,
+        "head_dropout_prob": opt.head_dropout_prob,
+        "scheduler_kwargs": from_json("--scheduler-kwargs", opt.scheduler_kwargs),
+        "greyscale": opt.channels == 1,
+        "seed": opt.seed,
+    }
+    if opt.task == "tree":
+        return finetune.FinetuneableZoobotTree(schema, **arguments)
+    if opt.task == "regression":
+        return finetune.FinetuneableZoobotRegressor(
+            opt.label_col, opt.loss, opt.unit_interval, **arguments
+        )
+    weights = opt.class_weights
+    return finetune.FinetuneableZoobotClassifier(
+        opt.num_classes or len(class_names),
+        opt.label_col,
+        opt.label_smoothing,
+        weights if weights == "balanced" else from_json("--class-weights", weights),
+        class_names=class_names if opt.num_classes in (None, len(class_names)) else None,
+        **arguments,
+    )
+
+
+def encoder_arguments(opt) -> dict:
+    """Which of the three sources of an encoder ``--encoder`` is."""
+    if encoders.is_file(opt.encoder):
+        return {"zoobot_checkpoint_loc": opt.encoder}
+    kwargs = encoders.image_size_kwargs(opt.encoder, opt.image_size)
+    if opt.from_scratch:
+        torch.manual_seed(opt.seed)
+        return {"encoder": encoders.get_pytorch_encoder(opt.encoder, opt.channels, **kwargs)}
+    return {"name": opt.encoder, "timm_kwargs": kwargs}
+
+
+def from_json(option: str, text: str | None):
+    """The value of an option that is JSON."""
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{option} {text!r} is not JSON: {error}") from error
+
+
+def report(opt, trainer, model, data) -> None:
+    """Metrics of the best weights, and the figure of how they came about."""
+    folder = Path(opt.save_dir)
+    trainer.validate(model, data)
+    best = dict(trainer.callback_metrics)
+    if len(data.catalogs["test"]):
+        best |= trainer.test(model, data, verbose=False)[0]
+    if distributed.is_main():
+        lines = [f"{name} {value:.4f}" for name, value in best.items() if name.count("/") == 1]
+        print("\nbest weights\n" + "\n".join(lines))
+        plots.plot_curves(logs.read_metrics(folder), folder / "curves.png", label="loss")
+        print(f"\nweights {folder / 'best.safetensors'}; figure {folder / 'curves.png'}")
+
+
+if __name__ == "__main__":
+    options.run(main, parse)

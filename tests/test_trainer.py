@@ -1,0 +1,366 @@
+import json
+import subprocess
+import sys
+import warnings
+
+import pandas as pd
+import pytest
+import timm
+import torch
+from conftest import REPO
+from torch.utils.data import DataLoader
+
+from zoobot.data import CatalogDataModule, get_galaxy_transform, minimal_view_config
+from zoobot.data.catalog import read_catalog
+from zoobot.finetune import (
+    FinetuneableZoobotClassifier,
+    FinetuneableZoobotRegressor,
+    FinetuneableZoobotTree,
+    get_trainer,
+)
+from zoobot.trainer import ForeignLoader
+
+
+@pytest.fixture
+def frame(small_catalog):
+    frame = read_catalog(small_catalog)
+    frame["label"] = (frame["smooth_yes"] > 10).astype(int)
+    frame["fraction"] = frame["smooth_yes"] / 20
+    return frame
+
+
+def data_module(frame, *label_cols, **arguments):
+    view = minimal_view_config()
+    view.output_size = 32
+    return CatalogDataModule(
+        list(label_cols),
+        get_galaxy_transform(view),
+        get_galaxy_transform(view),
+        **{"catalog": frame, "batch_size": 16, "num_workers": 0, **arguments},
+    )
+
+
+def encoder():
+    torch.manual_seed(0)
+    return timm.create_model("test_resnet", num_classes=0)
+
+
+def classifier(**arguments):
+    return FinetuneableZoobotClassifier(num_classes=2, encoder=encoder(), **arguments)
+
+
+def trainer(folder, **arguments):
+    return get_trainer(folder, **{"max_epochs": 2, "precision": "fp32", **arguments})
+
+
+def test_every_class_fits_validates_tests_and_predicts(frame, tree, tmp_path):
+    for model, columns, metrics in (
+        (classifier(), ["label"], {"loss", "acc"}),
+        (
+            FinetuneableZoobotRegressor("fraction", encoder=encoder()),
+            ["fraction"],
+            {"loss", "rmse"},
+        ),
+        (FinetuneableZoobotTree(schema=tree, encoder=encoder()), tree.label_cols, {"loss"}),
+    ):
+        data = data_module(frame, *columns)
+        run = trainer(tmp_path / type(model).__name__)
+        run.fit(model, data)
+        expected = {f"finetuning/{split}_{name}" for split in ("train", "val") for name in metrics}
+        assert expected <= set(run.callback_metrics)
+        fitted = {k: v for k, v in run.callback_metrics.items() if "val" in k}
+        assert run.validate(model, data)[0] == pytest.approx(fitted)
+        tested = run.test(model, data, ckpt_path="best", verbose=False)[0]
+        assert tested == run.callback_metrics
+        assert {f"finetuning/test_{name}" for name in metrics} <= set(tested)
+        assert all(type(value) is float for value in tested.values())
+        to_predict = data_module(frame, catalog=None, predict_catalog=frame)
+        assert sum(len(part) for part in run.predict(model, to_predict)) == 60
+
+
+def test_after_fit_the_model_has_the_best_weights(frame, tmp_path):
+    model = classifier(learning_rate=0.3)
+    run = trainer(tmp_path, max_epochs=4)
+    run.fit(model, data_module(frame, "label"))
+    lines = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    losses = [x["finetuning/val_loss"] for x in lines if x["split"] == "validation"]
+    best = losses.index(min(losses)) + 1
+    assert best < 4, "the last epoch is the best: the test can't tell"
+    assert run.best_model_path == str(tmp_path / "checkpoints" / f"epoch={best}.ckpt")
+    assert run.checkpoint_callback.best_model_path == run.best_model_path
+    saved = torch.load(run.best_model_path, weights_only=True)["model"]
+    assert all(torch.equal(value, saved[key]) for key, value in model.state_dict().items())
+
+
+def test_metrics_are_means_over_galaxies_not_over_batches(frame, tmp_path):
+    model = classifier(class_weights=[1.0, 5.0])
+    data = data_module(frame, "label", catalog=None, train_catalog=frame, val_catalog=frame,
+                       batch_size=59)  # fmt: skip
+    metrics = trainer(tmp_path).validate(model, data)[0]
+    with torch.no_grad():
+        batch = [x for x in data.val_dataloader()]
+        images = torch.cat([b["image"] for b in batch])
+        labels = torch.cat([b["label"] for b in batch])
+        right = (model.eval()(images).argmax(1) == labels).float().mean().item()
+        loss = model.loss(model(images), labels).mean().item()
+    assert metrics["finetuning/val_acc"] == pytest.approx(right)
+    assert metrics["finetuning/val_loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_rmse_is_the_root_of_the_mean_over_galaxies(frame, tmp_path):
+    model = FinetuneableZoobotRegressor("fraction", encoder=encoder())
+    data = data_module(frame, "fraction", catalog=None, val_catalog=frame, batch_size=59)
+    metrics = trainer(tmp_path).validate(model, data)[0]
+    assert metrics["finetuning/val_rmse"] == pytest.approx(metrics["finetuning/val_loss"] ** 0.5)
+
+
+def test_files_are_named_by_the_template_and_an_earlier_run_is_kept(frame, tmp_path):
+    data = data_module(frame, "label")
+    for _ in range(2):
+        run = trainer(tmp_path, file_template="rings-{epoch}", save_top_k=1, max_epochs=1)
+        run.fit(classifier(), data)
+    assert (tmp_path / "checkpoints" / "rings-epoch=1.ckpt").exists()
+    assert (tmp_path / "earlier-1" / "checkpoints" / "rings-epoch=1.ckpt").exists()
+    assert (tmp_path / "earlier-1" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("template", ["best", "{epoch}-{val_loss:.2f}"])
+def test_a_template_without_the_epoch_or_with_more_is_told(frame, tmp_path, template):
+    with pytest.raises(ValueError, match="file_template"):
+        trainer(tmp_path, file_template=template).fit(classifier(), data_module(frame, "label"))
+
+
+def weights_after(model):
+    return {key: value.clone() for key, value in model.state_dict().items()}
+
+
+def last_weights(folder):
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["model"]
+
+
+@pytest.mark.parametrize(
+    "scheduler_kwargs",
+    [None, {"sched": "cosine", "num_epochs": 4}, {"sched": "step", "decay_epochs": 1}],
+)
+def test_a_run_that_is_continued_is_the_run_never_stopped(frame, tmp_path, scheduler_kwargs):
+    data = data_module(frame, "label")
+    arguments = {"scheduler_kwargs": scheduler_kwargs, "learning_rate": 1e-2}
+    trainer(tmp_path / "whole", max_epochs=4).fit(classifier(**arguments), data)
+    trainer(tmp_path / "parts", max_epochs=2).fit(classifier(**arguments), data)
+    trainer(tmp_path / "parts", max_epochs=4).fit(classifier(**arguments), data, ckpt_path="last")
+    whole, parts = last_weights(tmp_path / "whole"), last_weights(tmp_path / "parts")
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+@pytest.mark.filterwarnings("ignore:PlateauLRScheduler")
+def test_a_schedule_that_follows_the_loss_is_continued_too(frame, tmp_path):
+    data = data_module(frame, "label")
+    plateau = {"sched": "plateau", "patience_epochs": 0, "decay_rate": 0.5}
+    rates = {}
+    for name, stops in (("whole", [6]), ("parts", [3, 6])):
+        for epochs in stops:
+            model = classifier(scheduler_kwargs=plateau, learning_rate=0.1)
+            run = trainer(tmp_path / name, max_epochs=epochs)
+            run.fit(model, data, ckpt_path="last" if epochs != stops[0] else None)
+        state = torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)
+        rates[name] = state["optimizer"]["param_groups"][0]["lr"]
+    assert rates["whole"] == rates["parts"] < 0.1
+
+
+def test_the_encoder_is_frozen_first_and_trained_after(frame, tmp_path):
+    data = data_module(frame, "label")
+    model = classifier()
+    before = weights_after(model)
+    run = trainer(tmp_path, max_epochs=3, save_top_k=3)
+    run.unfreeze_after = 2
+    run.fit(model, data)
+    encoders = [
+        {
+            k: v
+            for k, v in torch.load(
+                tmp_path / "checkpoints" / f"epoch={epoch}.ckpt", weights_only=True
+            )["model"].items()
+            if k.startswith("encoder.")
+        }
+        for epoch in (1, 2, 3)
+    ]
+    same = [all(torch.equal(v, before[k]) for k, v in weights.items()) for weights in encoders]
+    assert same == [True, True, False]
+
+
+def test_patience_counts_from_the_unfreezing(frame, tmp_path):
+    run = trainer(tmp_path, max_epochs=6, patience=1)
+    run.unfreeze_after = 4
+    run.fit(classifier(learning_rate=0.0), data_module(frame, "label"))
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert max(json.loads(line)["epoch"] for line in lines) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"max_epoch": 3}, "no argument 'max_epoch', did you mean 'max_epochs'"),
+        ({"precision": "half"}, "precision 'half' is none of"),
+        ({"devices": 4}, "torchrun --nproc-per-node 4"),
+        ({"accelerator": "tpu"}, "accelerator 'tpu' is none of"),
+    ],
+)
+def test_wrong_arguments_of_the_trainer_are_told(tmp_path, arguments, told):
+    with pytest.raises(ValueError, match=told):
+        get_trainer(tmp_path, **arguments)
+
+
+def test_what_has_no_effect_is_warned_of(tmp_path):
+    with pytest.warns(UserWarning, match="without effect: log_every_n_steps, logger"):
+        get_trainer(tmp_path, logger=object(), log_every_n_steps=5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        get_trainer(tmp_path, logger=False, precision="bf16-mixed", devices=1, accelerator="cpu")
+
+
+def test_wrong_labels_are_told_before_training(frame, tmp_path):
+    frame.loc[3, "label"] = 2
+    with pytest.raises(ValueError, match="catalog train: .* 'g3' holds 2, .* found: 0, 1, 2"):
+        trainer(tmp_path / "a").fit(
+            classifier(), data_module(frame, "label", catalog=None, train_catalog=frame,
+                                      val_catalog=frame)
+        )  # fmt: skip
+    assert not (tmp_path / "a").exists()
+
+
+def test_the_linear_sanity_check_tells_what_frozen_features_reach(frame, tmp_path, capsys):
+    model = classifier(run_linear_sanity_check=True)
+    trainer(tmp_path, max_epochs=1).fit(model, data_module(frame, "label"))
+    told = capsys.readouterr().out
+    assert "linear model on the encoder's features as they are: accuracy train 0." in told or (
+        "accuracy train 1." in told
+    )
+
+
+# data modules of others
+
+
+class Foreign:
+    """A data module that is not ours, over torch's own loaders: float images, one entry a label."""
+
+    def __init__(self, frame, label_cols, batch_size=16):
+        self._module = data_module(
+            frame, *label_cols, catalog=None, train_catalog=frame, val_catalog=frame.head(17),
+            test_catalog=frame.head(17),
+        )  # fmt: skip
+        self.batch_size = batch_size
+
+    def setup(self, stage=None):
+        self._module.setup(stage)
+
+    def _loader(self, split, shuffle=False):
+        return DataLoader(self._module.datasets[split], batch_size=self.batch_size, shuffle=shuffle)
+
+    def train_dataloader(self):
+        return self._loader("train", shuffle=True)
+
+    def val_dataloader(self):
+        return self._loader("val")
+
+    def test_dataloader(self):
+        return self._loader("test")
+
+
+def test_a_foreign_data_module_trains_and_its_last_batch_of_one_counts(frame, tmp_path):
+    data, model, run = Foreign(frame, ["label"]), classifier(), trainer(tmp_path)
+    run.fit(model, data)
+    metrics = run.test(model, data, verbose=False)[0]
+    ours = data_module(frame, "label", catalog=None, test_catalog=frame.head(17))
+    assert metrics == pytest.approx(run.test(model, ours, verbose=False)[0], rel=1e-5)
+
+
+def test_labels_of_a_foreign_data_module_are_checked(frame, tmp_path):
+    frame.loc[40, "label"] = 7
+    with pytest.raises(ValueError, match="'g40' holds 7"):
+        trainer(tmp_path).fit(classifier(), Foreign(frame, ["label"]))
+
+
+def test_micro_batches_make_one_step(frame, tmp_path):
+    steps = {}
+    for name, batch_size, micro in (("whole", 16, 1), ("parts", 4, 4)):
+        run = trainer(tmp_path / name, max_epochs=1, accumulate_grad_batches=micro)
+        run.fit(classifier(head_dropout_prob=0), Foreign(frame, ["label"], batch_size))
+        state = torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)
+        steps[name] = state["progress"]["step"]
+    assert steps == {"whole": 4, "parts": 4}
+
+
+@pytest.mark.parametrize("num_galaxies", [5, 8, 9, 11, 12])
+def test_processes_share_every_foreign_batch_and_none_is_left_without(monkeypatch, num_galaxies):
+    batches = [
+        {"image": x, "id_str": [str(i) for i in x.tolist()]}
+        for x in torch.arange(num_galaxies).split(4)
+    ]
+    for world_size in (1, 2, 3, 4):
+        monkeypatch.setenv("WORLD_SIZE", str(world_size))
+        shares = []
+        for rank in range(world_size):
+            monkeypatch.setenv("RANK", str(rank))
+            shares.append(list(ForeignLoader(batches, None, "train")))
+        assert len({len(share) for share in shares}) == 1
+        assert all(len(batch["image"]) > 0 for share in shares for batch in share)
+        seen = [i for share in shares for batch in share for i in batch["id_str"]]
+        assert sorted(seen) == sorted(str(i) for i in range(num_galaxies))
+
+
+SCRIPT = """
+import json, sys
+import pandas as pd, timm, torch
+from zoobot.pytorch.training import finetune
+from zoobot.data import CatalogDataModule, get_galaxy_transform, minimal_view_config
+
+torch.set_num_threads(1)
+frame = pd.read_csv("labelled.csv", dtype={"id_str": str})
+view = minimal_view_config()
+view.output_size = 32
+view = get_galaxy_transform(view)
+data = CatalogDataModule(["label"], view, view, catalog=frame, batch_size=16, num_workers=0)
+torch.manual_seed(0)
+encoder = timm.create_model("test_convnext", num_classes=0)
+model = finetune.FinetuneableZoobotClassifier(
+    encoder=encoder, num_classes=2, head_dropout_prob=0.0, learning_rate=1e-3)
+trainer = finetune.get_trainer(sys.argv[1], max_epochs=2, precision="fp32", accelerator="cpu")
+trainer.fit(model, data)
+metrics = trainer.test(model, data, ckpt_path="best")[0]
+print(json.dumps({"rank": torch.distributed.get_rank() if torch.distributed.is_initialized() else 0,
+                  **metrics}), flush=True)
+"""
+
+
+def test_under_torchrun_the_same_script_gives_the_same_model(frame, tmp_path):
+    frame.to_csv(tmp_path / "labelled.csv", index=False)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    outputs = {}
+    for name, command in (
+        ("one", [sys.executable]),
+        ("two", [*torchrun, "--nproc-per-node", "2"]),
+    ):
+        done = subprocess.run(
+            [*command, "script.py", name], cwd=tmp_path, capture_output=True, text=True,
+            env={**__import__("os").environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        lines = [x for x in done.stdout.splitlines() if x.startswith("{")]
+        outputs[name] = [json.loads(x) for x in lines]
+    assert sorted(x.pop("rank") for x in outputs["two"]) == [0, 1]
+    outputs["one"][0].pop("rank")
+    for metrics in outputs["two"]:
+        assert metrics == pytest.approx(outputs["one"][0], rel=1e-4)
+    one, two = last_weights(tmp_path / "one"), last_weights(tmp_path / "two")
+    for key in one:
+        torch.testing.assert_close(one[key], two[key], rtol=1e-3, atol=1e-5, msg=key)
+
+
+def test_predictions_keep_the_order_of_the_catalog(frame, tmp_path):
+    model = FinetuneableZoobotRegressor("fraction", encoder=encoder())
+    data = data_module(frame, catalog=None, predict_catalog=frame)
+    predicted = torch.cat(trainer(tmp_path).predict(model, data))
+    alone = data_module(frame, catalog=None, predict_catalog=frame.tail(1))
+    assert torch.allclose(predicted[-1:], trainer(tmp_path).predict(model, alone)[0], atol=1e-5)
+    assert isinstance(pd.Series(predicted), pd.Series)

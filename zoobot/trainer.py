@@ -1,0 +1,397 @@
+"""Trainer: fit, validate, test and predict with a model and a data module, over ``engine``.
+
+It has the methods that scripts written for Lightning's trainer call. The loop is ``engine.fit``.
+"""
+
+import math
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import nn
+
+from zoobot import checkpoint, distributed, engine, logs, optim
+from zoobot.schemas import did_you_mean
+
+PRECISIONS = {
+    "32-true": "fp32",
+    "32": "fp32",
+    "bf16-mixed": "bf16",
+    "bf16": "bf16",
+    "16-mixed": "fp16",
+    "16": "fp16",
+    **{name: name for name in ("auto", *engine.PRECISIONS)},
+}
+WITHOUT_EFFECT = set(
+    "log_every_n_steps enable_model_summary num_sanity_val_steps strategy num_nodes".split()
+)
+
+
+def get_trainer(
+    save_dir: str | Path,
+    file_template: str = "{epoch}",
+    save_top_k: int = 1,
+    max_epochs: int = 100,
+    patience: int = 10,
+    devices: str | int = "auto",
+    accelerator: str = "auto",
+    logger=None,
+    *,
+    precision: str | int = "auto",
+    gradient_clip_val: float | None = None,
+    accumulate_grad_batches: int = 1,
+    enable_progress_bar: bool = True,
+    seed: int | None = None,
+    **trainer_kwargs,
+) -> "Trainer":
+    """A trainer that stops when the validation loss no longer falls, and keeps the best weights.
+
+    Args:
+        save_dir: folder for checkpoints, metrics and TensorBoard's files. An earlier run's files in
+            it are moved to ``earlier-1`` and so on.
+        file_template: names checkpoints: ``{epoch}`` gives ``checkpoints/epoch=20.ckpt``.
+        save_top_k: how many of them to keep.
+        max_epochs, patience: at most so many epochs, or so many without a lower validation loss.
+        devices: ``auto``, or the number of processes that torchrun started.
+        accelerator: ``auto``, ``cpu`` or ``gpu``.
+        logger: without effect; metrics are in ``metrics.jsonl`` and ``tensorboard/``.
+        precision: ``auto`` (bf16 where the hardware has it), ``bf16``, ``fp16``, ``fp32``, or
+            Lightning's names of them.
+        gradient_clip_val: largest gradient norm; None: none.
+        accumulate_grad_batches: micro-batches of a step, over those of the data module.
+        seed: of dropout, with the step; by default the model's.
+
+    Raises:
+        ValueError: for an argument that is not known, or has no such value.
+    """
+    for key in trainer_kwargs:
+        if key not in WITHOUT_EFFECT:
+            known = ("precision", "gradient_clip_val", "accumulate_grad_batches", "max_epochs")
+            raise ValueError(f"get_trainer has no argument {key!r}{did_you_mean(key, known)}")
+    if logger not in (None, True, False) or trainer_kwargs:
+        ignored = sorted(trainer_kwargs) + ([] if logger in (None, True, False) else ["logger"])
+        warnings.warn(f"get_trainer: without effect: {', '.join(ignored)}", stacklevel=2)
+    if str(precision) not in PRECISIONS:
+        raise ValueError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
+    wanted = len(devices) if isinstance(devices, (list, tuple)) else devices
+    if wanted not in ("auto", -1, distributed.world_size()):
+        raise ValueError(
+            f"devices={devices!r}, but there are {distributed.world_size()} processes: start the "
+            f"script with torchrun --nproc-per-node {wanted}"
+        )
+    names = {"auto": "auto", "cpu": "cpu", "gpu": "cuda", "cuda": "cuda"}
+    if accelerator not in names:
+        raise ValueError(f"accelerator {accelerator!r} is none of {', '.join(names)}")
+    return Trainer(
+        save_dir,
+        file_template=file_template,
+        save_top_k=save_top_k,
+        max_epochs=max_epochs,
+        patience=patience,
+        device=names[accelerator],
+        precision=PRECISIONS[str(precision)],
+        grad_clip=gradient_clip_val,
+        accumulation=accumulate_grad_batches,
+        show_progress=enable_progress_bar,
+        seed=seed,
+    )
+
+
+class Trainer:
+    """See ``get_trainer``.
+
+    Attributes:
+        callback_metrics: name -> float: of the best epoch after ``fit``, then of ``validate`` or
+            ``test``.
+        best_model_path: the checkpoint of the best epoch, after ``fit``.
+    """
+
+    def __init__(
+        self,
+        save_dir: str | Path,
+        *,
+        file_template: str = "{epoch}",
+        save_top_k: int = 1,
+        max_epochs: int = 100,
+        patience: int = 10,
+        device: str = "auto",
+        precision: str = "auto",
+        grad_clip: float | None = None,
+        accumulation: int = 1,
+        unfreeze_after: int = 0,
+        show_progress: bool = True,
+        seed: int | None = None,
+    ):
+        self.save_dir = Path(save_dir)
+        self.file_template = file_template
+        self.save_top_k = save_top_k
+        self.max_epochs = max_epochs
+        self.patience = patience
+        self.precision = precision
+        self.grad_clip = grad_clip
+        self.accumulation = accumulation
+        self.unfreeze_after = unfreeze_after
+        self.show_progress = show_progress
+        self.seed = seed
+        self.device = distributed.choose_device(device)
+        self.callback_metrics: dict[str, float] = {}
+        self.best_model_path = ""
+        self._run: logs.Run | None = None
+        distributed.join(self.device)
+
+    @property
+    def checkpoint_callback(self) -> "Trainer":
+        """Where scripts for Lightning look for ``best_model_path``."""
+        return self
+
+    def fit(
+        self,
+        model: nn.Module,
+        datamodule=None,
+        *,
+        train_dataloaders=None,
+        val_dataloaders=None,
+        ckpt_path: str | Path | None = None,
+        config: dict | None = None,
+        resume_from: dict | None = None,
+    ) -> None:
+        """Train; afterwards the model has the best epoch's weights.
+
+        Args:
+            model: one of ``zoobot.finetune``, or whatever ``engine`` can train.
+            datamodule: with ``setup(stage)``, ``train_dataloader()`` and ``val_dataloader()``; or
+                give the two loaders.
+            ckpt_path: a checkpoint to go on from; ``last``: this folder's, if there is one.
+            config: what to write to ``config.json``; by default the trainer's and the model's
+                arguments.
+            resume_from: a state as ``logs.find_state`` reads it, instead of ``ckpt_path``.
+
+        Raises:
+            ValueError: for labels that the model can't learn, or if the loss is not finite.
+        """
+        if datamodule is not None:
+            datamodule.setup("fit")
+            train_dataloaders = datamodule.train_dataloader()
+            val_dataloaders = datamodule.val_dataloader()
+        settings = self._settings(model)
+        train = self._loop_loader(train_dataloaders, model, "train", self.accumulation)
+        val = self._loop_loader(val_dataloaders, model, "val")
+        if hasattr(train.dataset, "label_table"):
+            model.learn_from_labels(train.dataset.label_table())
+        elif getattr(model, "class_weights", None) == "balanced":
+            raise ValueError("class_weights='balanced' needs zoobot.data.CatalogDataModule")
+        model.to(self.device)
+        optimizer = model.configure_optimizers()
+        if ckpt_path is not None:
+            resume = "auto" if ckpt_path == "last" else str(ckpt_path)
+            resume_from = logs.find_state(self.save_dir, resume, {"epochs": self.max_epochs}, set())
+        description = {**model.describe(), "image_size": _image_size(train)}
+        config = config or {**self._plain_settings(), "model": description}
+        self._run = logs.Run(
+            self.save_dir,
+            config,
+            description,
+            model.metric_key,
+            resume_from,
+            file_template=self.file_template,
+            show_progress=self.show_progress,
+        )
+        self._introduce(model, optimizer)
+        if getattr(model, "run_linear_sanity_check", False):
+            self._check_with_linear_model(model, train, val, settings)
+        progress = engine.fit(model, optimizer, train, val, settings, self._run, resume_from)
+        distributed.barrier()
+        self.best_model_path = str(self._run.best_path(progress.best_epoch))
+        self._load(model, "best")
+        self.callback_metrics = distributed.from_main(self._run.metrics_of(progress.best_epoch))
+
+    def validate(self, model, datamodule=None, *, dataloaders=None, ckpt_path=None) -> list[dict]:
+        """Metrics of the validation galaxies, in a list of one dict; see ``test``."""
+        return self._evaluate(model, datamodule, dataloaders, ckpt_path, "validate", "validation")
+
+    def test(
+        self, model, datamodule=None, *, dataloaders=None, ckpt_path=None, verbose=True
+    ) -> list[dict]:
+        """Metrics of the test galaxies, in a list of one dict.
+
+        Args:
+            ckpt_path: ``best`` loads the best weights of ``fit`` first, a path that file's; None
+                takes the model as it is.
+        """
+        metrics = self._evaluate(model, datamodule, dataloaders, ckpt_path, "test", "test")
+        if verbose and distributed.is_main():
+            print("\n".join(f"{name} {value:.4f}" for name, value in metrics[0].items()))
+        return metrics
+
+    def predict(self, model, datamodule=None, *, dataloaders=None, ckpt_path=None) -> list:
+        """Predictions of this process's galaxies, a tensor a batch, on the CPU."""
+        self._load(model, ckpt_path)
+        if datamodule is not None:
+            datamodule.setup("predict")
+            dataloaders = datamodule.predict_dataloader()
+        settings = self._settings(model)
+        loader = self._loop_loader(dataloaders, model, None)
+        model.to(self.device).eval()
+        with torch.inference_mode(), settings.autocast():
+            return [
+                model.predictions(model(engine.to_device(batch, self.device)["image"])).cpu()
+                for batch in loader
+            ]
+
+    def _evaluate(self, model, datamodule, dataloaders, ckpt_path, stage, split) -> list[dict]:
+        self._load(model, ckpt_path)
+        name = "val" if split == "validation" else split
+        if datamodule is not None:
+            datamodule.setup(stage)
+            dataloaders = getattr(datamodule, f"{name}_dataloader")()
+        loader = self._loop_loader(dataloaders, model, name)
+        model.to(self.device)
+        metrics = engine.evaluate(model, loader, self._settings(model))
+        if self._run is not None and split == "test":
+            self._run.log(self._run.last_epoch, split, metrics)
+        self.callback_metrics = {model.metric_key(split, k): v for k, v in metrics.items()}
+        return [self.callback_metrics]
+
+    def _load(self, model, ckpt_path: str | Path | None) -> None:
+        if ckpt_path is None:
+            return
+        if ckpt_path == "best":
+            ckpt_path = self.save_dir / "best.safetensors"
+        weights, _ = checkpoint.load_model(ckpt_path)
+        model.load_state_dict(weights)
+
+    def _settings(self, model) -> engine.Settings:
+        return engine.Settings(
+            device=self.device,
+            dtype=engine.choose_dtype(self.precision, self.device),
+            epochs=self.max_epochs,
+            patience=self.patience,
+            scheduler_kwargs=model.scheduler_kwargs,
+            frozen_epochs=self.unfreeze_after,
+            grad_clip=self.grad_clip,
+            seed=model.seed if self.seed is None else self.seed,
+            save_top_k=self.save_top_k,
+        )
+
+    def _plain_settings(self) -> dict:
+        names = "save_top_k max_epochs patience precision grad_clip accumulation unfreeze_after"
+        return {name: getattr(self, name) for name in names.split()}
+
+    def _loop_loader(self, loader, model, split: str | None, accumulation: int = 1):
+        """What the loop takes: our own loader beneath, or any iterable of batches, dressed up."""
+        if loader is None:
+            raise ValueError("give a datamodule, or the loaders")
+        galaxies = getattr(loader, "galaxies", None)
+        if galaxies is None:
+            seed = model.seed if self.seed is None else self.seed
+            return ForeignLoader(loader, split and model.check_labels, split, accumulation, seed)
+        if split is not None:
+            model.check_labels(galaxies.dataset.label_table(), split)
+        if accumulation == 1:
+            return galaxies
+        return ForeignLoader(galaxies, None, split, accumulation, whole=False)
+
+    def _introduce(self, model, optimizer) -> None:
+        if not hasattr(model, "encoder_source"):
+            return
+        frozen = " (frozen)" if model.training_mode == "head_only" else ""
+        num_loaded = len(model.encoder.state_dict())
+        self._run.say(
+            f"encoder {model.encoder_source}{frozen}, {num_loaded} tensors as given; "
+            f"new: {', '.join(name for name in model.state_dict() if name.startswith('head.'))}\n"
+            + optim.group_table(optimizer.param_groups)
+        )
+
+    def _check_with_linear_model(self, model, train, val, settings) -> None:
+        features = {}
+        model.eval()
+        for split, loader in (("train", train), ("val", val)):
+            encoded, labels = [], []
+            for batch in loader:
+                images, y = model.batch_to_supervised_tuple(engine.to_device(batch, self.device))
+                with torch.inference_mode(), settings.autocast():
+                    encoded.append(model.encoder(images).float().cpu())
+                labels.append(y.cpu())
+            features[split] = (torch.cat(encoded).numpy(), torch.cat(labels).numpy())
+        if distributed.is_main():
+            accuracy = model.linear_sanity_check(features)
+            self._run.say(
+                "linear model on the encoder's features as they are: accuracy "
+                + ", ".join(f"{split} {value:.3f}" for split, value in accuracy.items())
+            )
+
+
+class ForeignLoader:
+    """What the loop asks of a loader, for any iterable of batches with a length.
+
+    Under several processes each reads ``whole`` batches and keeps its share of their galaxies; a
+    last batch with fewer galaxies than processes joins the one before.
+    """
+
+    def __init__(self, loader, check, split, accumulation: int = 1, seed: int = 0, whole=True):
+        try:
+            self._num_batches = len(loader)
+        except TypeError as error:
+            raise ValueError("a loader of batches must have a length") from error
+        self._loader = loader
+        self.dataset = getattr(loader, "dataset", None)
+        self._check = check
+        self._split = split
+        self._seed = seed
+        self._whole = whole
+        self.accumulation = accumulation
+        self.num_steps = math.ceil(self._num_batches / accumulation)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the loader's order a function of (seed, epoch), the same on all ranks."""
+        torch.manual_seed(self._seed * 1_000_003 + epoch)
+        if hasattr(self._loader, "set_epoch"):
+            self._loader.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return self._num_batches
+
+    def __iter__(self) -> Iterator[dict]:
+        for batch in self._loader if not self._whole else _joined(self._loader):
+            if not isinstance(batch, dict) or "image" not in batch:
+                raise ValueError("a batch must be a dict with 'image' and the label columns")
+            if self._check:
+                self._check(_table_of(batch), self._split)
+            yield _share(batch) if self._whole else batch
+
+
+def _joined(loader) -> Iterator[dict]:
+    """Batches of at least as many galaxies as there are processes."""
+    before = None
+    for batch in loader:
+        if before is not None and len(batch["image"]) < distributed.world_size():
+            batch, before = {key: _concatenate(before[key], batch[key]) for key in batch}, None
+        if before is not None:
+            yield before
+        before = batch
+    if before is not None:
+        yield before
+
+
+def _concatenate(first, second):
+    return torch.cat([first, second]) if torch.is_tensor(first) else [*first, *second]
+
+
+def _share(batch: dict) -> dict:
+    """Every world_size-th galaxy of a batch, from this rank on."""
+    part = slice(distributed.rank(), None, distributed.world_size())
+    return {key: value[part] for key, value in batch.items()}
+
+
+def _table_of(batch: dict) -> pd.DataFrame:
+    columns = {k: v for k, v in batch.items() if k != "image" and getattr(v, "ndim", 1) == 1}
+    columns.setdefault("id_str", [f"number {i}" for i in range(len(batch["image"]))])
+    return pd.DataFrame(columns)
+
+
+def _image_size(loader) -> int | None:
+    """Side of the images in pixels, where the loader is ours and its view tells."""
+    transform = getattr(loader.dataset, "transform", None)
+    return getattr(getattr(transform, "config", None), "output_size", None)
