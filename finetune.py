@@ -174,7 +174,6 @@ def from_json(option: str, text: str | None):
 def report(opt, trainer, model, data) -> None:
     """Metrics of the best weights, and the figure of how they came about."""
     folder = Path(opt.save_dir)
-    trainer.validate(model, data)
     best = dict(trainer.callback_metrics)
     if len(data.catalogs["test"]):
         best |= trainer.test(model, data, verbose=False)[0]

@@ -84,7 +84,7 @@ def test_label_cols_none_gives_images_and_ids(frame):
         ({"catalog": "frame", "train_catalog": "frame"}, "not both"),
         ({"catalog": "frame", "test_fraction": 0.5}, "sum to 1"),
         ({"catalog": "twice"}, "appears more than once"),
-        ({"catalog": "frame", "label_cols": ["smoth_yes"]}, "no column 'smoth_yes', did you mean"),
+        ({"catalog": "frame", "label_cols": ["smoth_yes"]}, "no column 'smoth_yes'; did you mean"),
     ],
 )
 def test_misuse_is_told(frame, arguments, told):

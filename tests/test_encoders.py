@@ -92,7 +92,7 @@ def test_a_folder_without_a_config_is_told(tmp_path):
 
 
 def test_an_unknown_name_is_told_with_near_ones():
-    with pytest.raises(ValueError, match="no encoder 'convnext_nan', did you mean"):
+    with pytest.raises(ValueError, match="no encoder 'convnext_nan'; did you mean"):
         encoders.load_encoder("convnext_nan")
 
 
@@ -173,9 +173,11 @@ def test_a_lightning_file_that_names_no_encoder_needs_the_architecture(tmp_path,
 def test_weights_that_do_not_fit_exactly_are_named(tmp_path, tree_model):
     weights = tree_model.state_dict()
     weights["encoder.bn9.weight"] = weights.pop("encoder.bn1.weight")
-    weights["encoder.conv1.weight"] = torch.zeros(1)
+    weights["encoder.bn1.bias"] = torch.zeros(1)
     checkpoint.save_weights(tmp_path / "a.safetensors", weights, tree_model.describe())
-    expected = r"1 missing \(bn1.weight\); 1 left over \(bn9.weight\); 1 of another shape \(conv1"
+    expected = (
+        r"1 missing \(bn1.weight\); 1 left over \(bn9.weight\); 1 of another shape \(bn1.bias"
+    )
     with pytest.raises(ValueError, match=expected):
         encoders.load_pretrained_zoobot(tmp_path / "a.safetensors")
 

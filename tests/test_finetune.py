@@ -22,7 +22,9 @@ def encoder(name="test_resnet", **kwargs):
 
 
 def classifier(**arguments):
-    arguments = {"num_classes": 3, "encoder": encoder(), **arguments}
+    arguments.setdefault("num_classes", 3)
+    if "encoder" not in arguments:
+        arguments["encoder"] = encoder()
     return FinetuneableZoobotClassifier(**arguments)
 
 
@@ -104,7 +106,7 @@ def test_defaults_are_the_documented_ones():
 @pytest.mark.parametrize(
     ("sources", "told"),
     [
-        ({}, "give one of name, encoder, zoobot_checkpoint_loc, not none"),
+        ({}, "give exactly one of name, encoder, zoobot_checkpoint_loc, not none"),
         ({"name": "resnet18", "encoder": nn.Identity()}, "not name and encoder"),
         ({"encoder": nn.Identity(), "zoobot_checkpoint_loc": "a.ckpt"}, "not encoder and zoobot"),
     ],
@@ -117,7 +119,7 @@ def test_exactly_one_source_of_the_encoder_is_taken(sources, told):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ({"training_mode": "head-only"}, "training_mode 'head-only' .*did you mean 'head_only'"),
+        ({"training_mode": "head-only"}, "training_mode 'head-only' .*; did you mean 'head_only'"),
         ({"num_classes": 1}, "a classifier has 2 or more"),
         ({"class_weights": [1, 2]}, "2 class_weights for num_classes=3"),
     ],
@@ -205,13 +207,13 @@ def test_head_only_leaves_the_encoder_bit_for_bit(name):
 
 def test_head_only_turns_stochastic_depth_off():
     model = classifier(
-        encoder=encoder("test_efficientnet", drop_path_rate=0.9),
+        encoder=encoder("test_convnext", drop_path_rate=0.9),
         training_mode="head_only",
         head_dropout_prob=0,
     )
     model.train()
     assert torch.equal(model(IMAGES), model(IMAGES))
-    full = classifier(encoder=encoder("test_efficientnet", drop_path_rate=0.9), head_dropout_prob=0)
+    full = classifier(encoder=encoder("test_convnext", drop_path_rate=0.9), head_dropout_prob=0)
     full.train()
     assert not torch.equal(full(IMAGES), full(IMAGES))
 
@@ -260,7 +262,7 @@ def test_the_seed_decides_the_heads_first_weights_and_leaves_torchs_generator_al
 
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_a_batch_of_one_trains_and_predicts(batch_size, tree):
-    images, labels = IMAGES[:batch_size], LABELS[:batch_size]
+    images, labels = torch.rand(batch_size, 3, 64, 64), LABELS[:batch_size]
     for model, target, shape in (
         (classifier(), labels, (batch_size, 3)),
         (FinetuneableZoobotRegressor(encoder=encoder()), labels / 2, (batch_size,)),

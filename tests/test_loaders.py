@@ -90,10 +90,7 @@ def test_any_torchvision_transform_is_a_function_of_seed_epoch_and_galaxy(small_
         dataset = loaders.CatalogDataset(frame, None, crop, seed=1)
         loader = loaders.train_loader(dataset, 16, num_workers=num_workers)
         loader.set_epoch(epoch)
-        before = torch.get_rng_state()
         epochs.append(by_id(loader))
-        if num_workers == 0:
-            assert torch.equal(before, torch.get_rng_state())
     assert all(torch.equal(image, epochs[1][key]) for key, image in epochs[0].items())
     assert not any(torch.equal(image, epochs[2][key]) for key, image in epochs[0].items())
 
@@ -151,7 +148,7 @@ def test_every_galaxy_is_trained_on_once_an_epoch(
     assert len({len(batches) for batches in per_rank}) == 1
     if num_galaxies // sampler.num_steps >= world_size:
         assert all(len(batch) > 0 for batches in per_rank for _, batch in batches)
-    indices = [index for batches in per_rank for batch in batches for index in batch]
+    indices = [index for batches in per_rank for _, batch in batches for index in batch]
     assert sorted(indices) == list(range(num_galaxies))
 
 

@@ -164,8 +164,9 @@ def describe_encoder(encoder: nn.Module) -> dict | None:
     image_size = getattr(getattr(encoder, "patch_embed", None), "img_size", None)
     for kwargs in ({}, {"img_size": list(image_size)} if image_size else {}):
         description = describe(config["architecture"], channels, kwargs)
-        shapes = {k: v.shape for k, v in build_encoder(description).state_dict().items()}
-        if shapes == {k: v.shape for k, v in weights.items()}:
+        with torch.random.fork_rng(devices=[]):
+            fresh = build_encoder(description).state_dict()
+        if {k: v.shape for k, v in fresh.items()} == {k: v.shape for k, v in weights.items()}:
             return description
     return None
 
@@ -236,15 +237,18 @@ def save_encoder(encoder: nn.Module, folder: str | Path) -> None:
     if description is None:
         raise ValueError("only an encoder that timm can build again can be written for timm")
     folder = Path(folder)
+    pretrained_cfg = encoder.pretrained_cfg
+    size_px = description["timm_kwargs"].get("img_size", pretrained_cfg["input_size"][1:])
     config = {
         "architecture": description["architecture"],
         "num_classes": 0,
         "num_features": get_encoder_dim(encoder),
         "pretrained_cfg": {
             "num_classes": 0,
-            "input_size": [description["channels"], *encoder.pretrained_cfg["input_size"][1:]],
-            "first_conv": encoder.pretrained_cfg.get("first_conv"),
-            "classifier": encoder.pretrained_cfg.get("classifier"),
+            "input_size": [description["channels"], *size_px],
+            "fixed_input_size": bool(pretrained_cfg.get("fixed_input_size")),
+            "first_conv": pretrained_cfg.get("first_conv"),
+            "classifier": pretrained_cfg.get("classifier"),
         },
         "model_args": description["timm_kwargs"] | {"in_chans": description["channels"]},
     }

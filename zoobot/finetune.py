@@ -6,6 +6,7 @@ trainer = get_trainer("runs/rings")
 trainer.fit(model, datamodule)
 """
 
+import importlib.util
 import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -142,6 +143,7 @@ class FinetuneableZoobotAbstract(nn.Module):
         self.learning_rate = learning_rate
         self.head_dropout_prob = head_dropout_prob
         self.scheduler_kwargs = None if scheduler_kwargs is None else dict(scheduler_kwargs)
+        optim.check_schedule(self.scheduler_kwargs)
         self.greyscale = greyscale
         self.seed = seed
         sources = {"name": name, "encoder": encoder, "zoobot_checkpoint_loc": zoobot_checkpoint_loc}
@@ -160,15 +162,15 @@ class FinetuneableZoobotAbstract(nn.Module):
         name, encoder, path = sources.values()
         if encoder is not None:
             self.encoder, self.encoder_description = encoder, encoders.describe_encoder(encoder)
-            self.encoder_source = type(encoder).__name__
+            self.encoder_source = "as given"
         elif path is not None:
             self.encoder, self.encoder_description = encoders.encoder_from_checkpoint(path)
-            self.encoder_source = f"{self.encoder_description['architecture']} from {path}"
+            self.encoder_source = f"loaded from {path}"
         else:
             self.encoder, self.encoder_description = encoders.load_encoder(
                 name, channels, **timm_kwargs
             )
-            self.encoder_source = name
+            self.encoder_source = f"loaded from {name}"
 
     def _seeded(self, make_head: Callable[[], nn.Module]) -> nn.Module:
         """Make a head with weights drawn from ``seed``, leaving torch's generator as it was."""
@@ -358,7 +360,8 @@ class FinetuneableZoobotClassifier(FinetuneableZoobotAbstract):
         super_kwargs: of ``FinetuneableZoobotAbstract``.
 
     Raises:
-        ValueError: for fewer than 2 classes, or weights of another number.
+        ValueError: for fewer than 2 classes, weights of another number, or a sanity check without
+            scikit-learn.
     """
 
     task = "classification"
@@ -381,13 +384,19 @@ class FinetuneableZoobotClassifier(FinetuneableZoobotAbstract):
         self.label_col = label_col
         self.label_smoothing = label_smoothing
         self.class_names = list(class_names or map(str, range(num_classes)))
-        self.class_weights = class_weights
-        if class_weights is not None and class_weights != "balanced":
-            self.class_weights = _plain(class_weights)
-            if len(self.class_weights) != num_classes:
-                raise ValueError(
-                    f"{len(self.class_weights)} class_weights for num_classes={num_classes}"
-                )
+        self.class_weights = _plain(class_weights)
+        self.register_buffer("_weights", None, persistent=False)
+        if isinstance(class_weights, str):
+            if class_weights != "balanced":
+                raise ValueError(f"class_weights {class_weights!r}: use 'balanced', or numbers")
+        elif class_weights is not None and len(self.class_weights) != num_classes:
+            raise ValueError(
+                f"{len(self.class_weights)} class_weights for num_classes={num_classes}"
+            )
+        elif class_weights is not None:
+            self._weights = torch.tensor(self.class_weights, dtype=torch.float32)
+        if run_linear_sanity_check and importlib.util.find_spec("sklearn") is None:
+            raise ValueError("run_linear_sanity_check needs: pip install scikit-learn")
         self.run_linear_sanity_check = run_linear_sanity_check
         self.head = self._seeded(
             lambda: LinearHead(self.encoder_dim, num_classes, self.head_dropout_prob)
@@ -396,7 +405,7 @@ class FinetuneableZoobotClassifier(FinetuneableZoobotAbstract):
 
     def loss(self, y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Cross-entropy (B,), smoothed and weighted."""
-        return cross_entropy_loss(y_pred, y, self.label_smoothing, self.class_weights)
+        return cross_entropy_loss(y_pred, y, self.label_smoothing, self._weights)
 
     def predictions(self, outputs: torch.Tensor) -> torch.Tensor:
         """Softmax probabilities."""
@@ -414,22 +423,18 @@ class FinetuneableZoobotClassifier(FinetuneableZoobotAbstract):
                 absent = self.class_names[int(counts.argmin())]
                 raise ValueError(f"balanced class weights: class {absent!r} has no galaxy")
             self.class_weights = (len(table) / (self.num_classes * counts)).tolist()
+            self._weights = torch.tensor(self.class_weights, dtype=torch.float32)
 
     def linear_sanity_check(self, features: dict[str, tuple]) -> dict[str, float]:
         """Accuracy of scikit-learn's logistic regression on features of the encoder as it is.
 
         Args:
             features: split -> (features (N, D), class numbers (N,)); fitted to ``train``.
-
-        Raises:
-            ValueError: if scikit-learn is not installed.
         """
-        try:
-            from sklearn.linear_model import LogisticRegression
-            from sklearn.pipeline import make_pipeline
-            from sklearn.preprocessing import StandardScaler
-        except ImportError:
-            raise ValueError("run_linear_sanity_check needs: pip install scikit-learn") from None
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
         fitted = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
         fitted.fit(*features["train"])
         return {split: float(fitted.score(*pair)) for split, pair in features.items()}

@@ -52,9 +52,13 @@ def get_pytorch_dirichlet_head(
 def label_tensor(batch: dict, columns: Sequence[str]) -> torch.Tensor:
     """The labels (B, L) of a batch in these columns' order, from either form of batch.
 
+    ``labels`` without ``label_cols`` are taken to be these columns.
+
     Raises:
         ValueError: if the batch lacks a column.
     """
+    if "labels" in batch and list(columns) == batch.get("label_cols", list(columns)):
+        return batch["labels"]
     present = batch.get("label_cols", batch)
     for column in columns:
         if column not in present:
@@ -62,8 +66,6 @@ def label_tensor(batch: dict, columns: Sequence[str]) -> torch.Tensor:
             raise ValueError(f"batches have no label column {column!r}; they have {found[:10]}")
     if "label_cols" not in batch:
         return torch.stack([batch[column] for column in columns], dim=1)
-    if list(columns) == batch["label_cols"]:
-        return batch["labels"]
     return batch["labels"][:, [batch["label_cols"].index(column) for column in columns]]
 
 

@@ -118,6 +118,11 @@ def warm_then(schedule: str, epochs: int, warmup_epochs: float, learning_rate: f
     return {"sched": "cosine", "num_epochs": max(epochs - warmup_epochs, 1e-9), **warmup}
 
 
+def check_schedule(kwargs: dict | None) -> None:
+    """ValueError now, rather than when training starts, for what ``make_scheduler`` refuses."""
+    make_scheduler(torch.optim.SGD([torch.zeros(1)], lr=1.0), kwargs, 100, 100)
+
+
 def make_scheduler(
     optimizer: torch.optim.Optimizer, kwargs: dict | None, epochs: int, steps_per_epoch: int
 ) -> Scheduler:

@@ -160,7 +160,7 @@ class Trainer:
         """Train; afterwards the model has the best epoch's weights.
 
         Args:
-            model: one of ``zoobot.finetune``, or whatever ``engine`` can train.
+            model: one of ``zoobot.finetune``.
             datamodule: with ``setup(stage)``, ``train_dataloader()`` and ``val_dataloader()``; or
                 give the two loaders.
             ckpt_path: a checkpoint to go on from; ``last``: this folder's, if there is one.
@@ -221,7 +221,7 @@ class Trainer:
                 takes the model as it is.
         """
         metrics = self._evaluate(model, datamodule, dataloaders, ckpt_path, "test", "test")
-        if verbose and distributed.is_main():
+        if verbose and self._run is None and distributed.is_main():
             print("\n".join(f"{name} {value:.4f}" for name, value in metrics[0].items()))
         return metrics
 
@@ -296,12 +296,13 @@ class Trainer:
     def _introduce(self, model, optimizer) -> None:
         if not hasattr(model, "encoder_source"):
             return
-        frozen = " (frozen)" if model.training_mode == "head_only" else ""
-        num_loaded = len(model.encoder.state_dict())
+        known = model.encoder_description or {}
+        name = known.get("architecture", type(model.encoder).__name__)
+        frozen = ", frozen" if model.training_mode == "head_only" else ""
+        new = [key for key in model.state_dict() if not key.startswith("encoder.")]
         self._run.say(
-            f"encoder {model.encoder_source}{frozen}, {num_loaded} tensors as given; "
-            f"new: {', '.join(name for name in model.state_dict() if name.startswith('head.'))}\n"
-            + optim.group_table(optimizer.param_groups)
+            f"encoder {name}: {len(model.encoder.state_dict())} tensors {model.encoder_source}"
+            f"{frozen}; new: {', '.join(new)}\n{optim.group_table(optimizer.param_groups)}"
         )
 
     def _check_with_linear_model(self, model, train, val, settings) -> None:

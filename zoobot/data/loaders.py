@@ -60,7 +60,7 @@ class CatalogDataset(Dataset):
         else:
             self._sources = pa.array([_image_bytes(x) for x in catalog["image"]], pa.large_binary())
         self.label_cols = list(label_cols or [])
-        self.labels = torch.from_numpy(label_array(catalog, self.label_cols))  # (N, L)
+        self.labels = torch.from_numpy(label_array(catalog, self.label_cols, "in memory"))
         self.transform = transform or get_galaxy_transform(minimal_view_config())
         self.target_transform = target_transform
         self.channels = channels
@@ -101,7 +101,7 @@ class CatalogDataset(Dataset):
     def label_table(self) -> pd.DataFrame:
         """``id_str`` and the label columns of all galaxies, for checks before training."""
         table = pd.DataFrame(self.labels.numpy(), columns=self.label_cols)
-        table.insert(0, "id_str", self._ids.to_pylist())
+        table.insert(0, "id_str", pd.arrays.ArrowExtensionArray(self._ids))
         return table
 
     def _image(self, index: int, seed: tuple[int, int, int] | None = None) -> torch.Tensor:
