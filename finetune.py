@@ -56,7 +56,7 @@ def make_parser() -> options.Parser:
     )
     add(
         "--unfreeze-after",
-        type=int,
+        type=options.non_negative_int,
         default=0,
         metavar="EPOCHS",
         help="freeze the encoder for the first epochs; patience counts from there",
@@ -99,7 +99,10 @@ def run(opt: argparse.Namespace) -> None:
     if opt.task == "classification":
         class_names = catalog.number_classes(splits, opt.label_col, opt.catalog)
     data = options.make_data(opt, splits, label_cols)
-    model = make_model(opt, schema, class_names)
+    config = vars(opt)
+    resume_from = logs.find_state(opt.save_dir, opt.resume, config, MAY_CHANGE_ON_RESUME)
+    source = encoder_arguments(opt, resume_from)
+    model = make_model(opt, source, schema, class_names)
     if opt.compile:
         model.encoder.compile()
 
@@ -114,16 +117,14 @@ def run(opt: argparse.Namespace) -> None:
         unfreeze_after=opt.unfreeze_after,
         seed=opt.seed,
     )
-    config = vars(opt)
-    resume_from = logs.find_state(opt.save_dir, opt.resume, config, MAY_CHANGE_ON_RESUME)
     trainer.fit(model, data, config=config, resume_from=resume_from)
     report(opt, trainer, model, data)
 
 
-def make_model(opt, schema, class_names) -> finetune.FinetuneableZoobotAbstract:
-    """The encoder that the options name, under a head for the task."""
+def make_model(opt, source, schema, class_names) -> finetune.FinetuneableZoobotAbstract:
+    """The encoder from its source, under a head for the task."""
     arguments = {
-        **encoder_arguments(opt),
+        **source,
         "training_mode": opt.training_mode,
         "layer_decay": opt.layer_decay,
         "weight_decay": opt.weight_decay,
@@ -150,9 +151,13 @@ def make_model(opt, schema, class_names) -> finetune.FinetuneableZoobotAbstract:
     )
 
 
-def encoder_arguments(opt) -> dict:
-    """Which of the three sources of an encoder ``--encoder`` is."""
+def encoder_arguments(opt, resume_from=None) -> dict:
+    """Which of the three sources of an encoder ``--encoder`` is; nothing is loaded to resume."""
+    if resume_from is not None:
+        return {"encoder": encoders.build_encoder(resume_from["description"]["encoder"])}
     if encoders.is_file(opt.encoder):
+        if opt.from_scratch:
+            raise ValueError(f"--from-scratch needs a timm name, not {opt.encoder}")
         return {"zoobot_checkpoint_loc": opt.encoder}
     kwargs = encoders.image_size_kwargs(opt.encoder, opt.image_size)
     if opt.from_scratch:

@@ -73,6 +73,12 @@ def test_an_encoder_that_timm_could_not_build_is_not_described():
         models.save_encoder(encoder, "nowhere")
 
 
+@pytest.mark.parametrize("kwargs", [{"global_pool": "max"}, {"act_layer": "gelu"}])
+def test_an_encoder_of_the_same_weights_but_other_features_is_not_described(kwargs):
+    encoder = timm.create_model("test_resnet", num_classes=0, **kwargs)
+    assert encoders.describe_encoder(encoder) is None
+
+
 @pytest.mark.parametrize("kwargs", [{}, {"in_chans": 1}])
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext"])
 def test_timm_loads_the_folder_that_is_written(tmp_path, name, kwargs):

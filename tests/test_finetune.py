@@ -174,8 +174,11 @@ def test_balanced_weights_make_galaxies_weigh_one_on_average():
     model = classifier(class_weights="balanced")
     labels = [0] * 6 + [1] * 3 + [2]
     model.learn_from_labels(table("label", labels))
-    assert model.class_weights == pytest.approx([10 / 18, 10 / 9, 10 / 3])
-    assert sum(model.class_weights[i] for i in labels) == pytest.approx(10)
+    weights = model.arguments()["class_weights"]
+    assert weights == pytest.approx([10 / 18, 10 / 9, 10 / 3])
+    assert sum(weights[i] for i in labels) == pytest.approx(10)
+    model.learn_from_labels(table("label", [0, 1, 2]))
+    assert model.arguments()["class_weights"] == [1.0, 1.0, 1.0]
     with pytest.raises(ValueError, match="class '2' has no galaxy"):
         classifier(class_weights="balanced").learn_from_labels(table("label", [0, 1]))
 
@@ -186,6 +189,29 @@ def test_colour_models_work_after_greyscale_ones():
     assert classifier()(IMAGES).shape == (4, 3)
     with pytest.raises(ValueError, match="takes 1 channel, the images have 3: set greyscale"):
         grey(IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"encoder": timm.create_model("test_resnet", num_classes=10)}, "classifier of 10 classes"),
+        ({"encoder": encoder(in_chans=1)}, "takes 1 channels, but greyscale=False asks for 3"),
+        ({"class_weights": {"a": 1}}, "use 'balanced', or numbers"),
+        ({"class_weights": "balance"}, "use 'balanced', or numbers"),
+        ({"class_weights": [1, 2, -1]}, "use 'balanced', or numbers"),
+        ({"scheduler_kwargs": [1]}, "scheduler_kwargs must be a dict"),
+        ({"scheduler_kwargs": {"sched": "cosin"}}, "cosin"),
+    ],
+)
+def test_what_would_fail_in_training_is_told_at_once(arguments, told):
+    with pytest.raises(ValueError, match=told):
+        classifier(**arguments)
+
+
+def test_an_encoder_that_does_not_pool_is_told():
+    model = classifier(encoder=encoder(global_pool=""))
+    with pytest.raises(ValueError, match="it must pool"):
+        model(IMAGES)
 
 
 # training
@@ -242,6 +268,43 @@ def test_full_training_changes_every_parameter_also_a_position_embedding():
     step(model)
     unchanged = [n for n, p in model.named_parameters() if torch.equal(before[n], p)]
     assert unchanged == []
+
+
+def test_parameters_that_were_given_frozen_stay_frozen():
+    given = encoder()
+    given.bn1.requires_grad_(False)
+    model = classifier(encoder=given)
+    model.freeze_encoder(True)
+    model.freeze_encoder(False)
+    assert not given.bn1.weight.requires_grad
+    assert sum(p.requires_grad for p in given.parameters()) == len(list(given.parameters())) - 2
+
+
+def test_a_frozen_encoder_stays_frozen_in_head_only():
+    model = classifier(training_mode="head_only")
+    model.freeze_encoder(False)
+    assert not any(p.requires_grad for p in model.encoder.parameters())
+
+
+class TwoHeads(FinetuneableZoobotClassifier):
+    """A subclass with an argument, and parameters, of its own."""
+
+    def __init__(self, width, **super_kwargs):
+        super().__init__(**super_kwargs)
+        self.width = width
+        self.extra = nn.Linear(3, width)
+
+    def forward(self, images):
+        return super().forward(images) + self.extra.weight.sum()
+
+
+def test_a_subclass_trains_and_reloads_all_that_it_has(tmp_path):
+    model = TwoHeads(width=5, num_classes=3, label_col="ring", encoder=encoder())
+    trained = {id(p) for g in model.configure_optimizers().param_groups for p in g["params"]}
+    assert trained == {id(p) for p in model.parameters()}
+    again = TwoHeads.load_from_checkpoint(write(model, tmp_path / "a.ckpt"))
+    assert (again.width, again.label_col) == (5, "ring")
+    assert torch.equal(again.extra.weight, model.extra.weight)
 
 
 @pytest.mark.parametrize("mode", finetune.TRAINING_MODES)

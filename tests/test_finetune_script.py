@@ -19,6 +19,7 @@ def catalog(small_catalog):
     frame = read_catalog(small_catalog)
     frame["label"] = (frame["smooth_yes"] > 10).astype(int)
     frame["kind"] = frame["label"].map({0: "spiral", 1: "elliptical"})
+    frame["huge"] = 5.9e17
     frame["fraction"] = frame["smooth_yes"] / 20
     path = small_catalog.parent / "labelled.csv"
     frame.to_csv(path, index=False)
@@ -29,10 +30,12 @@ def catalog(small_catalog):
 def run(catalog, tmp_path):
     def run(*arguments):
         words = [
-            "--catalog", catalog, "--encoder", "test_resnet", "--from-scratch",
+            "--catalog", catalog, "--encoder", "test_resnet",
             "--image-size", "32", "--batch-size", "16", "--num-workers", "0", "--epochs", "2",
             "--precision", "fp32", "--save-dir", tmp_path / "run", *arguments,
         ]  # fmt: skip
+        if "--encoder" not in arguments:
+            words.append("--from-scratch")
         script.main(script.parse([str(word) for word in words]))
         return tmp_path / "run"
 
@@ -112,6 +115,10 @@ def test_the_table_of_groups_is_printed(run, capsys):
         (["--num-classes", "2", "--label-col", "fraction"], "classes found: 0, 0.05"),
         (["--label-col", "kinds"], "no column 'kinds'; did you mean 'kind'"),
         (["--task", "tree"], "needs --schema"),
+        (["--label-col", "huge"], "holds 5.9e.17, which is no class number"),
+        (["--scheduler-kwargs", "5"], "must be a dict"),
+        (["--class-weights", "5"], "use 'balanced', or numbers"),
+        (["--unfreeze-after", "-1"], "-1 is less than 0"),
         (["--training-mode", "head"], "invalid choice: 'head'"),
         (["--scheduler-kwargs", "{sched: cosine}"], "--scheduler-kwargs .* is not JSON"),
         (["--scheduler-kwargs", '{"sched": "cos"}'], "cos"),

@@ -5,38 +5,11 @@ import torch
 from zoobot import models
 from zoobot.schemas import get_schema
 
-TINY = ["test_convnext", "test_vit", "test_resnet", "test_efficientnet", "mobilenetv3_small_050"]
-
 
 @pytest.fixture
 def model(tree):
     torch.manual_seed(0)
     return models.ZoobotTree(schema=tree, architecture_name="test_convnext", dropout_rate=0.5)
-
-
-@pytest.mark.parametrize("name", TINY)
-def test_the_pooled_width_is_that_of_the_features(name):
-    encoder = models.get_pytorch_encoder(name).eval()
-    size_px = encoder.pretrained_cfg["input_size"][-1]
-    with torch.no_grad():
-        features = encoder(torch.zeros(1, 3, size_px, size_px))
-    assert models.get_encoder_dim(encoder) == features.shape[-1]
-
-
-def test_the_width_of_a_foreign_encoder_is_probed_without_touching_it():
-    encoder = torch.nn.Sequential(
-        torch.nn.Conv2d(1, 6, 3), torch.nn.BatchNorm2d(6), torch.nn.AdaptiveAvgPool2d(1),
-        torch.nn.Flatten(),
-    )  # fmt: skip
-    before = encoder[1].running_mean.clone()
-    assert models.get_encoder_dim(encoder, channels=1) == 6
-    assert torch.equal(encoder[1].running_mean, before)
-    assert encoder.training
-
-
-def test_encoders_of_fixed_size_get_the_image_size():
-    assert models.image_size_kwargs("vit_tiny_patch16_224", 96) == {"img_size": 96}
-    assert models.image_size_kwargs("convnext_nano", 96) == {}
 
 
 def test_one_channel_models_do_not_change_later_ones(tree):

@@ -171,8 +171,7 @@ def test_the_encoder_is_frozen_first_and_trained_after(frame, tmp_path):
     data = data_module(frame, "label")
     model = classifier()
     before = weights_after(model)
-    run = trainer(tmp_path, max_epochs=3, save_top_k=3)
-    run.unfreeze_after = 2
+    run = trainer(tmp_path, max_epochs=3, save_top_k=-1, unfreeze_after=2)
     run.fit(model, data)
     encoders = [
         {
@@ -188,9 +187,53 @@ def test_the_encoder_is_frozen_first_and_trained_after(frame, tmp_path):
     assert same == [True, True, False]
 
 
+def test_a_frozen_encoder_is_not_unfrozen_later(frame, tmp_path):
+    run = trainer(tmp_path, unfreeze_after=1)
+    with pytest.raises(ValueError, match="no meaning with training_mode='head_only'"):
+        run.fit(classifier(training_mode="head_only"), data_module(frame, "label"))
+
+
+def test_an_encoder_left_frozen_by_an_interrupted_fit_trains_in_the_next(frame, tmp_path):
+    model = classifier()
+    model.freeze_encoder(True)
+    before = weights_after(model)
+    trainer(tmp_path, max_epochs=1).fit(model, data_module(frame, "label"))
+    after = model.state_dict()["encoder.bn1.weight"]
+    assert not torch.equal(after, before["encoder.bn1.weight"])
+
+
+def test_the_learning_rate_is_logged(frame, tmp_path):
+    cosine = {"sched": "cosine", "warmup_epochs": 1, "warmup_lr": 0.0}
+    run = trainer(tmp_path, max_epochs=2)
+    run.fit(classifier(scheduler_kwargs=cosine, learning_rate=0.5), data_module(frame, "label"))
+    lines = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    rates = [x["finetuning/train_learning_rate"] for x in lines if x["split"] == "train"]
+    assert 0 < rates[0] < 0.5
+    assert 0 < rates[1] < 0.5
+
+
+def test_a_continued_run_may_be_longer_but_not_another(frame, tmp_path):
+    data = data_module(frame, "label")
+    trainer(tmp_path, max_epochs=1).fit(classifier(), data)
+    trainer(tmp_path, max_epochs=2).fit(classifier(), data, ckpt_path="last")
+    with pytest.raises(ValueError, match="belongs to a run with other options"):
+        trainer(tmp_path, max_epochs=3).fit(classifier(learning_rate=0.5), data, ckpt_path="last")
+
+
+def test_a_run_continued_in_the_folder_of_another_keeps_the_other(frame, tmp_path):
+    data = data_module(frame, "label")
+    for name in ("a", "b"):
+        trainer(tmp_path / name, max_epochs=1).fit(classifier(), data)
+    other = (tmp_path / "a" / "best.safetensors").read_bytes()
+    from_b = tmp_path / "b" / "checkpoints" / "last.ckpt"
+    trainer(tmp_path / "a", max_epochs=2).fit(classifier(), data, ckpt_path=from_b)
+    assert (tmp_path / "a" / "earlier-1" / "best.safetensors").read_bytes() == other
+    lines = [json.loads(x) for x in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+    assert {line["epoch"] for line in lines} == {2}
+
+
 def test_patience_counts_from_the_unfreezing(frame, tmp_path):
-    run = trainer(tmp_path, max_epochs=6, patience=1)
-    run.unfreeze_after = 4
+    run = trainer(tmp_path, max_epochs=6, patience=1, unfreeze_after=4)
     run.fit(classifier(learning_rate=0.0), data_module(frame, "label"))
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert max(json.loads(line)["epoch"] for line in lines) == 5
@@ -202,6 +245,7 @@ def test_patience_counts_from_the_unfreezing(frame, tmp_path):
         ({"max_epoch": 3}, "no argument 'max_epoch'; did you mean 'max_epochs'"),
         ({"precision": "half"}, "precision 'half' is none of"),
         ({"devices": 4}, "torchrun --nproc-per-node 4"),
+        ({"devices": "4"}, "torchrun --nproc-per-node 4"),
         ({"accelerator": "tpu"}, "accelerator 'tpu' is none of"),
     ],
 )
@@ -288,6 +332,15 @@ def test_micro_batches_make_one_step(frame, tmp_path):
         state = torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)
         steps[name] = state["progress"]["step"]
     assert steps == {"whole": 4, "parts": 4}
+
+
+def test_batches_to_accumulate_multiply_the_data_modules_own(frame, tmp_path):
+    data = data_module(frame, "label", catalog=None, train_catalog=frame, val_catalog=frame,
+                       batch_size=8, grad_accumulation=2)  # fmt: skip
+    run = trainer(tmp_path, max_epochs=1, accumulate_grad_batches=2)
+    run.fit(classifier(), data)
+    state = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert state["progress"]["step"] == 4  # 60 galaxies, 16 a step
 
 
 @pytest.mark.parametrize("num_galaxies", [5, 8, 9, 11, 12])

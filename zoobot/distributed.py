@@ -29,6 +29,11 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
+def local_world_size() -> int:
+    """Number of processes on this node."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
 def is_main() -> bool:
     """True in the one process that writes files and shows progress."""
     return rank() == 0
@@ -104,12 +109,14 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def average_buffers(model: nn.Module) -> None:
-    """Give every rank the mean of all ranks' floating-point buffers (BatchNorm statistics)."""
-    if world_size() > 1:
-        for buffer in model.buffers():
-            if buffer.is_floating_point():
-                dist.all_reduce(buffer)
-                buffer.div_(world_size())
+    """Give every rank the mean of all ranks' BatchNorm statistics, but for frozen ones."""
+    if world_size() == 1:
+        return
+    for module in model.modules():
+        if module.training and getattr(module, "running_mean", None) is not None:
+            for statistic in (module.running_mean, module.running_var):
+                dist.all_reduce(statistic)
+                statistic.div_(world_size())
 
 
 def barrier() -> None:
@@ -126,6 +133,15 @@ def main_first():
     yield
     if is_main():
         barrier()
+
+
+def gather(value) -> list:
+    """Every process's value of a small Python object, by rank, in every process."""
+    if world_size() == 1:
+        return [value]
+    values = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def from_main(value):

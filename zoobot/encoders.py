@@ -4,6 +4,7 @@ An encoder is described by ``{"architecture", "channels", "timm_kwargs"}``, whic
 it again without its weights.
 """
 
+import copy
 import json
 from pathlib import Path
 
@@ -17,7 +18,11 @@ from zoobot.schemas import did_you_mean
 
 HUB_PREFIXES = ("hf_hub:", "hf-hub:")
 FOLDER_PREFIX = "local-dir:"
-NOT_LAYOUT = ("pretrained", "num_classes", "in_chans")
+PROBE_PX = 64
+NOT_LAYOUT = (
+    "pretrained num_classes in_chans checkpoint_path cache_dir pretrained_cfg "
+    "pretrained_cfg_overlay pretrained_strict"
+).split()
 
 
 def get_pytorch_encoder(
@@ -152,7 +157,8 @@ def build_encoder(description: dict) -> nn.Module:
 def describe_encoder(encoder: nn.Module) -> dict | None:
     """A description from which this timm encoder can be built again; None if there's no such.
 
-    Arguments that change no weight, such as ``drop_path_rate``, can't be seen in an encoder.
+    It is tried: what is built must have the same weights and, with them, the same features of a
+    random image. What acts in training only, such as ``drop_path_rate``, can't be seen so.
     """
     config = getattr(encoder, "pretrained_cfg", None) or {}
     if not config.get("architecture"):
@@ -164,11 +170,23 @@ def describe_encoder(encoder: nn.Module) -> dict | None:
     image_size = getattr(getattr(encoder, "patch_embed", None), "img_size", None)
     for kwargs in ({}, {"img_size": list(image_size)} if image_size else {}):
         description = describe(config["architecture"], channels, kwargs)
-        with torch.random.fork_rng(devices=[]):
-            fresh = build_encoder(description).state_dict()
-        if {k: v.shape for k, v in fresh.items()} == {k: v.shape for k, v in weights.items()}:
-            return description
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            fresh = build_encoder(description)
+            if _shapes(fresh.state_dict()) != _shapes(weights):
+                continue
+            fresh.load_state_dict(weights)
+            same = copy.deepcopy(encoder).cpu().eval()
+            size_px = kwargs.get("img_size") or (PROBE_PX, PROBE_PX)
+            if config.get("fixed_input_size") and not kwargs:
+                size_px = config["input_size"][1:]
+            image = torch.rand(1, channels, *size_px)
+            if torch.allclose(fresh.eval()(image), same(image), atol=1e-5):
+                return description
     return None
+
+
+def _shapes(weights: dict[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in weights.items()}
 
 
 def load_pretrained_zoobot(

@@ -41,7 +41,7 @@ class Settings:
     frozen_epochs: int = 0  # first epochs, in which the encoder is frozen; patience starts after
     grad_clip: float | None = 0.3
     seed: int = 42
-    save_top_k: int = 1
+    save_top_k: int = 1  # -1: all
 
     def autocast(self):
         """Autocast to ``dtype``; float32 is autocast switched off."""
@@ -71,8 +71,9 @@ class Progress:
         if loss < self.best_loss:
             self.best_loss, self.best_epoch = loss, self.epoch
         ranked = sorted([*self.kept, [loss, self.epoch]])
-        self.kept = ranked[:save_top_k]
-        return [epoch for _, epoch in ranked[save_top_k:]]
+        num_kept = len(ranked) if save_top_k < 0 else save_top_k
+        self.kept = ranked[:num_kept]
+        return [epoch for _, epoch in ranked[num_kept:]]
 
 
 def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
@@ -216,6 +217,7 @@ def fit(
         train = train_one_epoch(
             model, train_loader, optimizer, scheduler, scaler, settings, progress, bar
         )
+        train["learning_rate"] = optimizer.param_groups[0]["lr"]
         distributed.average_buffers(raw)
         validation = evaluate(model, val_loader, settings)
         for split, metrics in (("train", train), ("validation", validation)):

@@ -38,7 +38,8 @@ def cross_entropy_loss(
     """Cross-entropy of logits (B, C) and class numbers (B,), not reduced: (B,) float32.
 
     Args:
-        weight: of each class, (C,); a galaxy's loss is multiplied by that of its class.
+        weight: of each class, (C,); without smoothing a galaxy's loss is multiplied by that of its
+            class, with smoothing see ``torch.nn.functional.cross_entropy``.
     """
     if weight is not None:
         weight = torch.as_tensor(weight, dtype=torch.float32, device=y_pred.device)
@@ -90,7 +91,8 @@ class FinetuneableZoobotAbstract(nn.Module):
 
     Args:
         name: a timm encoder, ``hf_hub:OWNER/NAME`` or ``local-dir:FOLDER``, pretrained.
-        encoder: or a module, images (B, C, H, W) to features (B, D), as it is.
+        encoder: or a module, images (B, C, H, W) to features (B, D), as it is; parameters that are
+            frozen stay so.
         zoobot_checkpoint_loc: or a checkpoint of this package or of Zoobot 2.x.
         training_mode: ``full``, or ``head_only``: the encoder is frozen, its BatchNorm statistics
             and stochastic depth too.
@@ -142,6 +144,8 @@ class FinetuneableZoobotAbstract(nn.Module):
         self.weight_decay = weight_decay
         self.learning_rate = learning_rate
         self.head_dropout_prob = head_dropout_prob
+        if not isinstance(scheduler_kwargs, dict | None):
+            raise ValueError(f"scheduler_kwargs must be a dict, not {scheduler_kwargs!r}")
         self.scheduler_kwargs = None if scheduler_kwargs is None else dict(scheduler_kwargs)
         optim.check_schedule(self.scheduler_kwargs)
         self.greyscale = greyscale
@@ -150,6 +154,9 @@ class FinetuneableZoobotAbstract(nn.Module):
         self._choose_encoder(sources, 1 if greyscale else 3, dict(timm_kwargs or {}))
         self.measure = ExampleMeasures()
         self.encoder_dim = encoders.get_encoder_dim(self.encoder, 1 if greyscale else 3)
+        self._frozen_as_given = {
+            name for name, p in self.encoder.named_parameters() if not p.requires_grad
+        }
         self.freeze_encoder(training_mode == "head_only")
 
     def _choose_encoder(self, sources: dict, channels: int, timm_kwargs: dict) -> None:
@@ -162,6 +169,11 @@ class FinetuneableZoobotAbstract(nn.Module):
         name, encoder, path = sources.values()
         if encoder is not None:
             self.encoder, self.encoder_description = encoder, encoders.describe_encoder(encoder)
+            if getattr(encoder, "num_classes", 0):
+                raise ValueError(
+                    f"the encoder still has a classifier of {encoder.num_classes} classes: make it "
+                    "with timm.create_model(..., num_classes=0)"
+                )
             self.encoder_source = "as given"
         elif path is not None:
             self.encoder, self.encoder_description = encoders.encoder_from_checkpoint(path)
@@ -170,7 +182,14 @@ class FinetuneableZoobotAbstract(nn.Module):
             self.encoder, self.encoder_description = encoders.load_encoder(
                 name, channels, **timm_kwargs
             )
-            self.encoder_source = f"loaded from {name}"
+            fresh = timm_kwargs.get("pretrained", True) is False
+            self.encoder_source = "fresh" if fresh else f"loaded from {name}"
+        expected = (self.encoder_description or {}).get("channels", channels)
+        if expected != channels:
+            raise ValueError(
+                f"the encoder takes {expected} channels, but greyscale={channels == 1} asks for "
+                f"{channels}"
+            )
 
     def _seeded(self, make_head: Callable[[], nn.Module]) -> nn.Module:
         """Make a head with weights drawn from ``seed``, leaving torch's generator as it was."""
@@ -182,8 +201,10 @@ class FinetuneableZoobotAbstract(nn.Module):
         """Freeze the encoder, or unfreeze it (with ``layer_decay=0`` its top block only)."""
         layer_of = optim.layer_of_parameters(self.encoder)
         top = max(layer_of.values(), default=0)
+        frozen = frozen or self.training_mode == "head_only"
         for name, parameter in self.encoder.named_parameters():
-            parameter.requires_grad_(not frozen and (self.layer_decay > 0 or layer_of[name] == top))
+            trains = self.layer_decay > 0 or layer_of[name] == top
+            parameter.requires_grad_(trains and not frozen and name not in self._frozen_as_given)
         self.train(self.training)
 
     def train(self, mode: bool = True):
@@ -208,6 +229,10 @@ class FinetuneableZoobotAbstract(nn.Module):
         frozen = not any(p.requires_grad for p in self.encoder.parameters())
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             features = self.encoder(images)
+        if features.ndim != 2:
+            raise ValueError(
+                f"the encoder gives {tuple(features.shape)}: it must pool to (galaxies, features)"
+            )
         return self.head(features)
 
     def batch_to_supervised_tuple(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
@@ -239,7 +264,8 @@ class FinetuneableZoobotAbstract(nn.Module):
     def configure_optimizers(self) -> torch.optim.AdamW:
         """AdamW with layer-decayed groups; see ``optim.parameter_groups``."""
         decays = {"weight_decay": self.weight_decay, "layer_decay": self.layer_decay}
-        groups = optim.parameter_groups(self.encoder, self.head, self.learning_rate, **decays)
+        others = nn.ModuleList(m for name, m in self.named_children() if name != "encoder")
+        groups = optim.parameter_groups(self.encoder, others, self.learning_rate, **decays)
         return optim.adamw(groups)
 
     @staticmethod
@@ -255,9 +281,12 @@ class FinetuneableZoobotAbstract(nn.Module):
         """Told the training labels before training; override where they are of use."""
 
     def arguments(self) -> dict:
-        """The arguments with which this model was made, but for its encoder, as plain types."""
+        """The arguments with which this model was made, those of plain types; no encoder."""
         names = self._argument_names() - {"encoder"}
-        return {name: _plain(getattr(self, name)) for name in sorted(names) if hasattr(self, name)}
+        values = {
+            name: _plain(getattr(self, name)) for name in sorted(names) if hasattr(self, name)
+        }
+        return {name: value for name, value in values.items() if _is_plain(value)}
 
     def describe(self) -> dict:
         """What ``load_from_checkpoint`` needs besides the weights, as plain types."""
@@ -270,9 +299,9 @@ class FinetuneableZoobotAbstract(nn.Module):
 
     @classmethod
     def _argument_names(cls) -> set[str]:
-        """Names of the arguments of the class and of this one, but for what only ``name`` needs."""
+        """Names of the arguments of the class and its bases, but for what only ``name`` needs."""
         names = set()
-        for base in (cls, FinetuneableZoobotAbstract):
+        for base in cls.__mro__[: cls.__mro__.index(nn.Module)]:
             names |= set(inspect.signature(base.__init__).parameters)
         return names - {"self", "super_kwargs", "name", "zoobot_checkpoint_loc", "timm_kwargs"}
 
@@ -309,8 +338,9 @@ class FinetuneableZoobotAbstract(nn.Module):
         model = cls(encoder=encoder, **arguments)
         if saved.get("encoder"):
             model.encoder_description = saved["encoder"]
-        own = {k: v for k, v in weights.items() if k.startswith(("encoder.", "head."))}
-        encoders.load_exactly(model, own, f"{checkpoint_path}, a {cls.__name__}")
+        if saved.get("class") is None:  # Zoobot 2.x also saved its metrics
+            weights = {k: v for k, v in weights.items() if k.startswith(("encoder.", "head."))}
+        encoders.load_exactly(model, weights, f"{checkpoint_path}, a {cls.__name__}")
         return model.eval()
 
     @classmethod
@@ -336,14 +366,34 @@ class FinetuneableZoobotAbstract(nn.Module):
         return cls.load_from_checkpoint(path, **overrides)
 
 
+def _class_weights(weights, num_classes: int) -> torch.Tensor:
+    numbers = isinstance(weights, list) and all(isinstance(w, int | float) for w in weights)
+    if not numbers or not all(0 <= w < float("inf") for w in weights):
+        raise ValueError(f"class_weights {weights!r}: use 'balanced', or numbers >= 0 in a list")
+    if len(weights) != num_classes:
+        raise ValueError(f"{len(weights)} class_weights for num_classes={num_classes}")
+    return torch.tensor(weights, dtype=torch.float32)
+
+
 def _is_right(y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return y_pred.argmax(1) == y
 
 
 def _plain(value):
-    if isinstance(value, (torch.Tensor, np.ndarray)):
+    """Arrays and tensors as lists, NumPy's numbers as Python's, a tree as a dict."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if hasattr(value, "tolist"):
         return value.tolist()
     return value.to_dict() if isinstance(value, Schema) else value
+
+
+def _is_plain(value) -> bool:
+    if isinstance(value, list | dict):
+        return all(map(_is_plain, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, str | int | float | bool | None)
 
 
 class FinetuneableZoobotClassifier(FinetuneableZoobotAbstract):
@@ -353,8 +403,8 @@ class FinetuneableZoobotClassifier(FinetuneableZoobotAbstract):
         num_classes: labels are 0 to ``num_classes - 1``.
         label_col: their column.
         label_smoothing: of the cross-entropy (Szegedy et al. 2016).
-        class_weights: a galaxy's loss is multiplied by its class's; ``balanced`` weighs classes by
-            the inverse of their number in the training data, so that galaxies weigh 1 on average.
+        class_weights: of ``cross_entropy_loss``; ``balanced`` weighs classes by the inverse of
+            their number in the training data, so that galaxies weigh 1 on average.
         run_linear_sanity_check: before training, fit a logistic regression to the encoder's
             features as they are and print its accuracy: what finetuning should beat.
         super_kwargs: of ``FinetuneableZoobotAbstract``.
@@ -380,21 +430,14 @@ class FinetuneableZoobotClassifier(FinetuneableZoobotAbstract):
         super().__init__(**super_kwargs)
         if num_classes < 2:
             raise ValueError(f"num_classes is {num_classes}: a classifier has 2 or more")
-        self.num_classes = num_classes
+        self.num_classes = int(num_classes)
         self.label_col = label_col
         self.label_smoothing = label_smoothing
         self.class_names = list(class_names or map(str, range(num_classes)))
         self.class_weights = _plain(class_weights)
         self.register_buffer("_weights", None, persistent=False)
-        if isinstance(class_weights, str):
-            if class_weights != "balanced":
-                raise ValueError(f"class_weights {class_weights!r}: use 'balanced', or numbers")
-        elif class_weights is not None and len(self.class_weights) != num_classes:
-            raise ValueError(
-                f"{len(self.class_weights)} class_weights for num_classes={num_classes}"
-            )
-        elif class_weights is not None:
-            self._weights = torch.tensor(self.class_weights, dtype=torch.float32)
+        if self.class_weights not in (None, "balanced"):
+            self._weights = _class_weights(self.class_weights, num_classes)
         if run_linear_sanity_check and importlib.util.find_spec("sklearn") is None:
             raise ValueError("run_linear_sanity_check needs: pip install scikit-learn")
         self.run_linear_sanity_check = run_linear_sanity_check
@@ -422,8 +465,13 @@ class FinetuneableZoobotClassifier(FinetuneableZoobotAbstract):
             if counts.min() == 0:
                 absent = self.class_names[int(counts.argmin())]
                 raise ValueError(f"balanced class weights: class {absent!r} has no galaxy")
-            self.class_weights = (len(table) / (self.num_classes * counts)).tolist()
-            self._weights = torch.tensor(self.class_weights, dtype=torch.float32)
+            weights = len(table) / (self.num_classes * counts)
+            self._weights = torch.tensor(weights, dtype=torch.float32)
+
+    def arguments(self) -> dict:
+        """With ``balanced`` class weights as the numbers that they came to."""
+        weights = self.class_weights if self._weights is None else self._weights.tolist()
+        return super().arguments() | {"class_weights": weights}
 
     def linear_sanity_check(self, features: dict[str, tuple]) -> dict[str, float]:
         """Accuracy of scikit-learn's logistic regression on features of the encoder as it is.

@@ -67,7 +67,8 @@ class Run:
         description: how to build the model again (``model.describe()`` and the image size).
         metric_key: (split, name) -> the metric's name in the logs.
         resume_from: the state that is continued, if any; log lines after its epoch are dropped.
-            Without it, an earlier run's files are moved to ``earlier-1``, ``earlier-2``, ...
+            Without it, or if it is another folder's, an earlier run's files are moved to
+            ``earlier-1``, ``earlier-2``, ...
         file_template: names checkpoints; ``{epoch}`` becomes ``epoch=N``.
         show_progress: draw progress bars.
 
@@ -100,9 +101,9 @@ class Run:
         if not self._is_main:
             return
         resumed_epoch = 0
-        if resume_from is None:
+        if resume_from is None or resume_from.get("branch"):
             self._set_earlier_run_aside()
-        else:
+        if resume_from is not None:
             resumed_epoch = resume_from["progress"]["epoch"]
         self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
         self._lines = [
@@ -157,7 +158,7 @@ class Run:
         for name, value in named.items():
             self._tensorboard.add_scalar(name, value, epoch)
         self._tensorboard.flush()
-        told = [f"{name} {value:.4f}" for name, value in named.items() if name.count("/") == 1]
+        told = [f"{name} {value:.5g}" for name, value in named.items() if name.count("/") == 1]
         self.say(f"epoch {epoch:3d}  {'  '.join(told)}")
 
     def metrics_of(self, epoch: int) -> dict[str, float]:
@@ -231,13 +232,14 @@ def find_state(
     if changed:
         raise ValueError(
             f"{path} belongs to a run with other options ({'; '.join(changed)}): "
-            "use --resume never to start anew, or another --save-dir"
+            "start anew (--resume never), or in another folder (--save-dir)"
         )
     if path.resolve().parent != last.resolve().parent:
         done = state["progress"]["epoch"]
         if done >= config["epochs"]:
             raise ValueError(f"{path} has all {done} epochs behind it; raise --epochs")
         state["progress"].update(best_loss=math.inf, best_epoch=done, kept=[])
+        state["branch"] = True
     return state
 
 

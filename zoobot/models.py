@@ -66,7 +66,8 @@ def label_tensor(batch: dict, columns: Sequence[str]) -> torch.Tensor:
             raise ValueError(f"batches have no label column {column!r}; they have {found[:10]}")
     if "label_cols" not in batch:
         return torch.stack([batch[column] for column in columns], dim=1)
-    return batch["labels"][:, [batch["label_cols"].index(column) for column in columns]]
+    indices = [batch["label_cols"].index(column) for column in columns]
+    return torch.stack([batch["labels"][:, i] for i in indices], dim=1)
 
 
 class ZoobotTree(nn.Module):

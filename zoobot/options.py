@@ -102,6 +102,14 @@ def positive_int(text: str) -> int:
     return value
 
 
+def non_negative_int(text: str) -> int:
+    """An int of 0 or more."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is less than 0")
+    return value
+
+
 def non_negative(text: str) -> float:
     """A finite float of 0 or more."""
     value = float(text)
@@ -161,7 +169,9 @@ def add_output_options(parser: Parser, *, save_dir: str) -> None:
     """Where the run's files go."""
     group = parser.add_argument_group("output")
     group.add_argument("--save-dir", default=save_dir, help="folder of the run")
-    group.add_argument("--save-top-k", type=int, default=1, help="best checkpoints to keep")
+    group.add_argument(
+        "--save-top-k", type=int, default=1, help="best checkpoints to keep; -1: all"
+    )
     group.add_argument(
         "--resume", default="auto", help="auto: go on if --save-dir holds a run; never; or PATH"
     )

@@ -8,11 +8,14 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
+from torch.utils.data.distributed import DistributedSampler
 
-from zoobot import checkpoint, distributed, engine, logs, optim
+from zoobot import checkpoint, distributed, encoders, engine, logs, optim
+from zoobot.data.loaders import GalaxyLoader
 from zoobot.schemas import did_you_mean
 
 PRECISIONS = {
@@ -42,6 +45,7 @@ def get_trainer(
     precision: str | int = "auto",
     gradient_clip_val: float | None = None,
     accumulate_grad_batches: int = 1,
+    unfreeze_after: int = 0,
     enable_progress_bar: bool = True,
     seed: int | None = None,
     **trainer_kwargs,
@@ -52,7 +56,7 @@ def get_trainer(
         save_dir: folder for checkpoints, metrics and TensorBoard's files. An earlier run's files in
             it are moved to ``earlier-1`` and so on.
         file_template: names checkpoints: ``{epoch}`` gives ``checkpoints/epoch=20.ckpt``.
-        save_top_k: how many of them to keep.
+        save_top_k: how many of them to keep; -1: all.
         max_epochs, patience: at most so many epochs, or so many without a lower validation loss.
         devices: ``auto``, or the number of processes that torchrun started.
         accelerator: ``auto``, ``cpu`` or ``gpu``.
@@ -60,7 +64,8 @@ def get_trainer(
         precision: ``auto`` (bf16 where the hardware has it), ``bf16``, ``fp16``, ``fp32``, or
             Lightning's names of them.
         gradient_clip_val: largest gradient norm; None: none.
-        accumulate_grad_batches: micro-batches of a step, over those of the data module.
+        accumulate_grad_batches: batches of the data module that make a step.
+        unfreeze_after: freeze the encoder for so many epochs; patience counts from there.
         seed: of dropout, with the step; by default the model's.
 
     Raises:
@@ -76,7 +81,8 @@ def get_trainer(
     if str(precision) not in PRECISIONS:
         raise ValueError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
     wanted = len(devices) if isinstance(devices, (list, tuple)) else devices
-    if wanted not in ("auto", -1, distributed.world_size()):
+    wanted = int(wanted) if str(wanted).lstrip("-").isdigit() else wanted
+    if wanted not in ("auto", -1, distributed.world_size(), distributed.local_world_size()):
         raise ValueError(
             f"devices={devices!r}, but there are {distributed.world_size()} processes: start the "
             f"script with torchrun --nproc-per-node {wanted}"
@@ -94,6 +100,7 @@ def get_trainer(
         precision=PRECISIONS[str(precision)],
         grad_clip=gradient_clip_val,
         accumulation=accumulate_grad_batches,
+        unfreeze_after=unfreeze_after,
         show_progress=enable_progress_bar,
         seed=seed,
     )
@@ -149,11 +156,11 @@ class Trainer:
     def fit(
         self,
         model: nn.Module,
-        datamodule=None,
-        *,
         train_dataloaders=None,
         val_dataloaders=None,
+        datamodule=None,
         ckpt_path: str | Path | None = None,
+        *,
         config: dict | None = None,
         resume_from: dict | None = None,
     ) -> None:
@@ -161,8 +168,8 @@ class Trainer:
 
         Args:
             model: one of ``zoobot.finetune``.
-            datamodule: with ``setup(stage)``, ``train_dataloader()`` and ``val_dataloader()``; or
-                give the two loaders.
+            train_dataloaders, val_dataloaders: two loaders; or in place of the first a datamodule.
+            datamodule: with ``setup(stage)``, ``train_dataloader()`` and ``val_dataloader()``.
             ckpt_path: a checkpoint to go on from; ``last``: this folder's, if there is one.
             config: what to write to ``config.json``; by default the trainer's and the model's
                 arguments.
@@ -171,10 +178,15 @@ class Trainer:
         Raises:
             ValueError: for labels that the model can't learn, or if the loss is not finite.
         """
+        if hasattr(train_dataloaders, "train_dataloader"):
+            datamodule = train_dataloaders
         if datamodule is not None:
             datamodule.setup("fit")
             train_dataloaders = datamodule.train_dataloader()
             val_dataloaders = datamodule.val_dataloader()
+        if self.unfreeze_after and model.training_mode == "head_only":
+            raise ValueError("unfreeze_after has no meaning with training_mode='head_only'")
+        model.freeze_encoder(False)
         settings = self._settings(model)
         train = self._loop_loader(train_dataloaders, model, "train", self.accumulation)
         val = self._loop_loader(val_dataloaders, model, "val")
@@ -184,11 +196,12 @@ class Trainer:
             raise ValueError("class_weights='balanced' needs zoobot.data.CatalogDataModule")
         model.to(self.device)
         optimizer = model.configure_optimizers()
-        if ckpt_path is not None:
-            resume = "auto" if ckpt_path == "last" else str(ckpt_path)
-            resume_from = logs.find_state(self.save_dir, resume, {"epochs": self.max_epochs}, set())
         description = {**model.describe(), "image_size": _image_size(train)}
         config = config or {**self._plain_settings(), "model": description}
+        if ckpt_path is not None:
+            resume = "auto" if ckpt_path == "last" else str(ckpt_path)
+            may_change = {"epochs", "patience", "save_top_k"}
+            resume_from = logs.find_state(self.save_dir, resume, config, may_change)
         self._run = logs.Run(
             self.save_dir,
             config,
@@ -207,32 +220,33 @@ class Trainer:
         self._load(model, "best")
         self.callback_metrics = distributed.from_main(self._run.metrics_of(progress.best_epoch))
 
-    def validate(self, model, datamodule=None, *, dataloaders=None, ckpt_path=None) -> list[dict]:
+    def validate(
+        self, model, dataloaders=None, ckpt_path=None, verbose=True, datamodule=None
+    ) -> list[dict]:
         """Metrics of the validation galaxies, in a list of one dict; see ``test``."""
-        return self._evaluate(model, datamodule, dataloaders, ckpt_path, "validate", "validation")
+        return self._evaluate(model, datamodule or dataloaders, ckpt_path, verbose, "validation")
 
     def test(
-        self, model, datamodule=None, *, dataloaders=None, ckpt_path=None, verbose=True
+        self, model, dataloaders=None, ckpt_path=None, verbose=True, datamodule=None
     ) -> list[dict]:
         """Metrics of the test galaxies, in a list of one dict.
 
         Args:
+            dataloaders: a loader, or a data module.
             ckpt_path: ``best`` loads the best weights of ``fit`` first, a path that file's; None
                 takes the model as it is.
         """
-        metrics = self._evaluate(model, datamodule, dataloaders, ckpt_path, "test", "test")
-        if verbose and self._run is None and distributed.is_main():
-            print("\n".join(f"{name} {value:.4f}" for name, value in metrics[0].items()))
-        return metrics
+        return self._evaluate(model, datamodule or dataloaders, ckpt_path, verbose, "test")
 
-    def predict(self, model, datamodule=None, *, dataloaders=None, ckpt_path=None) -> list:
-        """Predictions of this process's galaxies, a tensor a batch, on the CPU."""
+    def predict(self, model, dataloaders=None, datamodule=None, ckpt_path=None) -> list:
+        """Predictions, a tensor a batch, on the CPU.
+
+        In one process they are in the catalog's order; each of several has every world_size-th
+        galaxy.
+        """
         self._load(model, ckpt_path)
-        if datamodule is not None:
-            datamodule.setup("predict")
-            dataloaders = datamodule.predict_dataloader()
         settings = self._settings(model)
-        loader = self._loop_loader(dataloaders, model, None)
+        loader = self._loop_loader(_loader_of(datamodule or dataloaders, "predict"), model, None)
         model.to(self.device).eval()
         with torch.inference_mode(), settings.autocast():
             return [
@@ -240,18 +254,18 @@ class Trainer:
                 for batch in loader
             ]
 
-    def _evaluate(self, model, datamodule, dataloaders, ckpt_path, stage, split) -> list[dict]:
+    def _evaluate(self, model, source, ckpt_path, verbose, split) -> list[dict]:
         self._load(model, ckpt_path)
         name = "val" if split == "validation" else split
-        if datamodule is not None:
-            datamodule.setup(stage)
-            dataloaders = getattr(datamodule, f"{name}_dataloader")()
-        loader = self._loop_loader(dataloaders, model, name)
+        loader = self._loop_loader(_loader_of(source, name), model, name)
         model.to(self.device)
         metrics = engine.evaluate(model, loader, self._settings(model))
+        self.callback_metrics = {model.metric_key(split, k): v for k, v in metrics.items()}
         if self._run is not None and split == "test":
             self._run.log(self._run.last_epoch, split, metrics)
-        self.callback_metrics = {model.metric_key(split, k): v for k, v in metrics.items()}
+        elif verbose and distributed.is_main():
+            told = [f"{k} {v:.5g}" for k, v in self.callback_metrics.items() if k.count("/") == 1]
+            print("  ".join(told))
         return [self.callback_metrics]
 
     def _load(self, model, ckpt_path: str | Path | None) -> None:
@@ -260,7 +274,7 @@ class Trainer:
         if ckpt_path == "best":
             ckpt_path = self.save_dir / "best.safetensors"
         weights, _ = checkpoint.load_model(ckpt_path)
-        model.load_state_dict(weights)
+        encoders.load_exactly(model, weights, str(ckpt_path))
 
     def _settings(self, model) -> engine.Settings:
         return engine.Settings(
@@ -276,22 +290,25 @@ class Trainer:
         )
 
     def _plain_settings(self) -> dict:
-        names = "save_top_k max_epochs patience precision grad_clip accumulation unfreeze_after"
-        return {name: getattr(self, name) for name in names.split()}
+        names = "save_top_k patience precision grad_clip accumulation unfreeze_after"
+        return {"epochs": self.max_epochs} | {name: getattr(self, name) for name in names.split()}
 
     def _loop_loader(self, loader, model, split: str | None, accumulation: int = 1):
         """What the loop takes: our own loader beneath, or any iterable of batches, dressed up."""
         if loader is None:
             raise ValueError("give a datamodule, or the loaders")
-        galaxies = getattr(loader, "galaxies", None)
+        galaxies = loader if isinstance(loader, GalaxyLoader) else getattr(loader, "galaxies", None)
         if galaxies is None:
             seed = model.seed if self.seed is None else self.seed
-            return ForeignLoader(loader, split and model.check_labels, split, accumulation, seed)
+            sharded = isinstance(getattr(loader, "sampler", None), DistributedSampler)
+            check = split and model.check_labels
+            return ForeignLoader(loader, check, split, accumulation, seed, whole=not sharded)
         if split is not None:
             model.check_labels(galaxies.dataset.label_table(), split)
         if accumulation == 1:
             return galaxies
-        return ForeignLoader(galaxies, None, split, accumulation, whole=False)
+        micro = galaxies.accumulation * accumulation
+        return ForeignLoader(galaxies, None, split, micro, whole=False)
 
     def _introduce(self, model, optimizer) -> None:
         if not hasattr(model, "encoder_source"):
@@ -315,20 +332,21 @@ class Trainer:
                 with torch.inference_mode(), settings.autocast():
                     encoded.append(model.encoder(images).float().cpu())
                 labels.append(y.cpu())
-            features[split] = (torch.cat(encoded).numpy(), torch.cat(labels).numpy())
-        if distributed.is_main():
-            accuracy = model.linear_sanity_check(features)
-            self._run.say(
-                "linear model on the encoder's features as they are: accuracy "
-                + ", ".join(f"{split} {value:.3f}" for split, value in accuracy.items())
-            )
+            parts = distributed.gather((torch.cat(encoded).numpy(), torch.cat(labels).numpy()))
+            features[split] = tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        accuracy = model.linear_sanity_check(features)
+        self._run.say(
+            "linear model on the encoder's features as they are: accuracy "
+            + ", ".join(f"{split} {value:.3f}" for split, value in accuracy.items())
+        )
 
 
 class ForeignLoader:
     """What the loop asks of a loader, for any iterable of batches with a length.
 
     Under several processes each reads ``whole`` batches and keeps its share of their galaxies; a
-    last batch with fewer galaxies than processes joins the one before.
+    last batch with fewer galaxies than processes joins the one before. Not ``whole``: each process
+    has its own batches.
     """
 
     def __init__(self, loader, check, split, accumulation: int = 1, seed: int = 0, whole=True):
@@ -336,7 +354,10 @@ class ForeignLoader:
             self._num_batches = len(loader)
         except TypeError as error:
             raise ValueError("a loader of batches must have a length") from error
+        if self._num_batches == 0:
+            raise ValueError(f"the {split} loader has no batches")
         self._loader = loader
+        self._epoch = 0
         self.dataset = getattr(loader, "dataset", None)
         self._check = check
         self._split = split
@@ -346,21 +367,32 @@ class ForeignLoader:
         self.num_steps = math.ceil(self._num_batches / accumulation)
 
     def set_epoch(self, epoch: int) -> None:
-        """Make the loader's order a function of (seed, epoch), the same on all ranks."""
-        torch.manual_seed(self._seed * 1_000_003 + epoch)
-        if hasattr(self._loader, "set_epoch"):
-            self._loader.set_epoch(epoch)
+        self._epoch = epoch
+        for part in (self._loader, getattr(self._loader, "sampler", None)):
+            if hasattr(part, "set_epoch"):
+                part.set_epoch(epoch)
 
     def __len__(self) -> int:
         return self._num_batches
 
     def __iter__(self) -> Iterator[dict]:
+        """Batches in an order that is a function of (seed, epoch), the same on all ranks."""
+        torch.manual_seed(self._seed * 1_000_003 + self._epoch)
         for batch in self._loader if not self._whole else _joined(self._loader):
             if not isinstance(batch, dict) or "image" not in batch:
                 raise ValueError("a batch must be a dict with 'image' and the label columns")
             if self._check:
                 self._check(_table_of(batch), self._split)
             yield _share(batch) if self._whole else batch
+
+
+def _loader_of(source, split: str):
+    """A data module's loader of a split; a loader as it is."""
+    method = f"{split}_dataloader"
+    if not hasattr(source, method):
+        return source
+    source.setup("validate" if split == "val" else split)
+    return getattr(source, method)()
 
 
 def _joined(loader) -> Iterator[dict]:

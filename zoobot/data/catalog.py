@@ -181,7 +181,12 @@ def number_classes(splits: dict[str, pd.DataFrame], column: str, where: str) -> 
     """
     labels = splits["train"][column]
     if pd.api.types.is_numeric_dtype(labels):
-        largest = np.nan_to_num(labels.to_numpy(dtype=np.float64)).max()
+        largest = labels.max()
+        if not largest < max(2, len(labels)):
+            raise ValueError(
+                f"catalog {where}: column {column!r} holds {largest}, which is no class number: "
+                f"there are only {len(labels)} galaxies to train on"
+            )
         return [str(number) for number in range(max(2, int(largest) + 1))]
     names = sorted(labels.dropna().astype(str).unique())
     for split, table in splits.items():

@@ -122,9 +122,10 @@ class CatalogDataModule:
 
     def galaxies(self, split: str) -> GalaxyLoader:
         """A loader of ``train`` (shuffled), ``val``, ``test`` or ``predict`` for the loop."""
+        if self.catalogs[split] is None:
+            raise ValueError(f"there are no {split} galaxies: no catalog of them was given")
         if split not in self.datasets:
-            reason = "call setup() first" if self.catalogs[split] is not None else "none was given"
-            raise ValueError(f"there are no {split} galaxies: {reason}")
+            self.datasets[split] = self._dataset(split)
         dataset = self.datasets[split]
         if len(dataset) == 0:
             raise ValueError(f"there are no {split} galaxies: their catalog is empty")

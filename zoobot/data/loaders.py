@@ -34,7 +34,7 @@ class CatalogDataset(Dataset):
         catalog: with ``id_str``, ``file_loc`` or ``image``, and the label columns.
         label_cols: columns of numbers; None for no labels.
         transform: a view, or any torchvision v2 transform; by default a fixed view of 224 px.
-        target_transform: called with a galaxy's dict of labels, returns another.
+        target_transform: called by ``dataset[i]`` with a galaxy's dict of labels, returns another.
         channels: 1 or 3, of the image before the transform.
         fits_scaling: brightness of FITS images.
         seed: of the transform's random draws.
