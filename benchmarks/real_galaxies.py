@@ -4,7 +4,7 @@
     python benchmarks/real_galaxies.py recipe --data DATA      # 4 classes, a recipe of our own
     python benchmarks/real_galaxies.py rings --data DATA       # ring or not, from scratch
     python benchmarks/real_galaxies.py transfer --data DATA    # the same, encoder from SDSS votes
-    python benchmarks/real_galaxies.py table                   # what all of them gave
+    python benchmarks/real_galaxies.py table                   # what all of them gave, rings.png
 
 DATA holds gz1_sdss/ and decals_rings/, each with catalog.csv (split train and val) and images/.
 Results are JSON lines in OUT/results.jsonl, one a seed.
@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
+from matplotlib.figure import Figure
 
 from zoobot import logs
 from zoobot.data import (
@@ -189,6 +190,31 @@ def table(lines: list[dict]) -> str:
     return "\n".join(rows)
 
 
+def plot_rings(out: Path) -> Path:
+    """Validation accuracy by epoch of every run on rings, from scratch and transferred."""
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axis = figure.subplots()
+    for case, colour, label in (
+        ("transfer", "#2a6fbb", "encoder trained on SDSS votes"),
+        ("rings", "#777777", "from scratch"),
+    ):
+        curves = []
+        for folder in sorted((out / "runs").glob(f"{case}-*")):
+            lines = logs.read_metrics(folder)
+            curves.append([x["finetuning/val_acc"] for x in lines if x["split"] == "validation"])
+            axis.plot(range(1, len(curves[-1]) + 1), curves[-1], color=colour, alpha=0.35, lw=1)
+        mean = np.mean(curves, axis=0)
+        axis.plot(range(1, len(mean) + 1), mean, color=colour, lw=2.5, label=label)
+    axis.axhline(0.5, color="0.6", ls="--", lw=1)
+    axis.annotate("guessing", (1, 0.5), xytext=(0, 3), textcoords="offset points", color="0.5")
+    axis.set_xlabel("epoch")
+    axis.set_ylabel("ring or not: validation accuracy, 132 galaxies")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, loc="lower right")
+    figure.savefig(out / "rings.png", dpi=130)
+    return out / "rings.png"
+
+
 CASES = {"sdss4": sdss4, "recipe": recipe, "rings": rings, "transfer": transfer}
 RINGS_PX = 64
 
@@ -207,6 +233,7 @@ def main() -> None:
     results = Path(opt.out) / "results.jsonl"
     if opt.case == "table":
         print(table([json.loads(line) for line in results.read_text().splitlines()]))
+        print(plot_rings(Path(opt.out)))
         return
     for seed in opt.seeds:
         line = CASES[opt.case](opt, seed) | {"environment": logs.environment()}

@@ -180,7 +180,8 @@ def describe_encoder(encoder: nn.Module) -> dict | None:
             if config.get("fixed_input_size") and not kwargs:
                 size_px = config["input_size"][1:]
             image = torch.rand(1, channels, *size_px)
-            if torch.allclose(fresh.eval()(image), same(image), atol=1e-5):
+            features, expected = fresh.eval()(image), same(image)
+            if features.shape == expected.shape and torch.allclose(features, expected, atol=1e-5):
                 return description
     return None
 

@@ -1,7 +1,7 @@
 """Encoder + head: any timm encoder under a head that predicts Dirichlet concentrations."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +40,32 @@ class DirichletHead(nn.Module):
             x = features.to(self.linear.weight.dtype)
             x = F.dropout(x, self.dropout_rate, training=self.training or self.dropout_always)
             return 1 + 100 * torch.sigmoid(self.linear(x))
+
+
+class LinearHead(nn.Module):
+    """Dropout, linear, activation: features (B, D) to (B, output_dim), or (B,) if that is 1.
+
+    It computes in float32 under any autocast.
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        output_dim: int,
+        head_dropout_prob: float = 0.5,
+        activation: Callable | None = None,
+    ):
+        super().__init__()
+        self.output_dim = output_dim
+        self.dropout = nn.Dropout(head_dropout_prob)
+        self.linear = nn.Linear(input_dim, output_dim)
+        self.activation = activation
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            x = self.linear(self.dropout(features.to(self.linear.weight.dtype)))
+        x = x if self.activation is None else self.activation(x)
+        return x.squeeze(1) if self.output_dim == 1 else x
 
 
 def get_pytorch_dirichlet_head(
