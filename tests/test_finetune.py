@@ -371,6 +371,8 @@ def test_labels_are_found_in_either_form_of_batch():
         images, found = model.batch_to_supervised_tuple(batch)
         assert images is IMAGES
         assert torch.equal(found, LABELS)
+    columns["ring"] = LABELS.double()
+    assert model.batch_to_supervised_tuple(columns)[1].dtype == torch.float32
     del columns["ring"]
     with pytest.raises(ValueError, match=r"no label column 'ring'; they have \['size'\]"):
         model.batch_to_supervised_tuple(columns)

@@ -84,16 +84,21 @@ def label_tensor(batch: dict, columns: Sequence[str]) -> torch.Tensor:
         ValueError: if the batch lacks a column.
     """
     if "labels" in batch and list(columns) == batch.get("label_cols", list(columns)):
-        return batch["labels"]
+        return _single(batch["labels"])
     present = batch.get("label_cols", batch)
     for column in columns:
         if column not in present:
             found = [key for key in present if key not in ("image", "id_str", "labels")]
             raise ValueError(f"batches have no label column {column!r}; they have {found[:10]}")
     if "label_cols" not in batch:
-        return torch.stack([batch[column] for column in columns], dim=1)
+        return _single(torch.stack([batch[column] for column in columns], dim=1))
     indices = [batch["label_cols"].index(column) for column in columns]
-    return torch.stack([batch["labels"][:, i] for i in indices], dim=1)
+    return _single(torch.stack([batch["labels"][:, i] for i in indices], dim=1))
+
+
+def _single(labels: torch.Tensor) -> torch.Tensor:
+    """float64 labels, as other data modules give them, in float32."""
+    return labels.float() if labels.dtype == torch.float64 else labels
 
 
 class ZoobotTree(nn.Module):
