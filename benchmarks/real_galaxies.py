@@ -1,8 +1,7 @@
 """Train on real galaxies and write what came out, with how long it took.
 
     python benchmarks/real_galaxies.py sdss4 --data DATA       # 4 classes, the fixed recipe
-    python benchmarks/real_galaxies.py recipe --data DATA      # 4 classes, a recipe of our own
-    python benchmarks/real_galaxies.py rings --data DATA       # ring or not, from scratch
+    python benchmarks/real_galaxies.py rings --data DATA       # ring or not, from scratch; --epochs 30
     python benchmarks/real_galaxies.py transfer --data DATA    # the same, encoder from SDSS votes
     python benchmarks/real_galaxies.py table                   # what all of them gave, rings.png
 
@@ -72,7 +71,7 @@ def fresh_encoder(name: str, seed: int) -> torch.nn.Module:
 
 def train(opt, case: str, seed: int, model, data, epochs: int, patience: int) -> dict:
     """Fit, and validate the best weights: a line of results."""
-    folder = Path(opt.out) / "runs" / f"{case}-{seed}"
+    folder = Path(opt.out) / "runs" / f"{case}-{epochs}-{seed}"
     trainer = get_trainer(folder, max_epochs=epochs, patience=patience, precision=opt.precision)
     start = time.perf_counter()
     trainer.fit(model, data)
@@ -105,28 +104,6 @@ def sdss4(opt, seed: int) -> dict:
     return train(opt, "sdss4", seed, model, data, epochs=10, patience=10)
 
 
-def recipe(opt, seed: int) -> dict:
-    """Ours: the same encoder and size, twice the epochs, no shear, no erasing, smoothed labels."""
-    train_view = default_view_config()
-    train_view.random_affine["shear"] = None
-    train_view.random_affine["scale"] = (1.1, 1.5)
-    train_view.erase_iterations = 0
-    val_view = minimal_view_config()
-    val_view.random_affine["scale"] = (1.3, 1.3)
-    model = FinetuneableZoobotClassifier(
-        encoder=fresh_encoder("resnet18", seed),
-        num_classes=4,
-        label_smoothing=0.1,
-        learning_rate=1e-3,
-        layer_decay=1,
-        head_dropout_prob=0.2,
-        scheduler_kwargs={"sched": "cosine", "warmup_epochs": 1},
-        seed=seed,
-    )
-    data = data_module(opt, "gz1_sdss", "label", seed, train_view, val_view)
-    return train(opt, "recipe", seed, model, data, epochs=20, patience=20)
-
-
 def rings(opt, seed: int) -> dict:
     """Ring or not from 338 galaxies, from fresh weights."""
     model = FinetuneableZoobotClassifier(
@@ -155,7 +132,7 @@ def transfer(opt, seed: int) -> dict:
 
 def train_on_rings(opt, case: str, seed: int, model) -> dict:
     data = data_module(opt, "decals_rings", "ring", seed, size=RINGS_PX, batch_size=32)
-    return train(opt, case, seed, model, data, epochs=30, patience=30)
+    return train(opt, case, seed, model, data, epochs=opt.epochs, patience=opt.epochs)
 
 
 def pretrained_encoder(opt) -> Path:
@@ -174,6 +151,8 @@ def pretrained_encoder(opt) -> Path:
 
 def table(lines: list[dict]) -> str:
     """Mean and standard deviation over seeds, a row a case."""
+    for line in lines:
+        line["case"] += f", {line['epochs']} epochs"
     rows = [
         "| case | seeds | accuracy | last epoch's | loss | fit, s |",
         "|---|---|---|---|---|---|",
@@ -199,7 +178,7 @@ def plot_rings(out: Path) -> Path:
         ("rings", "#777777", "from scratch"),
     ):
         curves = []
-        for folder in sorted((out / "runs").glob(f"{case}-*")):
+        for folder in sorted((out / "runs").glob(f"{case}-30-*")):
             lines = logs.read_metrics(folder)
             curves.append([x["finetuning/val_acc"] for x in lines if x["split"] == "validation"])
             axis.plot(range(1, len(curves[-1]) + 1), curves[-1], color=colour, alpha=0.35, lw=1)
@@ -215,7 +194,7 @@ def plot_rings(out: Path) -> Path:
     return out / "rings.png"
 
 
-CASES = {"sdss4": sdss4, "recipe": recipe, "rings": rings, "transfer": transfer}
+CASES = {"sdss4": sdss4, "rings": rings, "transfer": transfer}
 RINGS_PX = 64
 
 
@@ -226,6 +205,7 @@ def main() -> None:
     parser.add_argument("case", choices=[*CASES, "table"])
     parser.add_argument("--data", default=os.environ.get("ZOOBOT_TEST_DATA", "data"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, default=30, help="of rings and transfer")
     parser.add_argument("--num-workers", type=int, default=2)
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--out", default="runs/real_galaxies")
