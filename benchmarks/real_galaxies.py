@@ -1,8 +1,8 @@
 """Train on real galaxies and write what came out, with how long it took.
 
     python benchmarks/real_galaxies.py sdss4 --data DATA       # 4 classes, the fixed recipe
-    python benchmarks/real_galaxies.py rings --data DATA       # ring or not, from scratch; --epochs 30
-    python benchmarks/real_galaxies.py transfer --data DATA    # the same, encoder from SDSS votes
+    python benchmarks/real_galaxies.py rings --data DATA       # ring or not, from scratch
+    python benchmarks/real_galaxies.py transfer --data DATA    # the same, encoder of SDSS votes
     python benchmarks/real_galaxies.py table                   # what all of them gave, rings.png
 
 DATA holds gz1_sdss/ and decals_rings/, each with catalog.csv (split train and val) and images/.
