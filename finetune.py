@@ -22,10 +22,6 @@ from zoobot.data import catalog
 from zoobot.schemas import get_schema
 from zoobot.trainer import Trainer
 
-MAY_CHANGE_ON_RESUME = set(
-    "config debug resume save_dir epochs patience num_workers device compile".split()
-)
-
 
 def make_parser() -> options.Parser:
     parser = options.Parser(__doc__)
@@ -100,7 +96,7 @@ def run(opt: argparse.Namespace) -> None:
         class_names = catalog.number_classes(splits, opt.label_col, opt.catalog)
     data = options.make_data(opt, splits, label_cols)
     config = vars(opt)
-    resume_from = logs.find_state(opt.save_dir, opt.resume, config, MAY_CHANGE_ON_RESUME)
+    resume_from = logs.find_state(opt.save_dir, opt.resume, config, options.MAY_CHANGE_ON_RESUME)
     source = encoder_arguments(opt, resume_from)
     model = make_model(opt, source, schema, class_names)
     if opt.compile:

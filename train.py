@@ -30,9 +30,6 @@ DEMO = {
     "epochs": 24,
     "save_dir": "runs/demo",
 }
-MAY_CHANGE_ON_RESUME = set(
-    "config debug resume save_dir epochs patience num_workers device compile".split()
-)
 
 
 def make_parser() -> options.Parser:
@@ -101,7 +98,7 @@ def train(opt: argparse.Namespace, device: torch.device) -> None:
         save_top_k=opt.save_top_k,
     )
     config = vars(opt)
-    resume_from = logs.find_state(opt.save_dir, opt.resume, config, MAY_CHANGE_ON_RESUME)
+    resume_from = logs.find_state(opt.save_dir, opt.resume, config, options.MAY_CHANGE_ON_RESUME)
     description = {**model.describe(), "image_size": opt.image_size}
     run = logs.Run(opt.save_dir, config, description, model.metric_key, resume_from)
     run.say(

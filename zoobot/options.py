@@ -15,6 +15,10 @@ from zoobot.data.images import ImageError
 from zoobot.data.views import default_view_config, get_galaxy_transform, minimal_view_config
 from zoobot.schemas import did_you_mean
 
+MAY_CHANGE_ON_RESUME = set(
+    "config debug resume save_dir epochs patience num_workers device compile".split()
+)
+
 
 class Parser(argparse.ArgumentParser):
     """Help shows defaults; errors are one line, ``error: ...``, with exit code 2."""

@@ -20,7 +20,6 @@ PRECISIONS = {
     "32-true": "fp32",
     "32": "fp32",
     "bf16-mixed": "bf16",
-    "bf16": "bf16",
     "16-mixed": "fp16",
     "16": "fp16",
     **{name: name for name in ("auto", *engine.PRECISIONS)},
@@ -210,7 +209,7 @@ class Trainer:
             show_progress=self.show_progress,
         )
         self._introduce(model, optimizer)
-        if getattr(model, "run_linear_sanity_check", False):
+        if model.run_linear_sanity_check:
             self._check_with_linear_model(model, train, val, settings)
         progress = engine.fit(model, optimizer, train, val, settings, self._run, resume_from)
         distributed.barrier()
@@ -309,8 +308,6 @@ class Trainer:
         return ForeignLoader(galaxies, None, split, micro, whole=False)
 
     def _introduce(self, model, optimizer) -> None:
-        if not hasattr(model, "encoder_source"):
-            return
         known = model.encoder_description or {}
         name = known.get("architecture", type(model.encoder).__name__)
         frozen = ", frozen" if model.training_mode == "head_only" else ""
