@@ -99,15 +99,16 @@ def train(opt: argparse.Namespace, device: torch.device) -> None:
     )
     config = vars(opt)
     resume_from = logs.find_state(opt.save_dir, opt.resume, config, options.MAY_CHANGE_ON_RESUME)
-    description = {**model.describe(), "image_size": opt.image_size}
+    train_galaxies, val_galaxies = data.galaxies("train"), data.galaxies("val")
+    model.images_seen = val_galaxies.dataset.describe_images()
+    description = {**model.describe(), **model.images_seen}
     run = logs.Run(opt.save_dir, config, description, model.metric_key, resume_from)
     run.say(
         f"{len(splits['train'])} galaxies to train on, {len(splits['val'])} to validate; "
         f"{schema!r}; {opt.encoder} at {opt.image_size} px, {settings.dtype} on {device}"
     )
     optimizer = model.to(device).configure_optimizers()
-    batches = (data.galaxies("train"), data.galaxies("val"))
-    engine.fit(model, optimizer, *batches, settings, run, resume_from)
+    engine.fit(model, optimizer, train_galaxies, val_galaxies, settings, run, resume_from)
     report(opt, run, model, schema, votes, data, settings)
 
 

@@ -2,7 +2,7 @@ import pytest
 import timm
 import torch
 
-from zoobot import models
+from zoobot import checkpoint, models
 from zoobot.schemas import get_schema
 
 
@@ -41,7 +41,7 @@ def test_dropout_is_off_in_evaluation_and_on_for_samples(model):
     model.eval()
     with torch.no_grad():
         assert torch.equal(model(images), model(images))
-    samples = model.predict_samples(images, 5)
+    samples = models.predict_samples(model, images, 5)
     assert samples.shape == (2, 7, 5)
     assert not torch.equal(samples[..., 0], samples[..., 1])
     with torch.no_grad():
@@ -51,12 +51,30 @@ def test_dropout_is_off_in_evaluation_and_on_for_samples(model):
     assert not torch.equal(head(features), head(features))
 
 
-def test_a_model_is_rebuilt_from_its_description(model):
-    again = models.ZoobotTree.from_description(model.describe())
-    again.load_state_dict(model.state_dict())
+def test_samples_are_those_of_the_head_and_one_sample_is_without_dropout(model):
+    images = torch.rand(4, 3, 32, 32)
+    model.eval()
+    torch.manual_seed(1)
+    samples = models.predict_samples(model, images, 3)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        model.head.dropout.train()
+        expected = model.head(model.encoder(images).repeat(3, 1)).reshape(3, 4, 7)
+        model.head.eval()
+        assert torch.equal(samples, expected.permute(1, 2, 0))
+        assert torch.equal(models.predict_samples(model, images)[..., 0], model(images))
+
+
+def test_a_model_is_loaded_from_its_checkpoint(model, tmp_path):
+    images_seen = {"image_size": 32, "view": {"output_size": 32}}
+    path = tmp_path / "best.safetensors"
+    checkpoint.save_weights(path, model.state_dict(), model.describe() | images_seen)
+    again = models.ZoobotTree.load_from_checkpoint(path)
     images = torch.rand(2, 3, 32, 32)
-    assert torch.equal(again.eval()(images), model.eval()(images))
+    assert torch.equal(again(images), model.eval()(images))
     assert again.schema == model.schema
+    assert again.head.dropout.p == 0.5
+    assert again.images_seen == images_seen
 
 
 def test_votes_come_from_one_tensor_or_one_entry_a_column(model):

@@ -11,7 +11,7 @@ from conftest import REPO, draw_galaxies
 
 sys.path.insert(0, str(REPO))
 import train
-from zoobot import checkpoint, options
+from zoobot import options
 from zoobot.models import ZoobotTree
 
 
@@ -74,11 +74,10 @@ def test_a_run_leaves_the_promised_files(folder, capsys):
 
 def test_the_best_weights_rebuild_the_model(folder):
     run_script("--catalog", "catalog.csv", *QUICK)
-    weights, description = checkpoint.load_weights(folder / "run" / "best.safetensors")
-    model = ZoobotTree.from_description(description)
-    model.load_state_dict(weights)
-    assert description["image_size"] == 32
-    assert model.eval()(torch.rand(1, 3, 32, 32)).shape == (1, 7)
+    model = ZoobotTree.load_from_checkpoint(folder / "run" / "best.safetensors")
+    assert model.images_seen["image_size"] == 32
+    assert model.images_seen["view"]["random_affine"]["scale"] == [1.2, 1.2]
+    assert model(torch.rand(1, 3, 32, 32)).shape == (1, 7)
 
 
 def test_options_from_a_file_yield_to_the_command_line(folder):

@@ -148,6 +148,12 @@ def _describe_lightning(hyper_parameters) -> dict:
     }
 
 
+def images_seen(description: dict) -> dict:
+    """How images became what the model was shown, where its description tells."""
+    keys = ("image_size", "view", "fits_scaling")
+    return {key: description[key] for key in keys if description.get(key) is not None}
+
+
 def duplicate(path: str | Path, second: str | Path) -> None:
     """Give a finished file a second name: a hard link, or a copy where there are no links."""
 

@@ -20,7 +20,7 @@ from zoobot.encoders import load_pretrained_zoobot as load_pretrained_zoobot
 from zoobot.finetuneable import TRAINING_MODES as TRAINING_MODES
 from zoobot.finetuneable import FinetuneableZoobotAbstract, plain
 from zoobot.metrics import ExampleMeasures, VoteMeasures
-from zoobot.models import DirichletHead, LinearHead, label_tensor
+from zoobot.models import DirichletHead, LinearHead, label_tensor, schema_of
 from zoobot.schemas import Schema
 from zoobot.trainer import get_trainer as get_trainer
 
@@ -238,10 +238,5 @@ class FinetuneableZoobotTree(FinetuneableZoobotAbstract):
 
     @classmethod
     def _arguments_of(cls, saved: dict) -> dict:
-        arguments = super()._arguments_of(saved)
-        if isinstance(arguments.get("schema"), dict):
-            arguments["schema"] = Schema.from_dict(arguments["schema"])
-        elif "question_answer_pairs" in saved:
-            pairs, dependencies = saved["question_answer_pairs"], saved["dependencies"]
-            arguments["schema"] = Schema(pairs, dependencies)
-        return arguments
+        schema = schema_of(saved)
+        return super()._arguments_of(saved) | ({"schema": schema} if schema else {})

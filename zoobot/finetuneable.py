@@ -272,6 +272,7 @@ class FinetuneableZoobotAbstract(nn.Module):
         if saved.get("class") is None:  # Zoobot 2.x also saved its metrics
             weights = {k: v for k, v in weights.items() if k.startswith(("encoder.", "head."))}
         encoders.load_exactly(model, weights, f"{checkpoint_path}, a {cls.__name__}")
+        model.images_seen = checkpoint.images_seen(saved)
         return model.eval()
 
     @classmethod

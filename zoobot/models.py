@@ -2,12 +2,12 @@
 
 import contextlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from zoobot import encoders, losses, optim
+from zoobot import checkpoint, encoders, losses, optim
 from zoobot.encoders import get_encoder_dim as get_encoder_dim
 from zoobot.encoders import get_pytorch_encoder as get_pytorch_encoder
 from zoobot.encoders import save_encoder as save_encoder
@@ -30,16 +30,20 @@ class DirichletHead(nn.Module):
         self, encoder_dim: int, output_dim: int, dropout_rate: float = 0.2, dropout_always=False
     ):
         super().__init__()
-        self.dropout_rate = dropout_rate
+        self.dropout = nn.Dropout(dropout_rate)
         self.dropout_always = dropout_always
         self.linear = nn.Linear(encoder_dim, output_dim)
         nn.init.constant_(self.linear.bias, self.INITIAL_BIAS)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         with torch.autocast(features.device.type, enabled=False):
-            x = features.to(self.linear.weight.dtype)
-            x = F.dropout(x, self.dropout_rate, training=self.training or self.dropout_always)
+            x = self.dropout(features.to(self.linear.weight.dtype))
             return 1 + 100 * torch.sigmoid(self.linear(x))
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        self.dropout.train(mode or self.dropout_always)
+        return self
 
 
 class LinearHead(nn.Module):
@@ -182,15 +186,10 @@ class ZoobotTree(nn.Module):
         groups = optim.parameter_groups(self.encoder, self.head, **self.optimizer_kwargs)
         return optim.adamw(groups, self.betas)
 
-    @torch.inference_mode()
-    def predict_samples(self, images: torch.Tensor, num_samples: int) -> torch.Tensor:
-        """Concentrations under ``num_samples`` dropout masks: (B, A, num_samples).
-
-        The encoder runs once; only the head's dropout differs between samples.
-        """
-        features = self.encoder(images)
-        with _dropout_on(self.head):
-            return torch.stack([self.head(features) for _ in range(num_samples)], dim=-1)
+    @staticmethod
+    def predictions(outputs: torch.Tensor) -> torch.Tensor:
+        """Concentrations are predicted as they are."""
+        return outputs
 
     def describe(self) -> dict:
         """What is needed to build this model again, as plain types."""
@@ -198,26 +197,81 @@ class ZoobotTree(nn.Module):
             "class": "ZoobotTree",
             "task": "tree",
             "encoder": encoders.describe(self.architecture_name, self.channels, self.timm_kwargs),
-            "dropout_rate": self.head.dropout_rate,
-            "schema": self.schema.to_dict(),
+            "arguments": {
+                "dropout_rate": self.head.dropout.p,
+                "schema": self.schema.to_dict(),
+            },
         }
 
     @classmethod
-    def from_description(cls, description: dict) -> "ZoobotTree":
-        """The model that ``describe`` described, with fresh weights."""
-        return cls(
-            schema=Schema.from_dict(description["schema"]),
-            architecture_name=description["encoder"]["architecture"],
-            channels=description["encoder"]["channels"],
-            timm_kwargs=description["encoder"]["timm_kwargs"],
-            dropout_rate=description["dropout_rate"],
-        )
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, **overrides) -> "ZoobotTree":
+        """The model of a checkpoint of ours or of Zoobot 2.x. Nothing is downloaded.
+
+        Args:
+            overrides: arguments of the class, over those of the checkpoint.
+
+        Raises:
+            ValueError: for a checkpoint of another class, or weights that don't fit exactly.
+        """
+        weights, saved = checkpoint.load_model(checkpoint_path)
+        if saved.get("class") not in (None, "ZoobotTree") or saved.get("encoder") is None:
+            raise ValueError(
+                f"{checkpoint_path} holds a {saved.get('class') or 'model that tells no encoder'}, "
+                "not a ZoobotTree"
+            )
+        encoder = saved["encoder"]
+        arguments = {
+            "schema": schema_of(saved["arguments"]),
+            "architecture_name": encoder["architecture"],
+            "channels": encoder["channels"],
+            "timm_kwargs": encoder["timm_kwargs"],
+            "dropout_rate": saved["arguments"].get("dropout_rate", 0.2),
+        }
+        model = cls(**(arguments | overrides))
+        if saved.get("class") is None:  # Zoobot 2.x also saved its metrics
+            weights = {k: v for k, v in weights.items() if k.startswith(("encoder.", "head."))}
+        encoders.load_exactly(model, weights, f"{checkpoint_path}, a ZoobotTree")
+        model.images_seen = checkpoint.images_seen(saved)
+        return model.eval()
+
+
+def schema_of(arguments: dict) -> Schema | None:
+    """The decision tree among a model's saved arguments, in our form or Zoobot 2.x's."""
+    if isinstance(arguments.get("schema"), dict):
+        return Schema.from_dict(arguments["schema"])
+    if "question_answer_pairs" in arguments:
+        return Schema(arguments["question_answer_pairs"], arguments["dependencies"])
+    return None
+
+
+@torch.inference_mode()
+def predict_samples(model: nn.Module, images: torch.Tensor, num_samples: int = 1) -> torch.Tensor:
+    """What a model predicts of images (B, C, H, W) in so many forward passes: (B, A, S) float32.
+
+    One pass is made without dropout; more are made with the head's dropout on (Gal & Ghahramani
+    2016), over features that the encoder makes once.
+
+    Args:
+        model: one of this package, in evaluation mode; for one pass, any module.
+    """
+    if num_samples == 1:
+        outputs = model(images)
+    else:
+        features = model.encoder(images)
+        with _dropout_on(model.head):
+            outputs = model.head(features.repeat(num_samples, 1))
+    if hasattr(model, "predictions"):
+        outputs = model.predictions(outputs)
+    return outputs.float().reshape(num_samples, len(images), -1).permute(1, 2, 0)
 
 
 @contextlib.contextmanager
-def _dropout_on(head: DirichletHead):
-    before, head.dropout_always = head.dropout_always, True
+def _dropout_on(head: nn.Module):
+    off = [m for m in head.modules() if isinstance(m, nn.Dropout) and not m.training]
+    for module in off:
+        module.train()
     try:
         yield
     finally:
-        head.dropout_always = before
+        for module in off:
+            module.eval()

@@ -24,6 +24,7 @@ PRECISIONS = {
     "16": "fp16",
     **{name: name for name in ("auto", *engine.PRECISIONS)},
 }
+ACCELERATORS = {"auto": "auto", "cpu": "cpu", "gpu": "cuda", "cuda": "cuda"}
 WITHOUT_EFFECT = set(
     "log_every_n_steps enable_model_summary num_sanity_val_steps strategy num_nodes".split()
 )
@@ -75,8 +76,6 @@ def get_trainer(
     if logger not in (None, True, False) or trainer_kwargs:
         ignored = sorted(trainer_kwargs) + ([] if logger in (None, True, False) else ["logger"])
         warnings.warn(f"get_trainer: without effect: {', '.join(ignored)}", stacklevel=2)
-    if str(precision) not in PRECISIONS:
-        raise ValueError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
     wanted = len(devices) if isinstance(devices, (list, tuple)) else devices
     wanted = int(wanted) if str(wanted).lstrip("-").isdigit() else wanted
     if wanted not in ("auto", -1, distributed.world_size(), distributed.local_world_size()):
@@ -84,23 +83,32 @@ def get_trainer(
             f"devices={devices!r}, but there are {distributed.world_size()} processes: start the "
             f"script with torchrun --nproc-per-node {wanted}"
         )
-    names = {"auto": "auto", "cpu": "cpu", "gpu": "cuda", "cuda": "cuda"}
-    if accelerator not in names:
-        raise ValueError(f"accelerator {accelerator!r} is none of {', '.join(names)}")
     return Trainer(
         save_dir,
         file_template=file_template,
         save_top_k=save_top_k,
         max_epochs=max_epochs,
         patience=patience,
-        device=names[accelerator],
-        precision=PRECISIONS[str(precision)],
+        **hardware(accelerator, precision),
         grad_clip=gradient_clip_val,
         accumulation=accumulate_grad_batches,
         unfreeze_after=unfreeze_after,
         show_progress=enable_progress_bar,
         seed=seed,
     )
+
+
+def hardware(accelerator: str = "auto", precision: str | int = "auto") -> dict[str, str]:
+    """``device`` and ``precision`` in this package's names, from those or Lightning's.
+
+    Raises:
+        ValueError: for another name.
+    """
+    if str(precision) not in PRECISIONS:
+        raise ValueError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
+    if accelerator not in ACCELERATORS:
+        raise ValueError(f"accelerator {accelerator!r} is none of {', '.join(ACCELERATORS)}")
+    return {"device": ACCELERATORS[accelerator], "precision": PRECISIONS[str(precision)]}
 
 
 class Trainer:
@@ -193,7 +201,9 @@ class Trainer:
             raise ValueError("class_weights='balanced' needs zoobot.data.CatalogDataModule")
         model.to(self.device)
         optimizer = model.configure_optimizers()
-        description = {**model.describe(), "image_size": _image_size(train)}
+        if hasattr(val.dataset, "describe_images"):
+            model.images_seen = val.dataset.describe_images()
+        description = {**model.describe(), **getattr(model, "images_seen", {})}
         config = config or {**self._plain_settings(), "model": description}
         if ckpt_path is not None:
             resume = "auto" if ckpt_path == "last" else str(ckpt_path)
@@ -343,9 +353,3 @@ def _loader_of(source, split: str):
         return source
     source.setup("validate" if split == "val" else split)
     return getattr(source, method)()
-
-
-def _image_size(loader) -> int | None:
-    """Side of the images in pixels, where the loader is ours and its view tells."""
-    transform = getattr(loader.dataset, "transform", None)
-    return getattr(getattr(transform, "config", None), "output_size", None)

@@ -6,16 +6,18 @@ catalog is a ValueError that names the column, the galaxy and the value.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from zoobot.schemas import did_you_mean
 
 SPLITS = ("train", "val", "test")
 ASTROPY_FORMATS = {".fits": "fits", ".ecsv": "ascii.ecsv", ".vot": "votable"}
+AS_TEXT = {"id_str": str, "file_loc": str, "split": str}
 MAX_VOTES = np.iinfo(np.int32).max
 
 
@@ -29,34 +31,52 @@ def read_catalog(path: str | Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     Returns:
         The table, ``id_str`` as text and ``file_loc``, if there, as absolute paths.
     """
-    path = Path(path)
-    catalog = _read_table(path)
-    if len(catalog) == 0:
+    catalog = next(read_galaxies(path, columns), None)
+    if catalog is None:
         raise ValueError(f"catalog {path} has no rows")
-    require_columns(catalog, ["id_str", *columns], str(path))
-    if "file_loc" not in catalog and "image" not in catalog:
-        raise ValueError(
-            f"catalog {path} has neither a file_loc nor an image column; "
-            f"columns: {', '.join(map(str, catalog.columns[:10]))}"
-        )
     check_ids(catalog, str(path))
-    if "file_loc" in catalog:
-        catalog["file_loc"] = _absolute(catalog["file_loc"], path)
     return catalog
 
 
-def _read_table(path: Path) -> pd.DataFrame:
+def read_galaxies(
+    path: str | Path, columns: Sequence[str] = (), num_rows: int | None = None
+) -> Iterator[pd.DataFrame]:
+    """As ``read_catalog``, in tables of ``num_rows``, with no more columns than these.
+
+    None: one table with all columns. Whether ids are unique is not checked.
+    """
+    path = Path(path)
     if not path.is_file():
         raise ValueError(f"no catalog {path}")
+    wanted = None if num_rows is None else {"id_str", "file_loc", "image", *columns}
+    for table in _tables(path, wanted, num_rows):
+        if len(table) == 0:
+            continue
+        require_columns(table, ["id_str", *columns], str(path))
+        if "file_loc" not in table and "image" not in table:
+            raise ValueError(
+                f"catalog {path} has neither a file_loc nor an image column; "
+                f"columns: {', '.join(map(str, table.columns[:10]))}"
+            )
+        for column in AS_TEXT.keys() & set(table.columns):
+            missing = table[column].isna()
+            table[column] = table[column].astype(str).mask(missing)
+        if "file_loc" in table:
+            table["file_loc"] = _absolute(table["file_loc"], path)
+        yield table
+
+
+def _tables(path: Path, wanted: set[str] | None, num_rows: int | None) -> Iterator[pd.DataFrame]:
     suffix = path.suffix.lower()
-    as_text = {"id_str": str, "file_loc": str, "split": str}
     try:
         if suffix == ".csv":
-            return pd.read_csv(path, dtype=as_text)
-        if suffix in (".parquet", ".pq"):
-            catalog = pd.read_parquet(path)
+            usecols = None if wanted is None else wanted.__contains__
+            tables = pd.read_csv(path, dtype=AS_TEXT, usecols=usecols, chunksize=num_rows)
+            yield from [tables] if num_rows is None else tables
+        elif suffix in (".parquet", ".pq"):
+            yield from _read_parquet(path, wanted, num_rows)
         elif suffix in ASTROPY_FORMATS:
-            catalog = _read_astropy(path, ASTROPY_FORMATS[suffix])
+            yield _read_astropy(path, ASTROPY_FORMATS[suffix])
         else:
             raise ValueError(
                 f"catalog {path}: unknown format {suffix!r}; "
@@ -70,10 +90,20 @@ def _read_table(path: Path) -> pd.DataFrame:
         raise (
             error if str(path) in str(error) else ValueError(f"catalog {path}: {error}")
         ) from error
-    for column in as_text.keys() & set(catalog.columns):
-        missing = catalog[column].isna()
-        catalog[column] = catalog[column].astype(str).mask(missing)
-    return catalog
+
+
+def _read_parquet(path, wanted, num_rows) -> Iterator[pd.DataFrame]:
+    if num_rows is None:
+        yield pd.read_parquet(path)
+        return
+    start = 0
+    with pq.ParquetFile(path) as file:
+        columns = [name for name in file.schema_arrow.names if name in wanted]
+        for batch in file.iter_batches(num_rows, columns=columns):
+            table = batch.to_pandas()
+            table.index += start
+            start += len(table)
+            yield table
 
 
 def _read_astropy(path: Path, table_format: str) -> pd.DataFrame:
@@ -94,7 +124,7 @@ def _read_astropy(path: Path, table_format: str) -> pd.DataFrame:
 
 def _absolute(file_locs: pd.Series, catalog_path: Path) -> pd.Series:
     if file_locs.isna().any():
-        row = int(np.flatnonzero(file_locs.isna())[0])
+        row = file_locs.index[file_locs.isna()][0]
         raise ValueError(f"catalog {catalog_path}: column 'file_loc' is empty in row {row}")
     folder = str(catalog_path.resolve().parent)
     return file_locs.map(lambda loc: loc if os.path.isabs(loc) else os.path.join(folder, loc))
@@ -113,7 +143,7 @@ def check_ids(catalog: pd.DataFrame, where: str) -> None:
     """ValueError unless every id_str is there and unique."""
     ids = catalog["id_str"]
     if ids.isna().any():
-        row = int(np.flatnonzero(ids.isna())[0])
+        row = ids.index[ids.isna()][0]
         raise ValueError(f"catalog {where}: column 'id_str' is empty in row {row}")
     duplicated = ids[ids.duplicated()]
     if len(duplicated):

@@ -17,6 +17,7 @@ FITS_SCALINGS = ("asinh", "linear", "none")
 GZIP_MAGIC = b"\x1f\x8b"
 FITS_PERCENTILES = (0.0, 99.7)
 FITS_SUFFIXES = (".fits", ".fit", ".fts")
+PILLOW_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")
 MODES = {1: "L", 3: "RGB"}
 PILLOW_FORMATS = ("JPEG", "PNG", "TIFF", "WEBP")
 ASINH_Q = 1.0
@@ -109,6 +110,11 @@ def _resolve(source, name):
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source), name or source
     raise ImageError(f"{name or 'image'}: no path and no bytes, but {type(source).__name__}")
+
+
+def is_image_name(name):
+    """Whether a file name has the suffix of an image that `read_image` reads."""
+    return name.lower().endswith(PILLOW_SUFFIXES) or _is_fits(name)
 
 
 def _is_fits(file):

@@ -20,7 +20,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from zoobot import distributed
 from zoobot.data.catalog import label_array
 from zoobot.data.images import ImageError, read_image
-from zoobot.data.views import apply_transform, get_galaxy_transform, minimal_view_config
+from zoobot.data.views import (
+    GalaxyView,
+    apply_transform,
+    get_galaxy_transform,
+    minimal_view_config,
+)
 
 WORKER_TIMEOUT_S = 600
 
@@ -31,7 +36,8 @@ class CatalogDataset(Dataset):
     Strings are kept in Arrow buffers and labels in one tensor, which workers share without copying.
 
     Args:
-        catalog: with ``id_str``, ``file_loc`` or ``image``, and the label columns.
+        catalog: with ``id_str``, ``file_loc`` or ``image``, and the label columns; or, without
+            labels, what ``galaxy_table`` makes of it.
         label_cols: columns of numbers; None for no labels.
         transform: a view, or any torchvision v2 transform; by default a fixed view of 224 px.
         target_transform: called by ``dataset[i]`` with a galaxy's dict of labels, returns another.
@@ -45,7 +51,7 @@ class CatalogDataset(Dataset):
 
     def __init__(
         self,
-        catalog: pd.DataFrame,
+        catalog: pd.DataFrame | pa.Table,
         label_cols: Sequence[str] | None = None,
         transform: Callable | None = None,
         target_transform: Callable | None = None,
@@ -54,11 +60,8 @@ class CatalogDataset(Dataset):
         fits_scaling: str = "asinh",
         seed: int = 0,
     ):
-        self._ids = pa.array(catalog["id_str"].astype(str), type=pa.large_string())
-        if "file_loc" in catalog:
-            self._sources = pa.array(catalog["file_loc"], type=pa.large_string())
-        else:
-            self._sources = pa.array([_image_bytes(x) for x in catalog["image"]], pa.large_binary())
+        galaxies = catalog if isinstance(catalog, pa.Table) else galaxy_table(catalog)
+        self._ids, self._sources = galaxies.columns
         self.label_cols = list(label_cols or [])
         self.labels = torch.from_numpy(label_array(catalog, self.label_cols, "in memory"))
         self.transform = transform or get_galaxy_transform(minimal_view_config())
@@ -84,19 +87,32 @@ class CatalogDataset(Dataset):
         return galaxy | (self.target_transform(labels) if self.target_transform else labels)
 
     def batch(self, epoch: int, indices: Sequence[int]) -> dict:
-        """These galaxies as they look in this epoch; unreadable images are named in ``errors``."""
-        images, errors = [], []
-        for index in indices:
+        """These galaxies as they look in this epoch.
+
+        ``image`` lacks those that can't be read: ``errors`` has place in the batch -> reason.
+        """
+        images, errors = [], {}
+        for place, index in enumerate(indices):
             try:
                 images.append(self._image(index, (self.seed, epoch, index)))
             except ImageError as error:
-                errors.append(str(error))
-        if errors:
-            return {"errors": errors}
-        batch = {"image": self._stack(images), "id_str": self._ids.take(indices).to_pylist()}
+                errors[place] = str(error)
+        batch = {"id_str": [self._ids[index].as_py() for index in indices], "errors": errors}
+        if images:
+            batch["image"] = self._stack(images)
         if self.label_cols:
             batch["labels"] = self.labels[indices]
         return batch
+
+    def describe_images(self) -> dict:
+        """How images become what the model is shown, as plain types; of other transforms little."""
+        described = {"fits_scaling": self.fits_scaling}
+        if isinstance(self.transform, GalaxyView):
+            described |= {
+                "image_size": self.transform.config.output_size,
+                "view": self.transform.config.changes(),
+            }
+        return described
 
     def label_table(self) -> pd.DataFrame:
         """``id_str`` and the label columns of all galaxies, for checks before training."""
@@ -125,6 +141,16 @@ class CatalogDataset(Dataset):
 def as_float(images: torch.Tensor) -> torch.Tensor:
     """uint8 images as float32 in 0-1; floats as they are."""
     return images if images.is_floating_point() else images.float().div_(255)
+
+
+def galaxy_table(catalog: pd.DataFrame) -> pa.Table:
+    """``id_str``, and ``file_loc`` or else ``image`` (encoded bytes), in Arrow buffers."""
+    ids = pa.array(catalog["id_str"].astype(str), type=pa.large_string())
+    if "file_loc" in catalog:
+        paths = pa.array(catalog["file_loc"], type=pa.large_string())
+        return pa.table({"id_str": ids, "file_loc": paths})
+    images = pa.array([_image_bytes(x) for x in catalog["image"]], pa.large_binary())
+    return pa.table({"id_str": ids, "image": images})
 
 
 def _image_bytes(value) -> bytes:
@@ -197,7 +223,12 @@ class EvalSampler(Sampler):
 
 
 class GalaxyLoader:
-    """Batches of a dataset through worker processes; raises ImageError for unreadable images."""
+    """Batches of a dataset through worker processes.
+
+    Args:
+        record_errors: give batches with ``errors`` for unreadable images, instead of raising
+            ImageError.
+    """
 
     def __init__(
         self,
@@ -206,8 +237,10 @@ class GalaxyLoader:
         num_workers: int,
         pin_memory: bool = False,
         prefetch_factor: int = 4,
+        record_errors: bool = False,
     ):
         self.dataset = dataset
+        self._record_errors = record_errors
         self.sampler = sampler
         self._loader = DataLoader(
             _WholeBatches(dataset),
@@ -239,9 +272,9 @@ class GalaxyLoader:
 
     def __iter__(self) -> Iterator[dict]:
         for batch in self._loader:
-            if "errors" in batch:
-                errors = batch["errors"]
-                raise ImageError("; ".join(errors[:5]) + ("; ..." if len(errors) > 5 else ""))
+            if batch["errors"] and not self._record_errors:
+                told = [*batch["errors"].values()]
+                raise ImageError("; ".join(told[:5]) + ("; ..." if len(told) > 5 else ""))
             batch["label_cols"] = self.dataset.label_cols
             yield batch
 

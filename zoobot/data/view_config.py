@@ -3,7 +3,7 @@
 import difflib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from numbers import Integral, Real
 
 import numpy as np
@@ -74,6 +74,11 @@ class GalaxyViewConfig:
             hint = f", did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
             raise ValueError(f"no view setting {name!r}{hint}")
         super().__setattr__(name, value)
+
+    def changes(self) -> dict:
+        """The settings that differ from those of ``GalaxyViewConfig()``, as plain types."""
+        plain, usual = asdict(self), asdict(GalaxyViewConfig())
+        return {name: value for name, value in plain.items() if value != usual[name]}
 
 
 def default_view_config():

@@ -1,0 +1,94 @@
+"""Predict a catalog, or a folder of images, with a trained model.
+
+    python predict.py --checkpoint runs/evo/best.safetensors --catalog cat.parquet \\
+        --save-loc predictions.parquet --summary
+    python predict.py --checkpoint runs/rings/best.safetensors --images stamps/ --save-loc rings.csv
+    torchrun --nproc-per-node 8 predict.py --checkpoint runs/evo/best.safetensors \\
+        --catalog cat.parquet --n-samples 10 --save-loc predictions.hdf5
+
+A killed run goes on with the same command. Trees: a column of Dirichlet concentrations an answer;
+classifiers: probabilities; regressors: the number.
+"""
+
+import argparse
+
+from zoobot import distributed, options
+from zoobot.data import demo
+from zoobot.data.catalog import SPLITS
+from zoobot.predict import ON_BAD_IMAGE, predict_to_file
+from zoobot.predictors import load_predictor, view_of
+
+
+def make_parser() -> options.Parser:
+    parser = options.Parser(__doc__)
+    model = parser.add_argument_group("model")
+    add = model.add_argument
+    add("--checkpoint", required=True, help="PATH.safetensors or PATH.ckpt, Zoobot 2.x's too")
+    add(
+        "--representations",
+        action="store_true",
+        help="predict the encoder's features; --checkpoint may then be a timm or hf_hub: name",
+    )
+    add(
+        "--n-samples",
+        type=options.positive_int,
+        default=1,
+        help="forward passes with the head's dropout on; 1: one pass without dropout",
+    )
+    data = parser.add_argument_group("data")
+    source = data.add_mutually_exclusive_group(required=True)
+    source.add_argument("--catalog", help="galaxies; demo: simulated on the spot")
+    source.add_argument("--images", metavar="FOLDER", help="all images below it; ids are paths")
+    add = data.add_argument
+    add("--split", choices=SPLITS, default="", help="only these galaxies of the catalog")
+    add("--image-size", type=options.positive_int, help="by default that of training")
+    add("--fits-scaling", help="brightness of FITS images, by default as in training")
+    add("--batch-size", type=options.positive_int, default=128, help="galaxies a forward pass")
+    add(
+        "--on-bad-image",
+        choices=ON_BAD_IMAGE,
+        default="error",
+        help="an image can't be read: stop, or give NaN and the reason",
+    )
+    options.add_hardware_options(parser)
+    output = parser.add_argument_group("output")
+    add = output.add_argument
+    add("--save-loc", required=True, help="OUT.parquet, OUT.csv or OUT.hdf5")
+    add("--summary", action="store_true", help="of trees: also write OUT_summary.parquet")
+    add("--seed", type=int, default=42, help="of the dropout")
+    return parser
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    return make_parser().parse(argv)
+
+
+def main(opt: argparse.Namespace) -> None:
+    device = distributed.choose_device(opt.device)
+    with distributed.process_group(device):
+        model = load_predictor(opt.checkpoint, opt.representations)
+        with distributed.main_first():
+            catalog = demo.demo_catalog() if opt.catalog == "demo" else opt.catalog
+        path = predict_to_file(
+            opt.images or catalog,
+            model,
+            opt.save_loc,
+            transform=view_of(model, opt.image_size),
+            num_samples=opt.n_samples,
+            batch_size=opt.batch_size,
+            num_workers=opt.num_workers,
+            device=opt.device,
+            precision=opt.precision,
+            compile_encoder=opt.compile,
+            fits_scaling=opt.fits_scaling,
+            on_bad_image=opt.on_bad_image,
+            summary=opt.summary,
+            split=opt.split,
+            seed=opt.seed,
+        )
+        if distributed.is_main():
+            print(f"predictions {path}")
+
+
+if __name__ == "__main__":
+    options.run(main, parse)

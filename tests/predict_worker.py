@@ -1,0 +1,35 @@
+"""Started by test_predict.py: predicts, and is killed (SIGKILL) after writing some parts."""
+
+import os
+import signal
+import sys
+
+from zoobot import distributed, predict
+from zoobot.predictors import load_predictor
+
+
+def main(checkpoint, catalog, save_loc, parts_to_write):
+    write, written = predict._write_part, []
+
+    def write_then_die(*arguments):
+        write(*arguments)
+        written.append(1)
+        if len(written) == int(parts_to_write) and distributed.is_main():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if int(parts_to_write):
+        predict._write_part = write_then_die
+    predict.predict_to_file(
+        catalog,
+        load_predictor(checkpoint),
+        save_loc,
+        num_samples=3,
+        batch_size=4,
+        num_workers=1,
+        summary=True,
+        show_progress=False,
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,390 @@
+"""Predictions for catalogs of any size: streamed, shared by processes, and resumed where killed.
+
+The galaxies are cut into parts. Each process predicts its share of the parts and writes each one
+whole; what a part holds depends on the galaxies and the model only, not on which process made it or
+when. In the end the main process joins the parts, in the catalog's order, into one file.
+"""
+
+import dataclasses
+import json
+import math
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import safetensors
+import safetensors.numpy
+import torch
+from torch import nn
+from torch.utils.data import Sampler
+from tqdm import tqdm
+
+from zoobot import checkpoint, distributed, engine, statistics
+from zoobot.data import listing
+from zoobot.data.loaders import CatalogDataset, GalaxyLoader
+from zoobot.models import predict_samples
+from zoobot.prediction_files import Predictions, check_save_loc, open_writer, read_predictions
+from zoobot.predictors import column_names, describe_predictions, hash_weights, view_of
+from zoobot.schemas import Schema
+from zoobot.trainer import hardware
+
+PARTS_AIMED_AT = 256  # so that processes finish together and a killed run loses little
+LARGEST_PART_ROWS = 2**16
+LARGEST_PART_VALUES = 2**24
+ON_BAD_IMAGE = ("error", "record")
+LOG_EVERY_S = 60  # where stderr is no terminal
+
+
+def predict(
+    catalog: pd.DataFrame,
+    model: nn.Module,
+    save_loc: str | Path,
+    label_cols: Sequence[str] | None = None,
+    inference_transform: Callable | None = None,
+    datamodule_kwargs: dict | None = None,
+    trainer_kwargs: dict | None = None,
+    *,
+    n_samples: int = 1,
+    **options,
+) -> pd.DataFrame:
+    """Predict a catalog into ``save_loc``, and return what is in the file as a table.
+
+    Args:
+        catalog: with ``id_str`` and ``file_loc`` (or ``image``, encoded bytes).
+        model: one of this package, or for ``n_samples=1`` any module, images to (B, A).
+        save_loc: ``.parquet``, ``.csv`` or ``.hdf5``.
+        label_cols: names of the predicted columns; by default the model's.
+        inference_transform: a view, or any torchvision v2 transform; by default that with which
+            the model was validated.
+        datamodule_kwargs: ``batch_size``, ``num_workers``, ``prefetch_factor``,
+            ``test_transform``.
+        trainer_kwargs: ``accelerator`` and ``precision``; others of Lightning's are accepted.
+        n_samples: forward passes with the head's dropout on; 1: one pass without dropout.
+        options: of ``predict_to_file``.
+
+    Raises:
+        ValueError: see ``predict_to_file``.
+    """
+    data, trainer = dict(datamodule_kwargs or {}), dict(trainer_kwargs or {})
+    view = data.pop("test_transform", None) or inference_transform
+    unknown = set(data) - {"batch_size", "num_workers", "prefetch_factor"}
+    if unknown:
+        raise ValueError(f"datamodule_kwargs: no argument {sorted(unknown)[0]!r} in predictions")
+    known = {k: v for k, v in trainer.items() if k in ("accelerator", "precision")}
+    options = hardware(**known) | data | options
+    path = predict_to_file(
+        catalog, model, save_loc, label_cols, transform=view, num_samples=n_samples, **options
+    )
+    return read_predictions(path).to_frame()
+
+
+@dataclasses.dataclass
+class Work:
+    """What is to be predicted, cut into parts.
+
+    Attributes:
+        folder: of the finished parts.
+        num_galaxies, batch_size: all galaxies; those of a forward pass.
+        like: predictions of no galaxy, with the columns, passes and metadata of all.
+        schema: of trees, if their summary is wanted.
+        seed: of the dropout.
+    """
+
+    folder: Path
+    num_galaxies: int
+    batch_size: int
+    like: Predictions
+    schema: Schema | None
+    seed: int
+
+    @property
+    def part_rows(self) -> int:
+        """Galaxies of a part: whole batches, as many whatever the number of processes."""
+        _, num_columns, num_samples = self.like.values.shape
+        largest = min(LARGEST_PART_ROWS, LARGEST_PART_VALUES // (num_columns * num_samples))
+        rows = min(self.num_galaxies // PARTS_AIMED_AT, largest)
+        return max(1, rows // self.batch_size) * self.batch_size
+
+    @property
+    def num_parts(self) -> int:
+        return math.ceil(self.num_galaxies / self.part_rows)
+
+    def rows(self, part: int) -> range:
+        """Numbers of a part's galaxies in the catalog."""
+        start = part * self.part_rows
+        return range(start, min(start + self.part_rows, self.num_galaxies))
+
+    def batches(self, part: int) -> list[range]:
+        """A part's galaxies in batches."""
+        rows = self.rows(part)
+        return [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
+
+    def path(self, part: int) -> Path:
+        """File of a finished part."""
+        return self.folder / f"part-{part:07d}.safetensors"
+
+
+class PartSampler(Sampler):
+    """Batches of the given parts, one after the other."""
+
+    def __init__(self, work: Work, parts: Sequence[int]):
+        self._work = work
+        self._parts = parts
+
+    def __len__(self) -> int:
+        return sum(len(self._work.batches(part)) for part in self._parts)
+
+    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
+        for part in self._parts:
+            for batch in self._work.batches(part):
+                yield 0, list(batch)
+
+
+def predict_to_file(
+    catalog: pd.DataFrame | str | Path,
+    model: nn.Module,
+    save_loc: str | Path,
+    label_cols: Sequence[str] | None = None,
+    *,
+    transform: Callable | None = None,
+    num_samples: int = 1,
+    batch_size: int = 128,
+    num_workers: int = 2,
+    prefetch_factor: int = 4,
+    device: str = "auto",
+    precision: str = "auto",
+    compile_encoder: bool = False,
+    fits_scaling: str | None = None,
+    on_bad_image: str = "error",
+    summary: bool = False,
+    split: str = "",
+    seed: int = 42,
+    show_progress: bool = True,
+) -> Path:
+    """Predict all galaxies into one file, in the catalog's order; every process must call it.
+
+    Beside the file there is, until it is finished, the folder ``SAVE_LOC.parts``. If it is there
+    from a run that was killed, its finished parts are kept and the result is the same.
+
+    Args:
+        catalog: a table, a catalog file, or a folder of images.
+        model, label_cols: see ``predict``.
+        transform, fits_scaling: by default those with which the model was validated.
+        num_samples: forward passes with the head's dropout on; 1: one pass without dropout.
+        batch_size: galaxies of a forward pass, in each process.
+        compile_encoder: run the encoder through ``torch.compile``; all batches then have one size.
+        on_bad_image: ``error`` stops at the first image that can't be read and names it; ``record``
+            gives its galaxy NaN, and the reason in a column ``error``.
+        summary: also write ``STEM_summary.parquet`` with fractions, 90% intervals and the
+            proportion asked; for trees.
+        split: only galaxies with this value in the catalog's column ``split``.
+        seed: of the dropout.
+
+    Raises:
+        ValueError: for a save_loc of no known format, a faulty catalog, columns that don't fit, or
+            parts of another prediction in the folder.
+        ImageError: an image can't be read.
+    """
+    save_loc = check_save_loc(save_loc)
+    if num_samples < 1 or batch_size < 1:
+        raise ValueError(f"{num_samples} samples in batches of {batch_size}: give 1 or more")
+    if on_bad_image not in ON_BAD_IMAGE:
+        raise ValueError(f"on_bad_image={on_bad_image!r}: use one of {', '.join(ON_BAD_IMAGE)}")
+    where = distributed.choose_device(device)
+    distributed.join(where)
+    settings = engine.Settings(device=where, dtype=engine.choose_dtype(precision, where))
+    like = _like(model, column_names(model, label_cols), num_samples, on_bad_image == "record")
+    if summary and like.metadata["schema"] is None:
+        raise ValueError(f"a summary is made of decision trees, not of {like.metadata['task']}")
+
+    folder, digest = save_loc.with_name(save_loc.name + ".parts"), None
+    with distributed.main_first():
+        if distributed.is_main():
+            digest = listing.write_listing(catalog, folder / "galaxies.arrow", split)
+    galaxies = listing.open_listing(folder / "galaxies.arrow")
+    dataset = CatalogDataset(
+        galaxies,
+        transform=transform or view_of(model),
+        channels=getattr(model, "channels", 1 if getattr(model, "greyscale", False) else 3),
+        fits_scaling=fits_scaling or getattr(model, "images_seen", {}).get("fits_scaling", "asinh"),
+    )
+    schema = Schema.from_dict(like.metadata["schema"]) if summary else None
+    work = Work(folder, len(galaxies), batch_size, like, schema, seed)
+    plan = like.metadata | {
+        "galaxies": digest,
+        "images": dataset.describe_images() | {"transform": _name(dataset.transform)},
+        "channels": dataset.channels,
+        "batch_size": batch_size,
+        "precision": str(settings.dtype),
+        "compiled": compile_encoder,
+        "on_bad_image": on_bad_image,
+        "summary": summary,
+        "seed": seed,
+    }
+    todo = distributed.from_main(_open_folder(work, plan) if distributed.is_main() else None)
+    mine = todo[distributed.rank() :: distributed.world_size()]
+    loader = GalaxyLoader(
+        dataset,
+        PartSampler(work, mine),
+        num_workers,
+        pin_memory=where.type == "cuda",
+        prefetch_factor=prefetch_factor,
+        record_errors=on_bad_image == "record",
+    )
+    bar = _progress_bar(work, mine, len(todo), show_progress)
+    with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []), bar:
+        _predict_parts(model, loader, mine, work, galaxies, settings, compile_encoder, bar)
+    distributed.barrier()
+    if distributed.is_main():
+        _join_parts(work, galaxies, save_loc)
+        shutil.rmtree(folder)
+    distributed.barrier()
+    return save_loc
+
+
+def _like(model, columns: list[str], num_samples: int, with_errors: bool) -> Predictions:
+    """Predictions of no galaxy, as those of all will be."""
+    values = np.empty((0, len(columns), num_samples), np.float32)
+    errors = np.array([], dtype=object) if with_errors else None
+    metadata = describe_predictions(model) | {"weights": hash_weights(model)}
+    return Predictions(np.array([], dtype=object), values, columns, errors, metadata)
+
+
+def _name(transform) -> str:
+    return type(transform).__name__ if hasattr(transform, "config") else repr(transform)
+
+
+def _open_folder(work: Work, plan: dict) -> list[int]:
+    """The parts that are still to be done; the folder must be of the same plan, or new."""
+    path = work.folder / "plan.json"
+    plan = json.loads(json.dumps(plan | {"columns": work.like.columns}))
+    plan["num_samples"] = work.like.values.shape[2]
+    if path.exists():
+        before = json.loads(path.read_text())
+        changed = [key for key in plan if before.get(key) != plan[key]]
+        if changed:
+            raise ValueError(
+                f"{work.folder} holds parts of another prediction: {', '.join(changed)} differ; "
+                "delete the folder to start anew, or save elsewhere"
+            )
+    else:
+        checkpoint.write_text(path, json.dumps(plan, indent=2) + "\n")
+    return [part for part in range(work.num_parts) if not work.path(part).exists()]
+
+
+def _progress_bar(work: Work, mine: list[int], num_todo: int, show_progress: bool) -> tqdm:
+    shown = show_progress and distributed.is_main()
+    total = sum(len(work.rows(part)) for part in mine)
+    others = f", process 1 of {distributed.world_size()}" if distributed.world_size() > 1 else ""
+    if shown and num_todo < work.num_parts:
+        tqdm.write(f"{work.num_parts - num_todo} of {work.num_parts} parts were done before")
+    return tqdm(
+        total=total,
+        desc=f"predicting{others}",
+        unit="galaxy",
+        unit_scale=True,
+        disable=not shown,
+        mininterval=0.2 if sys.stderr.isatty() else LOG_EVERY_S,
+        file=sys.stderr,
+    )
+
+
+def _predict_parts(model, loader, parts, work, galaxies, settings, compile_encoder, bar) -> None:
+    """Predict parts, each written while the next is predicted."""
+    model = model.to(settings.device, memory_format=torch.channels_last).eval()
+    if compile_encoder:
+        getattr(model, "encoder", model).compile()
+    batches = iter(loader)
+    with ThreadPoolExecutor(max_workers=1) as writer:
+        writing = None
+        for part in parts:
+            predicted, errors = [], {}
+            for rows in work.batches(part):
+                batch = next(batches)
+                torch.manual_seed((work.seed * 1_000_003 + rows.start) % 2**63)
+                pad_to = work.batch_size if compile_encoder else None
+                predicted.append(_predict_batch(model, batch, len(rows), work, settings, pad_to))
+                errors |= {rows.start + place: told for place, told in batch["errors"].items()}
+                bar.update(len(rows))
+            values = torch.cat(predicted).cpu().numpy()
+            if writing is not None:
+                writing.result()
+            ids = galaxies["id_str"][work.rows(part).start : work.rows(part).stop]
+            writing = writer.submit(_write_part, work, part, ids, values, errors)
+        if writing is not None:
+            writing.result()
+
+
+def _predict_batch(model, batch, num_galaxies, work, settings, pad_to=None) -> torch.Tensor:
+    """(num_galaxies, A, S) float32 on the device; NaN where the image could not be read."""
+    _, num_columns, num_samples = work.like.values.shape
+    shape = (num_galaxies, num_columns, num_samples)
+    if "image" not in batch:
+        return torch.full(shape, math.nan, device=settings.device)
+    images = engine.to_device(batch, settings.device)["image"]
+    num_read = len(images)
+    if pad_to is not None and num_read < pad_to:
+        images = torch.cat([images, images[:1].expand(pad_to - num_read, -1, -1, -1)])
+    with settings.autocast():
+        values = predict_samples(model, images, num_samples)[:num_read]
+    if values.shape[1] != num_columns:
+        raise ValueError(
+            f"the model predicts {values.shape[1]} columns, but there are {num_columns} label_cols"
+        )
+    if num_read == num_galaxies:
+        return values
+    read = [place for place in range(num_galaxies) if place not in batch["errors"]]
+    padded = torch.full(shape, math.nan, device=settings.device)
+    padded[torch.tensor(read, device=settings.device)] = values
+    return padded
+
+
+def _write_part(work: Work, part: int, ids: pa.ChunkedArray, values: np.ndarray, errors) -> None:
+    tensors = {"predictions": values}
+    if work.schema is not None:
+        table = statistics.summary_table(ids.to_pandas(), values, work.schema)
+        tensors["summary"] = table.drop(columns="id_str").to_numpy(dtype=np.float32)
+    tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    metadata = {"errors": json.dumps(errors)}
+    checkpoint.write_whole(
+        work.path(part),
+        lambda aside: safetensors.numpy.save_file(tensors, aside, metadata=metadata),
+    )
+
+
+def _join_parts(work: Work, galaxies: pa.Table, save_loc: Path) -> None:
+    """Write the one file, and the summary before it; each appears whole."""
+    if work.schema is not None:
+        columns = _summary_columns(work)
+        like = Predictions(np.array([]), np.empty((0, len(columns), 1)), columns)
+        path = save_loc.with_name(f"{save_loc.stem}_summary.parquet")
+        _write_joined(work, galaxies, path, "summary", like)
+    _write_joined(work, galaxies, save_loc, "predictions", work.like)
+
+
+def _summary_columns(work: Work) -> list[str]:
+    empty = np.empty((0, *work.like.values.shape[1:]))
+    return list(statistics.summary_table([], empty, work.schema).columns[1:])
+
+
+def _write_joined(work: Work, galaxies, path: Path, name: str, like: Predictions) -> None:
+    def write(aside: Path) -> None:
+        with open_writer(aside, path.suffix, like, work.num_galaxies) as writer:
+            for part in range(work.num_parts):
+                rows = work.rows(part)
+                with safetensors.safe_open(work.path(part), "numpy") as file:
+                    values = file.get_tensor(name)
+                    told = json.loads(file.metadata()["errors"])
+                values = values if values.ndim == 3 else values[..., None]
+                ids = galaxies["id_str"][rows.start : rows.stop].to_numpy(zero_copy_only=False)
+                errors = None
+                if like.errors is not None:
+                    errors = np.array([told.get(str(row)) for row in rows], dtype=object)
+                writer.write(Predictions(ids, values, like.columns, errors))
+
+    checkpoint.write_whole(path, write)
