@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from zoobot import distributed, encoders, finetune, logs, options, plots
+from zoobot import distributed, encoders, evaluate, finetune, logs, options, plots
 from zoobot.data import catalog
 from zoobot.schemas import get_schema
 from zoobot.trainer import Trainer
@@ -115,6 +115,12 @@ def run(opt: argparse.Namespace) -> None:
     )
     trainer.fit(model, data, config=config, resume_from=resume_from)
     report(opt, trainer, model, data)
+    if not opt.no_report:
+        title = f"{opt.task} by {opt.encoder}, {Path(opt.save_dir).name}"
+        prediction = options.prediction_options(opt)
+        page = evaluate.report_run(model, data.catalogs, opt.save_dir, title, **prediction)
+        if distributed.is_main():
+            print(f"report {page}")
 
 
 def make_model(opt, source, schema, class_names) -> finetune.FinetuneableZoobotAbstract:

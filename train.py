@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from zoobot import checkpoint, distributed, engine, logs, metrics, optim, options, plots
+from zoobot import checkpoint, distributed, engine, evaluate, logs, metrics, optim, options, plots
 from zoobot.data import catalog, demo
 from zoobot.encoders import image_size_kwargs
 from zoobot.models import ZoobotTree
@@ -110,6 +110,11 @@ def train(opt: argparse.Namespace, device: torch.device) -> None:
     optimizer = model.to(device).configure_optimizers()
     engine.fit(model, optimizer, train_galaxies, val_galaxies, settings, run, resume_from)
     report(opt, run, model, schema, votes, data, settings)
+    if not opt.no_report:
+        title = f"{opt.encoder}, {Path(opt.save_dir).name}"
+        prediction = options.prediction_options(opt)
+        page = evaluate.report_run(model, data.catalogs, opt.save_dir, title, **prediction)
+        run.say(f"report {page}")
 
 
 def make_model(opt, schema) -> ZoobotTree:

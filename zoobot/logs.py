@@ -18,7 +18,10 @@ from tqdm import tqdm
 from zoobot import checkpoint, distributed
 
 PACKAGES = ("torchvision", "timm", "numpy", "pandas", "pyarrow", "pillow", "safetensors")
-RUN_FILES = ("config.json", "metrics.jsonl", "best.safetensors", "checkpoints", "tensorboard")
+RUN_FILES = (
+    "config.json metrics.jsonl best.safetensors checkpoints tensorboard report "
+    "val_predictions.parquet test_predictions.parquet"
+).split()
 
 
 def environment() -> dict:

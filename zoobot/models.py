@@ -197,10 +197,8 @@ class ZoobotTree(nn.Module):
             "class": "ZoobotTree",
             "task": "tree",
             "encoder": encoders.describe(self.architecture_name, self.channels, self.timm_kwargs),
-            "arguments": {
-                "dropout_rate": self.head.dropout.p,
-                "schema": self.schema.to_dict(),
-            },
+            "dropout_rate": self.head.dropout.p,
+            "schema": self.schema.to_dict(),
         }
 
     @classmethod
@@ -219,13 +217,13 @@ class ZoobotTree(nn.Module):
                 f"{checkpoint_path} holds a {saved.get('class') or 'model that tells no encoder'}, "
                 "not a ZoobotTree"
             )
-        encoder = saved["encoder"]
+        encoder, told = saved["encoder"], saved.get("arguments", saved)
         arguments = {
-            "schema": schema_of(saved["arguments"]),
+            "schema": schema_of(told),
             "architecture_name": encoder["architecture"],
             "channels": encoder["channels"],
             "timm_kwargs": encoder["timm_kwargs"],
-            "dropout_rate": saved["arguments"].get("dropout_rate", 0.2),
+            "dropout_rate": told.get("dropout_rate", 0.2),
         }
         model = cls(**(arguments | overrides))
         if saved.get("class") is None:  # Zoobot 2.x also saved its metrics

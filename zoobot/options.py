@@ -16,7 +16,7 @@ from zoobot.data.views import default_view_config, get_galaxy_transform, minimal
 from zoobot.schemas import did_you_mean
 
 MAY_CHANGE_ON_RESUME = set(
-    "config debug resume save_dir epochs patience num_workers device compile".split()
+    "config debug resume save_dir epochs patience num_workers device compile no_report".split()
 )
 
 
@@ -169,6 +169,17 @@ def make_data(options: argparse.Namespace, splits: dict, label_cols: list[str]):
     )
 
 
+def prediction_options(options: argparse.Namespace) -> dict:
+    """For predictions at the end of a run, the options of ``predict_to_file``."""
+    return {
+        "batch_size": max(1, options.batch_size // distributed.world_size()),
+        "num_workers": options.num_workers,
+        "device": options.device,
+        "precision": options.precision,
+        "show_progress": False,
+    }
+
+
 def add_output_options(parser: Parser, *, save_dir: str) -> None:
     """Where the run's files go."""
     group = parser.add_argument_group("output")
@@ -178,6 +189,9 @@ def add_output_options(parser: Parser, *, save_dir: str) -> None:
     )
     group.add_argument(
         "--resume", default="auto", help="auto: go on if --save-dir holds a run; never; or PATH"
+    )
+    group.add_argument(
+        "--no-report", action="store_true", help="no predictions and report of the test galaxies"
     )
 
 

@@ -14,13 +14,16 @@ from zoobot.schemas import Schema
 BLUE, ORANGE, GREY = "#2a6fbb", "#d9722e", "#777777"
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: str | Path) -> None:
+    """Write a PNG whole or not at all."""
     checkpoint.write_whole(path, lambda aside: figure.savefig(aside, format="png", dpi=150))
 
 
-def _tidy(axis) -> None:
+def tidy(axis, lines: str = "y") -> None:
+    """No frame above and at the right, and faint lines behind, across ``lines``."""
+    axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(axis="y", color="0.92", zorder=0)
+    axis.grid(axis=lines, color="0.92")
 
 
 def plot_curves(
@@ -72,8 +75,8 @@ def plot_curves(
     axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     axis.margins(y=0.12)
     axis.legend(frameon=False)
-    _tidy(axis)
-    _save(figure, Path(path))
+    tidy(axis)
+    save(figure, path)
 
 
 def _metrics(line: dict) -> dict[str, float]:
@@ -98,7 +101,7 @@ def plot_questions(metrics: dict[str, float], schema: Schema, path: str | Path) 
         axis.margins(x=0.12)
     accuracy_axis.set_xlim(0, 1.1)
     accuracy_axis.invert_yaxis()
-    _save(figure, Path(path))
+    save(figure, path)
 
 
 def plot_galaxies(catalog: pd.DataFrame, schema: Schema, path: str | Path, rows: int = 4) -> None:
@@ -116,7 +119,7 @@ def plot_galaxies(catalog: pd.DataFrame, schema: Schema, path: str | Path, rows:
         source = galaxy["file_loc"] if "file_loc" in catalog else galaxy["image"]
         axis.imshow(read_image(source))
         axis.set_title(_leading_answers(galaxy, schema), fontsize=7)
-    _save(figure, Path(path))
+    save(figure, path)
 
 
 def _leading_answers(galaxy: pd.Series, schema: Schema, longest: int = 4) -> str:

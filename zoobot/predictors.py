@@ -75,7 +75,7 @@ def load_predictor(path: str, representations: bool = False) -> nn.Module:
             return ZoobotEncoder.load_from_checkpoint(path)
         return ZoobotEncoder.load_from_name(path)
     _, saved = checkpoint.load_model(path)
-    name = saved.get("class") or _class_of_lightning(saved["arguments"])
+    name = saved.get("class") or _class_of_lightning(saved.get("arguments", {}))
     if name not in MODELS:
         raise ValueError(
             f"{path} holds a {name or 'model of unknown class'}, not one of {', '.join(MODELS)}: "

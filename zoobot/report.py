@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from zoobot import checkpoint
 
 TEMPLATE = Path(__file__).with_name("report_page.html")
+WIDE_PX = 1200  # a figure that needs the whole width of the page
 NO_VALUE = "\N{EN DASH}"
 
 
@@ -121,8 +122,10 @@ def _section(index: int, section: dict) -> str:
 
 def _figure(figure: dict) -> str:
     name = html.escape(Path(figure["file"]).stem.replace("_", " "))
+    width, _ = Image.open(io.BytesIO(figure["png"])).size
+    wide = " class=wide" if width > WIDE_PX else ""
     return (
-        f'<figure><img src="{_data_uri("image/png", figure["png"])}" alt="{name}">'
+        f'<figure{wide}><img src="{_data_uri("image/png", figure["png"])}" alt="{name}">'
         f"<figcaption>{html.escape(figure['caption'])}</figcaption></figure>"
     )
 
