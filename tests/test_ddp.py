@@ -11,7 +11,7 @@ from zoobot.schemas import Schema
 
 SMALL = [
     "--schema", "tree.json", "--encoder", "test_resnet", "--image-size", "32", "--epochs", "2",
-    "--batch-size", "16", "--num-workers", "1", "--save-dir", "run",
+    "--batch-size", "16", "--num-workers", "1", "--save-dir", "run", "--no-report",
 ]  # fmt: skip
 
 

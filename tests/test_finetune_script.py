@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 import torch
 from conftest import REPO
@@ -28,8 +29,9 @@ def catalog(small_catalog):
 
 @pytest.fixture
 def run(catalog, tmp_path):
-    def run(*arguments):
-        words = [
+    def run(*arguments, report=False):
+        words = [] if report else ["--no-report"]
+        words += [
             "--catalog", catalog, "--encoder", "test_resnet",
             "--image-size", "32", "--batch-size", "16", "--num-workers", "0", "--epochs", "2",
             "--precision", "fp32", "--save-dir", tmp_path / "run", *arguments,
@@ -54,6 +56,17 @@ def test_text_labels_are_classes_by_name(run):
     lines = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["split"] for line in lines] == ["train", "validation"] * 2 + ["test"]
     assert "finetuning/test_acc" in lines[-1]
+
+
+def test_a_run_ends_with_predictions_and_a_report_of_the_test_galaxies(run):
+    folder = run("--label-col", "kind", report=True)
+    predicted = pd.read_parquet(folder / "test_predictions.parquet")
+    assert list(predicted.columns) == ["id_str", "elliptical", "spiral"]
+    numbers = json.loads((folder / "report" / "metrics.json").read_text())
+    lines = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert numbers["accuracy"] == pytest.approx(lines[-1]["finetuning/test_acc"])
+    assert numbers["cross-entropy"] == pytest.approx(lines[-1]["finetuning/test_loss"], rel=1e-4)
+    assert (folder / "report" / "confusion_matrix.png").exists()
 
 
 def test_regression_and_trees(run, tree, tmp_path):

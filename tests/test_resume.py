@@ -20,6 +20,7 @@ def arguments(tmp_path, tree):
         "--catalog", str(catalog), "--schema", str(tmp_path / "tree.json"),
         "--encoder", "test_resnet", "--image-size", "32", "--batch-size", "16", "--dropout", "0.5",
         "--num-workers", "2", "--grad-accumulation", "2", "--precision", "fp32", "--seed", "3",
+        "--no-report",
     ]  # fmt: skip
 
 

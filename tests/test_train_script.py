@@ -26,7 +26,7 @@ def folder(tmp_path, tree, monkeypatch):
 
 QUICK = [
     "--schema", "tree.json", "--encoder", "test_resnet", "--image-size", "32", "--epochs", "2",
-    "--batch-size", "16", "--num-workers", "0", "--save-dir", "run",
+    "--batch-size", "16", "--num-workers", "0", "--save-dir", "run", "--no-report",
 ]  # fmt: skip
 
 
@@ -51,11 +51,14 @@ def edit(folder, name="edited.csv", **columns):
 
 
 def test_a_run_leaves_the_promised_files(folder, capsys):
-    run_script("--catalog", "catalog.csv", *QUICK)
+    run_script("--catalog", "catalog.csv", *(word for word in QUICK if word != "--no-report"))
     run = folder / "run"
     names = {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()}
     assert {"config.json", "metrics.jsonl", "best.safetensors", "checkpoints/last.ckpt"} <= names
     assert {"curves.png", "questions.png", "galaxies.png"} <= names
+    assert {"test_predictions.parquet", "report/report.html", "report/temperatures.json"} <= names
+    predicted = pd.read_parquet(run / "test_predictions.parquet")
+    assert len(predicted) == 12
     assert len([n for n in names if n.startswith("checkpoints/epoch=")]) == 1
     assert any(n.startswith("tensorboard/events") for n in names)
     assert not [n for n in names if "/." in f"/{n}"]

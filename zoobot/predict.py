@@ -290,7 +290,7 @@ def _progress_bar(work: Work, mine: list[int], num_todo: int, show_progress: boo
         unit_scale=True,
         disable=not shown,
         mininterval=0.2 if sys.stderr.isatty() else LOG_EVERY_S,
-        file=sys.stderr,
+        file=sys.stderr if sys.stderr.isatty() else sys.stdout,
     )
 
 
