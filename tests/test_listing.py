@@ -100,6 +100,11 @@ def test_a_missing_id_or_path_is_told_with_its_row(tmp_path, monkeypatch):
             written(tmp_path / "catalog.csv", tmp_path)
     with pytest.raises(ValueError, match="neither a file_loc nor an image"):
         written(table[["id_str"]], tmp_path)
+    with pytest.raises(ValueError, match="'image' of id_str 'g0' holds no image: None"):
+        written(table[["id_str"]].assign(image=None), tmp_path)
+    table.rename(columns={"id_str": "id_string"}).to_csv(tmp_path / "catalog.csv", index=False)
+    with pytest.raises(ValueError, match="no column 'id_str'; did you mean 'id_string'"):
+        written(tmp_path / "catalog.csv", tmp_path)
 
 
 def test_a_listed_galaxy_can_be_read(tmp_path):

@@ -133,6 +133,33 @@ def test_parts_of_another_prediction_are_refused_with_what_differs(
         predict.predict_to_file(catalog, model, tmp_path / "p.csv", seed=5, **QUICK)
 
 
+def test_parts_whose_plan_is_gone_are_not_taken(model, catalog, tmp_path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(predict, "_join_parts", killed)
+        with pytest.raises(KeyboardInterrupt):
+            predict.predict_to_file(catalog, model, tmp_path / "p.csv", **QUICK)
+    (tmp_path / "p.csv.parts" / "plan.json").unlink()
+    with torch.no_grad():
+        model.head.linear.bias += 1
+    path = predict.predict_to_file(catalog, model, tmp_path / "p.csv", **QUICK)
+    fresh = predict.predict_to_file(catalog, model, tmp_path / "q.csv", **QUICK)
+    assert path.read_bytes() == fresh.read_bytes()
+
+
+def test_a_run_stopped_by_a_bad_image_goes_on_recording_it(model, catalog, tmp_path):
+    (tmp_path / "images" / "g30.png").write_bytes(b"")
+    with pytest.raises(ImageError):
+        predict.predict_to_file(catalog, model, tmp_path / "p.csv", **QUICK)
+    assert len(list((tmp_path / "p.csv.parts").glob("part-*"))) > 3
+    path = predict.predict_to_file(
+        catalog, model, tmp_path / "p.csv", on_bad_image="record", **QUICK
+    )
+    assert pd.read_csv(path)["error"].notna().sum() == 1
+
+
 def bad_images(folder, tree):
     """100 galaxies, six of them odd; returns the catalog and the ids of the unreadable three."""
     catalog = draw_galaxies(folder, tree, 100)
@@ -245,6 +272,14 @@ def test_misuse_is_told(model, catalog, tmp_path):
     refused("does not name its columns", using=get_pytorch_encoder("test_resnet"))
     refused("a summary is made of decision trees", using=classifier(), summary=True)
     refused("give 1 or more", num_samples=0)
+    encoder = get_pytorch_encoder("test_resnet")
+    refused("3 samples need a head", using=ZoobotEncoder(encoder), num_samples=3)
+    refused("can't be called 'error'", using=classifier(), label_cols=["good", "error"])
+    refused("can't be called 'a'", using=classifier(), label_cols=["a", "a"])
+    refused("use \\['ab'\\]", using=classifier(), label_cols="ab")
+    mine = ZoobotEncoder(encoder)
+    mine.images_seen = {"transform": "Compose(Resize(32))"}
+    refused("a transform of its own, Compose", using=mine)
     refused("use one of error, record", on_bad_image="skip")
     refused(
         "predicts 32 columns|predicts [0-9]+ columns, but there are 1 label_cols",

@@ -22,7 +22,7 @@ def predictions(num_galaxies=11, num_samples=1, with_errors=True, seed=0):
     errors = np.full(num_galaxies, None, dtype=object)
     errors[3] = 'g3.png: damaged, "truncated"'
     ids = np.array([f"0{i}" for i in range(num_galaxies)], dtype=object)
-    ids[5] = "J1, with a comma"
+    ids[5], ids[6], ids[7] = "J1, with a comma", "NA", "nan"
     return Predictions(ids, values, COLUMNS, errors if with_errors else None, {"task": "tree"})
 
 
@@ -96,6 +96,14 @@ def test_a_table_of_predictions_is_that_of_the_parquet_file(tmp_path, num_sample
     pd.testing.assert_frame_equal(whole.to_frame(), table)
 
 
+@pytest.mark.parametrize("num_samples", [1, 2])
+def test_infinities_are_read_back(tmp_path, num_samples):
+    whole = predictions(num_samples=num_samples)
+    whole.values[0, 0], whole.values[0, 1] = np.inf, -np.inf
+    again = read_predictions(write(whole, tmp_path / "p.csv"))
+    np.testing.assert_array_equal(again.values, whole.values)
+
+
 def test_files_that_are_no_predictions_are_told(tmp_path):
     (tmp_path / "torn.parquet").write_bytes(b"PAR1 no more")
     (tmp_path / "torn.hdf5").write_bytes(b"")
@@ -106,5 +114,8 @@ def test_files_that_are_no_predictions_are_told(tmp_path):
     ):
         with pytest.raises(ValueError, match=told):
             read_predictions(tmp_path / name)
+    (tmp_path / "folder.parquet").mkdir()
+    with pytest.raises(ValueError, match="is a folder"):
+        check_save_loc(tmp_path / "folder.parquet")
     with pytest.raises(ValueError, match="end the name with one of"):
         check_save_loc("predictions.txt")

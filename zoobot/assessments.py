@@ -112,12 +112,12 @@ class QuestionAssessment:
     @property
     def f1(self) -> float:
         """Mean F1 over the answers that lead for some galaxy."""
-        return _macro_f1(self.confusion)
+        return mean_f1(self.confusion)
 
     @property
     def confident_f1(self) -> float:
         """The same, among galaxies whose volunteers agree."""
-        return _macro_f1(self.confident_confusion)
+        return mean_f1(self.confident_confusion)
 
 
 def _accuracy(confusion: np.ndarray) -> float:
@@ -125,7 +125,8 @@ def _accuracy(confusion: np.ndarray) -> float:
     return float(np.trace(confusion) / total) if total else math.nan
 
 
-def _macro_f1(confusion: np.ndarray) -> float:
+def mean_f1(confusion: np.ndarray) -> float:
+    """Mean F1 over the classes that occur."""
     occurring = confusion.sum(axis=1) > 0
     return float(class_scores(confusion)["f1"][occurring].mean()) if occurring.any() else math.nan
 

@@ -150,7 +150,7 @@ def _describe_lightning(hyper_parameters) -> dict:
 
 def images_seen(description: dict) -> dict:
     """How images became what the model was shown, where its description tells."""
-    keys = ("image_size", "view", "fits_scaling")
+    keys = ("image_size", "view", "transform", "fits_scaling")
     return {key: description[key] for key in keys if description.get(key) is not None}
 
 

@@ -6,12 +6,16 @@ Under torchrun the environment (RANK, WORLD_SIZE, LOCAL_RANK) decides.
 
 import atexit
 import contextlib
+import datetime
 import os
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+# The others wait while one joins parts or writes a report; torchrun sees a process that dies.
+LONGEST_WAIT = datetime.timedelta(hours=24)
 
 
 def rank() -> int:
@@ -50,7 +54,8 @@ def process_group(device: torch.device):
 def join(device: torch.device) -> None:
     """Join the other processes of the run until this one ends."""
     if world_size() > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=LONGEST_WAIT)
         atexit.register(dist.destroy_process_group)
 
 

@@ -8,7 +8,7 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,13 @@ from PIL import Image
 from zoobot import assessments, checkpoint, distributed, options, plots, report, statistics
 from zoobot import evaluation_plots as figures
 from zoobot.data import demo
-from zoobot.data.catalog import check_classes, check_ids, check_numbers, read_catalog
+from zoobot.data.catalog import (
+    check_classes,
+    check_ids,
+    check_numbers,
+    read_catalog,
+    require_columns,
+)
 from zoobot.data.catalog import votes as vote_counts
 from zoobot.data.images import ImageError, read_image
 from zoobot.predict import predict_to_file
@@ -131,28 +137,44 @@ def evaluate(
     """
     joined = join(predictions, catalog, task, schema, label_col, class_names)
     out = Report(Path(report_dir))
+    if out.folder.is_file():
+        raise ValueError(f"report folder {out.folder} is a file: write the report elsewhere")
     out.folder.mkdir(parents=True, exist_ok=True)
     if joined.task == "tree":
-        galaxies, questions = _report_tree(out, joined, min_votes, recalibrate_on)
+        errors, questions, describe = _report_tree(out, joined, min_votes, recalibrate_on)
     elif joined.task == "classification":
-        galaxies, questions = _report_classes(out, joined)
+        errors, questions, describe = _report_classes(out, joined)
     else:
-        galaxies, questions = _report_numbers(out, joined)
-    shown, how = _choose(np.array([galaxy["error"] for galaxy in galaxies]), max_galaxies)
-    for i in shown:
-        image = _image(joined.table.iloc[i])
-        galaxies[i]["image"] = None if image is None else report.thumbnail(image)
+        errors, questions, describe = _report_numbers(out, joined)
+    shown, how = _choose(errors, max_galaxies)
+    galaxies = _galaxies(joined, shown, errors, describe(shown))
     name = "the predictions" if isinstance(predictions, Predictions) else Path(predictions).name
     return out.write(
         {
             "title": title or f"How good are {name}?",
-            "subtitle": subtitle or f"{len(galaxies)} galaxies with predictions and labels",
+            "subtitle": subtitle or f"{len(errors)} galaxies with predictions and labels",
             "task": joined.task,
             "notes": [*joined.notes, how],
             "questions": questions,
-            "galaxies": [galaxies[i] for i in shown],
+            "galaxies": galaxies,
         }
     )
+
+
+def _galaxies(joined: Joined, shown: np.ndarray, errors: np.ndarray, columns: dict) -> list[dict]:
+    """The page's galaxies: each has its row of ``columns``, and a thumbnail."""
+    galaxies = []
+    for row, i in enumerate(shown):
+        image = _image(joined.table.iloc[i])
+        galaxies.append(
+            {
+                "id": joined.predictions.ids[i],
+                "image": None if image is None else report.thumbnail(image),
+                "error": errors[i],
+                **{name: values[row] for name, values in columns.items()},
+            }
+        )
+    return galaxies
 
 
 def join(predictions, catalog, task=None, schema=None, label_col=None, class_names=None) -> Joined:
@@ -178,7 +200,10 @@ def join(predictions, catalog, task=None, schema=None, label_col=None, class_nam
     where = "in memory"
     if not isinstance(catalog, pd.DataFrame):
         where, catalog = str(catalog), read_catalog(catalog, label_cols)
+    require_columns(catalog, ["id_str", *label_cols], where)
     check_ids(catalog, where)
+    if len(predictions.ids) == 0:
+        raise ValueError("there are no predictions")
     predictions, table, notes = _match(predictions, catalog, where)
     names = class_names or said.get("class_names") or predictions.columns
     if task == "classification" and len(names) != len(predictions.columns):
@@ -189,11 +214,14 @@ def join(predictions, catalog, task=None, schema=None, label_col=None, class_nam
 
 
 def _guess(predictions: Predictions) -> str:
-    """The task of a file that doesn't tell: probabilities sum to 1."""
+    """The task of a file that doesn't tell: one column is a number, probabilities sum to 1."""
+    if predictions.values.shape[1] == 1:
+        return "regression"
     sums = predictions.values.mean(axis=2).sum(axis=1)
     sums = sums[np.isfinite(sums)]
-    several = predictions.values.shape[1] > 1
-    return "classification" if several and np.allclose(sums, 1, atol=1e-3) else "regression"
+    if not np.allclose(sums, 1, atol=1e-3):
+        raise ValueError("these predictions don't tell what they are: give --schema or --task")
+    return "classification"
 
 
 def _match(predictions, catalog, where) -> tuple[Predictions, pd.DataFrame, list[str]]:
@@ -255,10 +283,10 @@ def _image(row: pd.Series) -> Image.Image | None:
         return None
 
 
-def _choose(errors: np.ndarray, max_galaxies: int) -> tuple[list[int], str]:
-    """Which galaxies to show, in the catalog's order, and how they were chosen, in words."""
+def _choose(errors: np.ndarray, max_galaxies: int) -> tuple[np.ndarray, str]:
+    """Which galaxies to show, in the predictions' order, and how they were chosen, in words."""
     if len(errors) <= max_galaxies:
-        return list(range(len(errors))), "All of them can be looked at below."
+        return np.arange(len(errors)), "All of them can be looked at below."
     worst = np.argsort(-errors, kind="stable")[: int(WORST_FRAC * max_galaxies)]
     others = np.setdiff1d(np.arange(len(errors)), worst)
     drawn = np.random.default_rng(0).choice(others, max_galaxies - len(worst), replace=False)
@@ -266,10 +294,11 @@ def _choose(errors: np.ndarray, max_galaxies: int) -> tuple[list[int], str]:
         f"{max_galaxies} can be looked at below: the {len(worst)} with the largest errors, and "
         f"{len(drawn)} drawn at random from the others."
     )
-    return sorted([*worst.tolist(), *drawn.tolist()]), how
+    return np.sort(np.concatenate([worst, drawn])), how
 
 
-def _report_classes(out: Report, joined: Joined) -> tuple[list[dict], list[dict]]:
+def _report_classes(out: Report, joined: Joined) -> tuple[np.ndarray, list[dict], Callable]:
+    """Draws the sections; returns each galaxy's error, the questions, and what to show of some."""
     truth = joined.table[joined.label_col].to_numpy(dtype=np.int64)
     probabilities = joined.predictions.values.mean(axis=2)
     names, predicted = joined.class_names, probabilities.argmax(axis=1)
@@ -279,7 +308,8 @@ def _report_classes(out: Report, joined: Joined) -> tuple[list[dict], list[dict]
     calibrated = assessments.calibration(confidence, is_right)
     error = math.sqrt(is_right.mean() * (1 - is_right.mean()) / len(truth))
     out.headline("accuracy", is_right.mean(), f"± {error:.3f}, {len(truth)} galaxies")
-    out.headline("mean F1", float(np.nanmean(scores["f1"])), f"over {len(names)} classes")
+    occurring = int((confusion.sum(axis=1) > 0).sum())
+    out.headline("mean F1", assessments.mean_f1(confusion), f"over {occurring} classes")
     out.headline("expected calibration error", calibrated.error, "0 is best")
     true_p = probabilities[np.arange(len(truth)), truth]
     out.headline("cross-entropy", float(-np.log(np.maximum(true_p, 1e-12)).mean()), "a galaxy")
@@ -335,15 +365,22 @@ def _report_classes(out: Report, joined: Joined) -> tuple[list[dict], list[dict]
             images = [_image(joined.table.iloc[i]) for i in top]
             shown[file] = (figures.galaxy_row(images, titles), caption)
     out.section("Extremes", "", shown)
-    galaxies = [
-        {"id": id_str, "fractions": p, "lower": None, "upper": None, "asked": [1.0],
-         "label": int(label), "error": float(1 - p[label])}
-        for id_str, p, label in zip(joined.predictions.ids, probabilities, truth, strict=True)
-    ]  # fmt: skip
-    return galaxies, [{"name": joined.label_col, "answers": names, "asked_after": []}]
+    questions = [{"name": joined.label_col, "answers": names, "asked_after": []}]
+
+    def describe(shown):
+        nothing = [None] * len(shown)
+        return {
+            "fractions": probabilities[shown],
+            "lower": nothing,
+            "upper": nothing,
+            "asked": np.ones((len(shown), 1)),
+            "label": truth[shown],
+        }
+
+    return 1 - true_p, questions, describe
 
 
-def _report_numbers(out: Report, joined: Joined) -> tuple[list[dict], list[dict]]:
+def _report_numbers(out: Report, joined: Joined) -> tuple[np.ndarray, list[dict], Callable]:
     truth = joined.table[joined.label_col].to_numpy(dtype=np.float64)
     predicted = joined.predictions.values[:, 0].mean(axis=1)
     scores = assessments.regression_scores(truth, predicted)
@@ -371,11 +408,11 @@ def _report_numbers(out: Report, joined: Joined) -> tuple[list[dict], list[dict]
             ),
         },
     )
-    galaxies = [
-        {"id": id_str, "predicted": p, "truth": t, "error": abs(p - t)}
-        for id_str, p, t in zip(joined.predictions.ids, predicted, truth, strict=True)
-    ]
-    return galaxies, []
+    return (
+        np.abs(predicted - truth),
+        [],
+        lambda shown: {"predicted": predicted[shown], "truth": truth[shown]},
+    )
 
 
 def _report_tree(out: Report, joined: Joined, min_votes, recalibrate_on):
@@ -388,24 +425,16 @@ def _report_tree(out: Report, joined: Joined, min_votes, recalibrate_on):
     )
     temperatures = None
     if recalibrate_on is not None:
-        temperatures = _fit_temperatures(*recalibrate_on, schema)
+        temperatures = _fit_temperatures(joined, *recalibrate_on)
         text = json.dumps(
             dict(zip(schema.question_answer_pairs, temperatures.tolist(), strict=True))
         )
         checkpoint.write_text(out.folder / "temperatures.json", text + "\n")
     assessed = assessments.assess_votes(concentrations, votes, schema, min_votes, temperatures)
     asked = [question for question in assessed if question.galaxies]
-    _tree_headlines(out, joined, votes, asked)
+    losses = assessments.vote_losses(concentrations, votes, schema).sum(axis=1)
+    _tree_headlines(out, losses, asked)
     _tree_sections(out, asked, [q.name for q in assessed if not q.galaxies], temperatures)
-    fractions = statistics.fractions(concentrations, schema)
-    lower, upper = statistics.fraction_intervals(concentrations, schema)
-    reached = statistics.proportion_asked(concentrations, schema)
-    errors = assessments.vote_losses(concentrations, votes, schema).sum(axis=1)
-    columns = zip(
-        joined.predictions.ids, fractions, lower, upper, reached, votes, errors, strict=True
-    )
-    keys = ("id", "fractions", "lower", "upper", "asked", "votes", "error")
-    galaxies = [dict(zip(keys, values, strict=True)) for values in columns]
     questions = [
         {
             "name": question.text,
@@ -414,18 +443,35 @@ def _report_tree(out: Report, joined: Joined, min_votes, recalibrate_on):
         }
         for question in schema.questions
     ]
-    return galaxies, questions
+
+    def describe(shown):
+        alphas = concentrations[shown]
+        lower, upper = statistics.fraction_intervals(alphas, schema)
+        return {
+            "fractions": statistics.fractions(alphas, schema),
+            "lower": lower,
+            "upper": upper,
+            "asked": statistics.proportion_asked(alphas, schema),
+            "votes": votes[shown],
+        }
+
+    return losses, questions, describe
 
 
-def _fit_temperatures(predictions, catalog, schema: Schema) -> np.ndarray:
-    other = join(predictions, catalog, "tree", schema)
-    votes = vote_counts(other.table, schema.label_cols)
-    return statistics.fit_temperatures(other.predictions.values, votes, schema)
+def _fit_temperatures(joined: Joined, predictions, catalog) -> np.ndarray:
+    other = join(predictions, catalog, "tree", joined.schema)
+    shared = np.intersect1d(other.predictions.ids.astype(str), joined.predictions.ids.astype(str))
+    if len(shared):
+        raise ValueError(
+            f"recalibrate on other galaxies than those evaluated: {len(shared)} are in both, for "
+            f"example {str(shared[0])!r}"
+        )
+    votes = vote_counts(other.table, joined.schema.label_cols)
+    return statistics.fit_temperatures(other.predictions.values, votes, joined.schema)
 
 
-def _tree_headlines(out: Report, joined: Joined, votes, asked) -> None:
-    losses = assessments.vote_losses(joined.predictions.values, votes, joined.schema)
-    out.headline("loss a galaxy", float(losses.sum(axis=1).mean()), "summed over questions")
+def _tree_headlines(out: Report, losses: np.ndarray, asked) -> None:
+    out.headline("loss a galaxy", float(losses.mean()), "summed over questions")
     if not asked:
         return
     first = asked[0]
@@ -533,7 +579,11 @@ def report_run(
     splits = [split for split in ("val", "test") if len(catalogs[split])]
     files = {
         split: predict_to_file(
-            catalogs[split], model, save_dir / f"{split}_predictions.parquet", **prediction
+            catalogs[split],
+            model,
+            save_dir / f"{split}_predictions.parquet",
+            resume=False,
+            **prediction,
         )
         for split in splits
     }

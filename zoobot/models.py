@@ -246,8 +246,8 @@ def schema_of(arguments: dict) -> Schema | None:
 def predict_samples(model: nn.Module, images: torch.Tensor, num_samples: int = 1) -> torch.Tensor:
     """What a model predicts of images (B, C, H, W) in so many forward passes: (B, A, S) float32.
 
-    One pass is made without dropout; more are made with the head's dropout on (Gal & Ghahramani
-    2016), over features that the encoder makes once.
+    One pass is made as the model is, without dropout in evaluation; more are made with the head's
+    dropout on (Gal & Ghahramani 2016), over features that the encoder makes once.
 
     Args:
         model: one of this package, in evaluation mode; for one pass, any module.

@@ -10,6 +10,7 @@ import json
 import math
 import shutil
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,6 +38,7 @@ PARTS_AIMED_AT = 256  # so that processes finish together and a killed run loses
 LARGEST_PART_ROWS = 2**16
 LARGEST_PART_VALUES = 2**24
 ON_BAD_IMAGE = ("error", "record")
+WRITERS = 4  # threads; intervals are most of their work, and scipy lets several compute at once
 LOG_EVERY_S = 60  # where stderr is no terminal
 
 
@@ -164,12 +166,14 @@ def predict_to_file(
     summary: bool = False,
     split: str = "",
     seed: int = 42,
+    resume: bool = True,
     show_progress: bool = True,
 ) -> Path:
     """Predict all galaxies into one file, in the catalog's order; every process must call it.
 
     Beside the file there is, until it is finished, the folder ``SAVE_LOC.parts``. If it is there
-    from a run that was killed, its finished parts are kept and the result is the same.
+    from a run that was killed, its finished parts are kept and the result is the same. The model
+    is left on the device, in evaluation mode.
 
     Args:
         catalog: a table, a catalog file, or a folder of images.
@@ -184,6 +188,7 @@ def predict_to_file(
             proportion asked; for trees.
         split: only galaxies with this value in the catalog's column ``split``.
         seed: of the dropout.
+        resume: go on from the parts of a killed run; False deletes them.
 
     Raises:
         ValueError: for a save_loc of no known format, a faulty catalog, columns that don't fit, or
@@ -193,6 +198,10 @@ def predict_to_file(
     save_loc = check_save_loc(save_loc)
     if num_samples < 1 or batch_size < 1:
         raise ValueError(f"{num_samples} samples in batches of {batch_size}: give 1 or more")
+    if num_samples > 1 and not (hasattr(model, "encoder") and hasattr(model, "head")):
+        raise ValueError(
+            f"{num_samples} samples need a head with dropout; {type(model).__name__} has none"
+        )
     if on_bad_image not in ON_BAD_IMAGE:
         raise ValueError(f"on_bad_image={on_bad_image!r}: use one of {', '.join(ON_BAD_IMAGE)}")
     where = distributed.choose_device(device)
@@ -222,11 +231,12 @@ def predict_to_file(
         "batch_size": batch_size,
         "precision": str(settings.dtype),
         "compiled": compile_encoder,
-        "on_bad_image": on_bad_image,
         "summary": summary,
         "seed": seed,
     }
-    todo = distributed.from_main(_open_folder(work, plan) if distributed.is_main() else None)
+    todo = distributed.from_main(
+        _open_folder(work, plan, resume) if distributed.is_main() else None
+    )
     mine = todo[distributed.rank() :: distributed.world_size()]
     loader = GalaxyLoader(
         dataset,
@@ -242,6 +252,7 @@ def predict_to_file(
     distributed.barrier()
     if distributed.is_main():
         _join_parts(work, galaxies, save_loc)
+        _delete_parts(work)  # before their plan, so that no other prediction can take them
         shutil.rmtree(folder)
     distributed.barrier()
     return save_loc
@@ -259,9 +270,16 @@ def _name(transform) -> str:
     return type(transform).__name__ if hasattr(transform, "config") else repr(transform)
 
 
-def _open_folder(work: Work, plan: dict) -> list[int]:
+def _delete_parts(work: Work) -> None:
+    checkpoint.remove([*work.folder.glob("part-*")])
+
+
+def _open_folder(work: Work, plan: dict, resume: bool) -> list[int]:
     """The parts that are still to be done; the folder must be of the same plan, or new."""
     path = work.folder / "plan.json"
+    if not resume or not path.exists():
+        path.unlink(missing_ok=True)
+        _delete_parts(work)
     plan = json.loads(json.dumps(plan | {"columns": work.like.columns}))
     plan["num_samples"] = work.like.values.shape[2]
     if path.exists():
@@ -295,13 +313,13 @@ def _progress_bar(work: Work, mine: list[int], num_todo: int, show_progress: boo
 
 
 def _predict_parts(model, loader, parts, work, galaxies, settings, compile_encoder, bar) -> None:
-    """Predict parts, each written while the next is predicted."""
+    """Predict parts; earlier ones are summarised and written meanwhile."""
     model = model.to(settings.device, memory_format=torch.channels_last).eval()
     if compile_encoder:
         getattr(model, "encoder", model).compile()
     batches = iter(loader)
-    with ThreadPoolExecutor(max_workers=1) as writer:
-        writing = None
+    with ThreadPoolExecutor(WRITERS) as writer:
+        writing = deque()
         for part in parts:
             predicted, errors = [], {}
             for rows in work.batches(part):
@@ -312,12 +330,12 @@ def _predict_parts(model, loader, parts, work, galaxies, settings, compile_encod
                 errors |= {rows.start + place: told for place, told in batch["errors"].items()}
                 bar.update(len(rows))
             values = torch.cat(predicted).cpu().numpy()
-            if writing is not None:
-                writing.result()
             ids = galaxies["id_str"][work.rows(part).start : work.rows(part).stop]
-            writing = writer.submit(_write_part, work, part, ids, values, errors)
-        if writing is not None:
-            writing.result()
+            writing.append(writer.submit(_write_part, work, part, ids, values, errors))
+            if len(writing) > WRITERS:
+                writing.popleft().result()
+        while writing:
+            writing.popleft().result()
 
 
 def _predict_batch(model, batch, num_galaxies, work, settings, pad_to=None) -> torch.Tensor:

@@ -52,6 +52,8 @@ def check_save_loc(path: str | Path) -> Path:
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise ValueError(f"predictions {path}: end the name with one of {', '.join(SUFFIXES)}")
+    if path.is_dir():
+        raise ValueError(f"predictions {path} is a folder: save elsewhere")
     if path.suffix in (".hdf5", ".h5"):
         _h5py()
     return path
@@ -126,16 +128,16 @@ class _CsvWriter:
         return self
 
     def write(self, part: Predictions) -> None:
-        texts = part.values.astype(str)  # the shortest text that reads back as the same float32
-        if part.values.shape[2] == 1:
-            texts[np.isnan(part.values)] = ""
-            rows = texts[..., 0].tolist()
-        else:
-            texts[np.isnan(part.values)] = "NaN"
-            rows = [[f"[{', '.join(cell)}]" for cell in row] for row in texts.tolist()]
-        errors = [[]] * len(rows) if part.errors is None else [[e or ""] for e in part.errors]
-        for id_str, row, error in zip(part.ids, rows, errors, strict=True):
-            self._writer.writerow([id_str, *row, *error])
+        for i, (id_str, values) in enumerate(zip(part.ids, part.values, strict=True)):
+            texts = values.astype(str)  # the shortest text that reads back as the same float32
+            texts[np.isnan(values)] = "" if values.shape[1] == 1 else "NaN"
+            texts[np.isinf(values)] = np.where(values > 0, "Infinity", "-Infinity")[
+                np.isinf(values)
+            ]
+            cells = texts.tolist()
+            cells = [c[0] if len(c) == 1 else f"[{', '.join(c)}]" for c in cells]
+            error = [] if part.errors is None else [part.errors[i] or ""]
+            self._writer.writerow([id_str, *cells, *error])
 
     def __exit__(self, *_):
         self._file.close()
@@ -183,7 +185,7 @@ def read_predictions(path: str | Path) -> Predictions:
     read = {".parquet": _read_parquet, ".csv": _read_csv}.get(path.suffix, _read_hdf5)
     try:
         return read(path)
-    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+    except (OSError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
         raise ValueError(f"predictions {path} can't be read: {error}") from error
 
 
@@ -205,7 +207,10 @@ def _cells(column: pa.Array) -> np.ndarray:
 
 
 def _read_csv(path: Path) -> Predictions:
-    table = pd.read_csv(path, dtype={"id_str": str, "error": str})
+    header = pd.read_csv(path, nrows=0).columns
+    missing = {name: ["", "nan", "NaN"] for name in header if name not in ("id_str", "error")}
+    text = {"id_str": str, "error": str}
+    table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=missing)
     columns = [name for name in table.columns if name not in ("id_str", "error")]
     values = table[columns]
     if len(table) and not all(map(pd.api.types.is_numeric_dtype, values.dtypes)):
@@ -215,7 +220,7 @@ def _read_csv(path: Path) -> Predictions:
         array = values.to_numpy(dtype=np.float32)[..., None]
     errors = None
     if "error" in table:
-        errors = table["error"].astype(object).where(table["error"].notna(), None).to_numpy()
+        errors = np.array([text or None for text in table["error"]], dtype=object)
     return Predictions(table["id_str"].to_numpy(dtype=object), array, columns, errors)
 
 

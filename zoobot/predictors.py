@@ -97,8 +97,17 @@ def _class_of_lightning(arguments: dict) -> str | None:
 
 
 def view_of(model: nn.Module, image_size: int | None = None):
-    """The view with which a model was validated; of one that doesn't tell, the minimal view."""
+    """The view with which a model was validated; of one that doesn't tell, the minimal view.
+
+    Raises:
+        ValueError: it was validated with a transform that is not ours, and no size is given.
+    """
     seen = getattr(model, "images_seen", {})
+    if "transform" in seen and image_size is None:
+        raise ValueError(
+            f"the model was validated with a transform of its own, {seen['transform']:.80}: "
+            "give it as inference_transform, or --image-size for the minimal view"
+        )
     config = dict(seen.get("view", minimal_view_config().changes()))
     if image_size or "image_size" in seen:
         config["output_size"] = image_size or seen["image_size"]
@@ -109,8 +118,10 @@ def column_names(model: nn.Module, label_cols: Sequence[str] | None) -> list[str
     """The predicted columns' names: those given, if they fit, else the model's.
 
     Raises:
-        ValueError: too few or too many, or not the tree's own.
+        ValueError: too few or too many, not the tree's own, or names that a file can't have.
     """
+    if isinstance(label_cols, str):
+        raise ValueError(f"label_cols is a list of columns: use [{label_cols!r}]")
     own = None
     if hasattr(model, "schema"):
         own = model.schema.label_cols
@@ -128,7 +139,11 @@ def column_names(model: nn.Module, label_cols: Sequence[str] | None) -> list[str
         raise ValueError(f"{type(model).__name__} does not name its columns: give label_cols")
     if label_cols is not None and own is not None and len(label_cols) != len(own):
         raise ValueError(f"{len(label_cols)} label_cols, but the model predicts {len(own)} columns")
-    return list(label_cols) if label_cols is not None else own
+    names = list(label_cols) if label_cols is not None else own
+    bad = [name for name in names if name in ("id_str", "error") or names.count(name) > 1]
+    if bad:
+        raise ValueError(f"a predicted column can't be called {bad[0]!r}: give other label_cols")
+    return names
 
 
 def describe_predictions(model: nn.Module) -> dict:

@@ -43,21 +43,22 @@ def read_galaxies(
 ) -> Iterator[pd.DataFrame]:
     """As ``read_catalog``, in tables of ``num_rows``, with no more columns than these.
 
-    None: one table with all columns. Whether ids are unique is not checked.
+    None: one table with all columns. Tables of astropy's formats come whole in any case. Whether
+    ids are unique is not checked.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"no catalog {path}")
-    wanted = None if num_rows is None else {"id_str", "file_loc", "image", *columns}
+    wanted = None
+    if num_rows is not None:
+        wanted = {"id_str", "file_loc", "image", *columns}
+        header = next(_tables(path, None, 0), None)
+        if header is not None:
+            _check_columns(header, columns, path)
     for table in _tables(path, wanted, num_rows):
         if len(table) == 0:
             continue
-        require_columns(table, ["id_str", *columns], str(path))
-        if "file_loc" not in table and "image" not in table:
-            raise ValueError(
-                f"catalog {path} has neither a file_loc nor an image column; "
-                f"columns: {', '.join(map(str, table.columns[:10]))}"
-            )
+        _check_columns(table, columns, path)
         for column in AS_TEXT.keys() & set(table.columns):
             missing = table[column].isna()
             table[column] = table[column].astype(str).mask(missing)
@@ -66,13 +67,24 @@ def read_galaxies(
         yield table
 
 
+def _check_columns(table: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
+    require_columns(table, ["id_str", *columns], str(path))
+    if "file_loc" not in table and "image" not in table:
+        raise ValueError(
+            f"catalog {path} has neither a file_loc nor an image column; "
+            f"columns: {', '.join(map(str, table.columns[:10]))}"
+        )
+
+
 def _tables(path: Path, wanted: set[str] | None, num_rows: int | None) -> Iterator[pd.DataFrame]:
     suffix = path.suffix.lower()
     try:
         if suffix == ".csv":
             usecols = None if wanted is None else wanted.__contains__
-            tables = pd.read_csv(path, dtype=AS_TEXT, usecols=usecols, chunksize=num_rows)
-            yield from [tables] if num_rows is None else tables
+            if not num_rows:
+                yield pd.read_csv(path, dtype=AS_TEXT, usecols=usecols, nrows=num_rows)
+                return
+            yield from pd.read_csv(path, dtype=AS_TEXT, usecols=usecols, chunksize=num_rows)
         elif suffix in (".parquet", ".pq"):
             yield from _read_parquet(path, wanted, num_rows)
         elif suffix in ASTROPY_FORMATS:
@@ -98,6 +110,9 @@ def _read_parquet(path, wanted, num_rows) -> Iterator[pd.DataFrame]:
         return
     start = 0
     with pq.ParquetFile(path) as file:
+        if num_rows == 0:
+            yield file.schema_arrow.empty_table().to_pandas()
+            return
         columns = [name for name in file.schema_arrow.names if name in wanted]
         for batch in file.iter_batches(num_rows, columns=columns):
             table = batch.to_pandas()
@@ -254,6 +269,11 @@ def check_numbers(
 ) -> None:
     """ValueError unless a column holds finite numbers, within 0-1 if ``unit_interval``."""
     require_columns(table, [column], where)
+    if not pd.api.types.is_numeric_dtype(table[column]):
+        value, id_str = table[column].iloc[0], table["id_str"].iloc[0]
+        raise ValueError(
+            f"catalog {where}: column {column!r} of id_str {id_str!r} holds {value!r}: no number"
+        )
     labels = table[column].to_numpy(dtype=np.float64)
     bad = ~np.isfinite(labels)
     reason = "which is no finite number; drop such galaxies"

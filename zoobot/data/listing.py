@@ -73,7 +73,7 @@ def _pieces(source, split: str) -> Iterator[pd.DataFrame]:
         require_columns(source, ["id_str"], "in memory")
         if "file_loc" not in source and "image" not in source:
             raise ValueError("the catalog has neither a file_loc nor an image column")
-        pieces = (source[i : i + ROWS_AT_ONCE] for i in range(0, len(source), ROWS_AT_ONCE))
+        pieces = (source.iloc[i : i + ROWS_AT_ONCE] for i in range(0, len(source), ROWS_AT_ONCE))
     elif Path(source).is_dir():
         pieces = _images_below(Path(source))
     else:
@@ -110,7 +110,7 @@ def _images_below(folder: Path) -> Iterator[pd.DataFrame]:
     if not rows:
         raise ValueError(f"no images below {folder}")
     table = pd.DataFrame(rows, columns=["id_str", "file_loc"])
-    yield from (table[i : i + ROWS_AT_ONCE] for i in range(0, len(table), ROWS_AT_ONCE))
+    yield from (table.iloc[i : i + ROWS_AT_ONCE] for i in range(0, len(table), ROWS_AT_ONCE))
 
 
 def _check_unique(path: Path, hashes: np.ndarray, where: str) -> None:

@@ -9,6 +9,7 @@ and the names ``label_cols`` of its L columns. ``CatalogLoader`` gives what user
 float32 in 0-1, ``id_str``, and one entry (B,) a label column.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -112,6 +113,8 @@ class CatalogDataset(Dataset):
                 "image_size": self.transform.config.output_size,
                 "view": self.transform.config.changes(),
             }
+        else:
+            described["transform"] = repr(self.transform)
         return described
 
     def label_table(self) -> pd.DataFrame:
@@ -144,17 +147,22 @@ def as_float(images: torch.Tensor) -> torch.Tensor:
 
 
 def galaxy_table(catalog: pd.DataFrame) -> pa.Table:
-    """``id_str``, and ``file_loc`` or else ``image`` (encoded bytes), in Arrow buffers."""
+    """``id_str``, and ``file_loc`` or else ``image`` (encoded bytes), in Arrow buffers.
+
+    Raises:
+        ValueError: a galaxy has neither path nor bytes.
+    """
     ids = pa.array(catalog["id_str"].astype(str), type=pa.large_string())
-    if "file_loc" in catalog:
-        paths = pa.array(catalog["file_loc"], type=pa.large_string())
-        return pa.table({"id_str": ids, "file_loc": paths})
-    images = pa.array([_image_bytes(x) for x in catalog["image"]], pa.large_binary())
-    return pa.table({"id_str": ids, "image": images})
-
-
-def _image_bytes(value) -> bytes:
-    return value["bytes"] if isinstance(value, dict) else value
+    column, kind = "file_loc", pa.large_string()
+    if column in catalog:
+        sources = [os.fspath(x) if isinstance(x, os.PathLike) else x for x in catalog[column]]
+    else:
+        column, kind = "image", pa.large_binary()
+        sources = [x.get("bytes") if isinstance(x, dict) else x for x in catalog[column]]
+    for source, id_str in zip(sources, catalog["id_str"], strict=True):
+        if not isinstance(source, str if column == "file_loc" else bytes):
+            raise ValueError(f"column {column!r} of id_str {id_str!r} holds no image: {source!r}")
+    return pa.table({"id_str": ids, column: pa.array(sources, kind)})
 
 
 class _WholeBatches(Dataset):
