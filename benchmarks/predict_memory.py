@@ -2,7 +2,7 @@
 
     python benchmarks/predict_memory.py --rows 20000 200000
 
-A hundred small JPEG images are predicted over and over, by a tiny encoder, with 37 answers and 5
+A hundred small JPEG images are predicted over and over, by a tiny encoder, with 30 answers and 5
 dropout passes. Main process and its image-reading workers are counted, each at its own peak.
 """
 

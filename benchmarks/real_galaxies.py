@@ -6,7 +6,8 @@
     python benchmarks/real_galaxies.py table                   # what all of them gave, rings.png
 
 DATA holds gz1_sdss/ and decals_rings/, each with catalog.csv (split train and val) and images/.
-Results are JSON lines in OUT/results.jsonl, one a seed.
+Results are JSON lines in OUT/results.jsonl, one a seed; each run leaves a report of the validation
+galaxies in its folder, OUT/runs/CASE-EPOCHS-SEED/report.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import timm
 import torch
 from matplotlib.figure import Figure
 
-from zoobot import logs
+from zoobot import evaluate, logs
 from zoobot.data import (
     CatalogDataModule,
     default_view_config,
@@ -77,6 +78,8 @@ def train(opt, case: str, seed: int, model, data, epochs: int, patience: int) ->
     trainer.fit(model, data)
     seconds = time.perf_counter() - start
     metrics = trainer.validate(model, data)[0]
+    catalogs = {"val": data.catalogs["val"], "test": ()}
+    evaluate.report_run(model, catalogs, folder, f"{case}, seed {seed}", show_progress=False)
     last = [line for line in logs.read_metrics(folder) if line["split"] == "validation"][-1]
     return {
         "case": case,
