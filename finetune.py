@@ -19,6 +19,7 @@ import torch
 
 from zoobot import distributed, encoders, evaluate, finetune, logs, options, plots
 from zoobot.data import catalog
+from zoobot.data.galaxies import label_frame
 from zoobot.schemas import get_schema
 from zoobot.trainer import Trainer
 
@@ -88,12 +89,10 @@ def run(opt: argparse.Namespace) -> None:
     if opt.task == "tree" and schema is None:
         raise ValueError("--task tree needs --schema: a named tree, or PATH.json")
     label_cols = schema.label_cols if schema else [opt.label_col]
-    splits = catalog.load_splits(
-        opt.catalog, opt.val_catalog, opt.test_catalog, label_cols, opt.seed
-    )
+    splits = options.load_galaxies(opt, opt.catalog, label_cols)
     class_names = None
     if opt.task == "classification":
-        class_names = catalog.number_classes(splits, opt.label_col, opt.catalog)
+        class_names = class_names_of(opt, splits)
     data = options.make_data(opt, splits, label_cols)
     config = vars(opt)
     resume_from = logs.find_state(opt.save_dir, opt.resume, config, options.MAY_CHANGE_ON_RESUME)
@@ -118,9 +117,18 @@ def run(opt: argparse.Namespace) -> None:
     if not opt.no_report:
         title = f"{opt.task} by {opt.encoder}, {Path(opt.save_dir).name}"
         prediction = options.prediction_options(opt)
-        page = evaluate.report_run(model, data.catalogs, opt.save_dir, title, **prediction)
+        page = evaluate.report_run(model, data, opt.save_dir, title, **prediction)
         if distributed.is_main():
             print(f"report {page}")
+
+
+def class_names_of(opt, splits: dict) -> list[str]:
+    """Names of the classes; a catalog's text labels become their numbers, in place."""
+    if not opt.shards:
+        return catalog.number_classes(splits, opt.label_col, opt.catalog)
+    return catalog.number_classes(
+        {"train": label_frame(splits["train"])}, opt.label_col, opt.shards
+    )
 
 
 def make_model(opt, source, schema, class_names) -> finetune.FinetuneableZoobotAbstract:

@@ -15,6 +15,7 @@ import argparse
 from zoobot import distributed, options
 from zoobot.data import demo
 from zoobot.data.catalog import SPLITS
+from zoobot.data.shards import open_shards
 from zoobot.predict import ON_BAD_IMAGE, predict_to_file
 from zoobot.predictors import load_predictor, view_of
 
@@ -38,9 +39,10 @@ def make_parser() -> options.Parser:
     data = parser.add_argument_group("data")
     source = data.add_mutually_exclusive_group(required=True)
     source.add_argument("--catalog", help="galaxies; demo: simulated on the spot")
+    source.add_argument("--shards", metavar="DIR", help="galaxies in shards, of create_shards")
     source.add_argument("--images", metavar="FOLDER", help="all images below it; ids are paths")
     add = data.add_argument
-    add("--split", choices=SPLITS, default="", help="only these galaxies of the catalog")
+    add("--split", choices=SPLITS, default="", help="only these galaxies; of shards: test")
     add("--image-size", type=options.positive_int, help="by default that of training")
     add("--fits-scaling", help="brightness of FITS images, by default as in training")
     add("--batch-size", type=options.positive_int, default=128, help="galaxies a forward pass")
@@ -69,6 +71,8 @@ def main(opt: argparse.Namespace) -> None:
         model = load_predictor(opt.checkpoint, opt.representations)
         with distributed.main_first():
             catalog = demo.demo_catalog() if opt.catalog == "demo" else opt.catalog
+        if opt.shards:
+            catalog = open_shards(opt.shards, opt.split or "test")
         path = predict_to_file(
             opt.images or catalog,
             model,
@@ -83,7 +87,7 @@ def main(opt: argparse.Namespace) -> None:
             fits_scaling=opt.fits_scaling,
             on_bad_image=opt.on_bad_image,
             summary=opt.summary,
-            split=opt.split,
+            split="" if opt.shards else opt.split,
             seed=opt.seed,
         )
         if distributed.is_main():

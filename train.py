@@ -7,6 +7,7 @@
         train.py --catalog cat.parquet --schema tree.json
 
 The catalog has id_str, file_loc (or image), one column of counts an answer, and optionally split.
+Instead of one, --shards DIR takes galaxies from shards (python -m zoobot.create_shards).
 """
 
 import argparse
@@ -59,6 +60,8 @@ def make_parser() -> options.Parser:
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = make_parser()
     opt = parser.parse(argv)
+    if opt.shards and opt.catalog == "demo":
+        opt.catalog = None
     if opt.catalog == "demo":
         parser.set_defaults(**DEMO)
         opt = parser.parse(argv)
@@ -79,12 +82,14 @@ def train(opt: argparse.Namespace, device: torch.device) -> None:
     schema = get_schema(opt.schema)
     with distributed.main_first():
         path = demo.demo_catalog() if opt.catalog == "demo" else opt.catalog
-    splits = catalog.load_splits(
-        path, opt.val_catalog, opt.test_catalog, schema.label_cols, opt.seed
-    )
-    votes = {s: catalog.votes(t, schema.label_cols, f"{path} ({s})") for s, t in splits.items()}
-
+    splits = options.load_galaxies(opt, path, schema.label_cols)
     data = options.make_data(opt, splits, schema.label_cols)
+    votes = {
+        split: catalog.votes(
+            data.labels(split), schema.label_cols, f"{opt.shards or path} ({split})"
+        )
+        for split in splits
+    }
     torch.manual_seed(opt.seed)
     model = make_model(opt, schema)
     settings = engine.Settings(
@@ -113,7 +118,7 @@ def train(opt: argparse.Namespace, device: torch.device) -> None:
     if not opt.no_report:
         title = f"{opt.encoder}, {Path(opt.save_dir).name}"
         prediction = options.prediction_options(opt)
-        page = evaluate.report_run(model, data.catalogs, opt.save_dir, title, **prediction)
+        page = evaluate.report_run(model, data, opt.save_dir, title, **prediction)
         run.say(f"report {page}")
 
 
@@ -161,7 +166,7 @@ def report(opt, run, model, schema, votes, data, settings) -> None:
     folder = Path(opt.save_dir)
     plots.plot_curves(logs.read_metrics(folder), folder / "curves.png", marks)
     plots.plot_questions(best["validation"], schema, folder / "questions.png")
-    plots.plot_galaxies(data.catalogs["train"], schema, folder / "galaxies.png")
+    plots.plot_galaxies(data.table("train", most=2000), schema, folder / "galaxies.png")
     run.say(f"\nweights {folder / 'best.safetensors'}; figures {folder / 'curves.png'}, ...")
 
 

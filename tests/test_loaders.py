@@ -2,12 +2,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2 as T
 
+from zoobot import engine
 from zoobot.data import catalog, loaders
+from zoobot.data.device_views import DeviceView
 from zoobot.data.images import ImageError
 from zoobot.data.views import GalaxyView, default_view_config, minimal_view_config
 
@@ -37,7 +39,7 @@ def test_a_batch_holds_uint8_images_ids_and_all_label_columns_in_one_tensor(data
     assert batch["image"].shape == (8, 3, 16, 16)
     assert batch["image"].dtype == torch.uint8
     assert batch["id_str"] == [f"g{i}" for i in range(8)]
-    assert torch.equal(batch["labels"], dataset.labels[:8])
+    assert torch.equal(batch["labels"], dataset.galaxies.labels(range(8)))
     assert batch["label_cols"] == dataset.label_cols
 
 
@@ -64,13 +66,13 @@ def test_a_single_galaxy_has_a_float_image_and_plain_labels(dataset, tree):
     assert 0 <= first["image"].min() < first["image"].max() <= 1
     assert not torch.equal(first["image"], second["image"])
     assert first["id_str"] == "g3"
-    assert [first[column] for column in tree.label_cols] == dataset.labels[3].tolist()
+    assert [first[column] for column in tree.label_cols] == dataset.galaxies.labels([3])[0].tolist()
 
 
 def test_a_dataset_works_in_torchs_own_loader(dataset):
     batch = next(iter(DataLoader(dataset, batch_size=5)))
     assert batch["image"].shape == (5, 3, 16, 16)
-    assert batch["smooth_yes"].tolist() == dataset.labels[:5, 0].tolist()
+    assert batch["smooth_yes"].tolist() == dataset.galaxies.labels(range(5))[:, 0].tolist()
 
 
 def test_labels_go_through_the_target_transform(small_catalog):
@@ -80,6 +82,52 @@ def test_labels_go_through_the_target_transform(small_catalog):
     )
     assert dataset[0]["half"] == frame["smooth_yes"][0] / 2
     assert "smooth_yes" not in dataset[0]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=40), epoch=st.integers(0, 3))
+@settings(max_examples=30, deadline=None)
+def test_ranks_share_the_galaxies_of_shards_without_overlap_or_loss(world_size, sizes, epoch):
+    dealt = []
+    for rank in range(min(world_size, sum(sizes))):
+        with pytest.MonkeyPatch.context() as patched:
+            as_rank(patched, rank, min(world_size, sum(sizes)))
+            sampler = loaders.TrainSampler(sum(sizes), 8, 1, seed=3, shard_sizes=sizes)
+            sampler.set_epoch(epoch)
+            dealt += [index for _, batch in sampler for index in batch]
+    assert sorted(dealt) == list(range(sum(sizes)))
+
+
+def test_few_shards_are_in_use_at_a_time_and_epochs_differ():
+    sizes = [50] * 64
+    sampler = loaders.TrainSampler(3200, 100, 1, seed=3, shard_sizes=sizes)
+    order = sampler._order()
+    for quarter in np.split(order // 50, 4):
+        assert len(set(quarter)) == loaders.SHARDS_MIXED
+    sampler.set_epoch(1)
+    assert not np.array_equal(order, sampler._order())
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_views_left_to_the_device_are_a_function_of_seed_epoch_and_galaxy(
+    small_catalog, num_workers
+):
+    config = default_view_config()
+    config.output_size = 16
+    frame = catalog.read_catalog(small_catalog)
+    views = []
+    for batch_size in (16, 60):
+        dataset = loaders.CatalogDataset(frame, None, DeviceView(GalaxyView(config), 40), seed=1)
+        loader = loaders.train_loader(dataset, batch_size, num_workers=num_workers)
+        loader.set_epoch(2)
+        images = {}
+        for batch in loader:
+            ready = engine.to_device(batch, torch.device("cpu"))
+            assert ready["image"].shape[1:] == (3, 16, 16)
+            images.update(zip(ready["id_str"], ready["image"], strict=True))
+        views.append(images)
+    assert len(views[0]) == 60
+    assert all(torch.allclose(image, views[1][key], atol=1e-6) for key, image in views[0].items())
 
 
 def test_any_torchvision_transform_is_a_function_of_seed_epoch_and_galaxy(small_catalog):
@@ -115,7 +163,8 @@ def test_a_galaxy_looks_the_same_with_any_number_of_workers(dataset):
 
 
 def test_views_differ_between_epochs_and_between_the_galaxies_of_different_workers(dataset):
-    dataset._sources = dataset._sources.take([0] * 60)  # the same image for every galaxy
+    # the same image for every galaxy
+    dataset.galaxies._sources = dataset.galaxies._sources.take([0] * 60)
     loader = loaders.train_loader(dataset, batch_size=16, num_workers=2)
     epochs = []
     for epoch in (0, 1):
@@ -218,8 +267,8 @@ def test_labels_are_optional_and_floats_stay_floats(small_catalog):
     assert "labels" not in batch
     frame["size"] = np.arange(60) / 4
     dataset = loaders.CatalogDataset(frame, ["size", "smooth_yes"])
-    assert dataset.labels.dtype == torch.float32
-    assert dataset.labels[:3, 0].tolist() == [0, 0.25, 0.5]
+    assert dataset.galaxies.labels([0]).dtype == torch.float32
+    assert dataset.galaxies.labels(range(3))[:, 0].tolist() == [0, 0.25, 0.5]
 
 
 def test_text_labels_are_refused_with_the_cure(small_catalog):

@@ -66,6 +66,19 @@ def test_a_folder_is_predicted_with_paths_as_ids(folder):
     np.testing.assert_array_equal(table.loc["more/again"], table.loc["g3"])
 
 
+def test_shards_are_predicted_as_their_catalog_is(folder):
+    from zoobot.create_shards import write_shards
+    from zoobot.data.catalog import read_catalog
+
+    write_shards(read_catalog("catalog.csv"), ["smooth_yes"], "shards", eval_size=5,
+                 encoding="raw", img_size=40, num_workers=0, show_progress=False)  # fmt: skip
+    table = run("--shards", "shards").set_index("id_str")
+    assert len(table) == 5
+    assert len(run("--shards", "shards", "--split", "train")) == 7
+    whole = run("--catalog", "catalog.csv").set_index("id_str")
+    np.testing.assert_allclose(table, whole.loc[table.index], rtol=1e-3)
+
+
 def test_representations_come_from_a_checkpoint_or_a_named_encoder(folder):
     from zoobot.models import save_encoder
 
@@ -115,7 +128,7 @@ def test_every_class_of_checkpoint_is_known_lightnings_too(folder, tree):
 
 
 def test_misuse_is_one_line(folder, capsys):
-    assert "--catalog --images is required" in refusal(capsys)
+    assert "--catalog --shards --images is required" in refusal(capsys)
     assert "no catalog none.csv" in refusal(capsys, "--catalog", "none.csv")
     message = refusal(capsys, "--checkpoint", "none.ckpt", "--catalog", "catalog.csv")
     assert "no checkpoint none.ckpt" in message

@@ -11,7 +11,7 @@ from conftest import REPO, draw_galaxies
 
 sys.path.insert(0, str(REPO))
 import train
-from zoobot import options
+from zoobot import create_shards, options
 from zoobot.models import ZoobotTree
 
 
@@ -88,6 +88,37 @@ def test_options_from_a_file_yield_to_the_command_line(folder):
     (folder / "run.yaml").write_text(yaml.safe_dump(settings))
     opt = train.parse(["--config", "run.yaml", "--epochs", "3"])
     assert (opt.catalog, opt.epochs, opt.betas, opt.grad_clip) == ("catalog.csv", 3, [0.8, 0.9], 1)
+
+
+@pytest.fixture
+def shards(folder):
+    """The catalog in 9 raw shards, 12 galaxies of them for tests."""
+    create_shards.main(
+        create_shards.parse(
+            ["--labelled-catalog", "catalog.csv", "--shard-dir", "shards", "--schema", "tree.json",
+             "--encoding", "raw", "--img-size", "40", "--eval-size", "12", "--num-workers", "0",
+             "--galaxies-a-shard", "6"]
+        )
+    )  # fmt: skip
+    return folder / "shards"
+
+
+@pytest.mark.parametrize("augment", ["cpu", "device"])
+def test_shards_train_and_end_with_a_report_of_their_test_galaxies(shards, augment, capsys):
+    words = [word for word in QUICK if word != "--no-report"]
+    run_script("--shards", "shards", "--augment", augment, *words)
+    assert "43 galaxies to train on, 5 to validate" in capsys.readouterr().out
+    assert len(pd.read_parquet("run/test_predictions.parquet")) == 12
+    assert (shards.parent / "run" / "report" / "report.html").exists()
+    assert (shards.parent / "run" / "galaxies.png").exists()
+
+
+def test_shards_of_another_tree_or_beside_a_catalog_are_refused(shards, capsys):
+    assert "not both" in refusal(capsys, "--shards", "shards", "--catalog", "catalog.csv", *QUICK)
+    other = [word if word != "tree.json" else "gz_rings_schema" for word in QUICK]
+    message = refusal(capsys, "--shards", "shards", *other)
+    assert "have labels smooth_yes, smooth_no" in message
+    assert "unfinished" in refusal(capsys, "--shards", "images", *QUICK)
 
 
 def test_the_demo_has_defaults_of_its_own_that_options_override():

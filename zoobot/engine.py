@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from zoobot import distributed, optim
+from zoobot.data.device_views import VIEW_KEYS, warp
 from zoobot.data.loaders import as_float
 from zoobot.metrics import Means
 
@@ -88,13 +89,47 @@ def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def to_device(batch: dict, device: torch.device) -> dict:
-    """Move a batch's tensors without waiting; images become float32 in 0-1, channels last."""
+    """Move a batch's tensors without waiting; images become float32 in 0-1, channels last.
+
+    What the workers left to the device of their views is done here.
+    """
     moved = {
         key: value.to(device, non_blocking=True) if torch.is_tensor(value) else value
         for key, value in batch.items()
     }
-    moved["image"] = as_float(moved["image"].contiguous(memory_format=torch.channels_last))
+    if "matrix" in moved:
+        moved["image"] = warp(moved["image"], *(moved.pop(key) for key in VIEW_KEYS))
+    else:
+        moved["image"] = as_float(moved["image"].contiguous(memory_format=torch.channels_last))
     return moved
+
+
+def on_device(batches: Iterable[dict], device: torch.device) -> Iterator[dict]:
+    """Batches as ``to_device`` makes them; on a GPU the next is made while this one is used.
+
+    Copies (from pinned memory) and views of the next batch run on a stream of their own.
+    """
+    if device.type != "cuda":
+        yield from (to_device(batch, device) for batch in batches)
+        return
+    aside, ahead = torch.cuda.Stream(device), None
+    for batch in itertools.chain(batches, [None]):
+        with torch.cuda.stream(aside):
+            moved = None if batch is None else to_device(batch, device)
+            ready = aside.record_event()
+        if ahead is not None:
+            yield _handed_over(*ahead, device)
+        ahead = (moved, ready)
+
+
+def _handed_over(batch: dict, ready: torch.cuda.Event, device: torch.device) -> dict:
+    """A batch that another stream made, for use on the current one once it is ready."""
+    stream = torch.cuda.current_stream(device)
+    stream.wait_event(ready)
+    for value in batch.values():
+        if torch.is_tensor(value):
+            value.record_stream(stream)
+    return batch
 
 
 def seed_step(seed: int, step: int) -> None:
@@ -134,13 +169,14 @@ def train_one_epoch(
     raw = distributed.unwrap(model)
     model.train()
     means = Means(raw.measure.names, settings.device)
-    for micro_batches in show(steps_of(loader, loader.accumulation)):
+    batches = on_device(loader, settings.device)
+    for micro_batches in show(steps_of(batches, loader.accumulation)):
         seed_step(settings.seed, progress.step)
         scheduler.step_update(progress.step)
         num_galaxies = count_galaxies(micro_batches, settings.device)
         for i, batch in enumerate(micro_batches):
             is_last = i == len(micro_batches) - 1
-            images, labels = raw.batch_to_supervised_tuple(to_device(batch, settings.device))
+            images, labels = raw.batch_to_supervised_tuple(batch)
             with distributed.gradient_sync(model, now=is_last):
                 with settings.autocast():
                     outputs = model(images)
@@ -165,8 +201,8 @@ def evaluate(model: nn.Module, loader, settings: Settings, show=iter) -> dict[st
     raw = distributed.unwrap(model)
     raw.eval()
     means = Means(raw.measure.names, settings.device)
-    for batch in show(loader):
-        images, labels = raw.batch_to_supervised_tuple(to_device(batch, settings.device))
+    for batch in on_device(show(loader), settings.device):
+        images, labels = raw.batch_to_supervised_tuple(batch)
         with settings.autocast():
             outputs = raw(images)
         means.update(*raw.measure(raw.losses(outputs, labels), outputs, labels))

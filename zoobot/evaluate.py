@@ -26,6 +26,7 @@ from zoobot.data.catalog import (
     require_columns,
 )
 from zoobot.data.catalog import votes as vote_counts
+from zoobot.data.datamodule import CatalogDataModule
 from zoobot.data.images import ImageError, read_image
 from zoobot.predict import predict_to_file
 from zoobot.prediction_files import Predictions, read_predictions
@@ -565,7 +566,7 @@ def _coverage_text(asked, temperatures) -> str:
 
 
 def report_run(
-    model, catalogs: dict[str, pd.DataFrame], save_dir: str | Path, title: str, **prediction
+    model, data: CatalogDataModule, save_dir: str | Path, title: str, **prediction
 ) -> Path | None:
     """Predict a run's validation and test galaxies and report on the latter, if there are any.
 
@@ -576,10 +577,10 @@ def report_run(
         prediction: options of ``predict.predict_to_file``.
     """
     save_dir = Path(save_dir)
-    splits = [split for split in ("val", "test") if len(catalogs[split])]
+    splits = [s for s in ("val", "test") if data.catalogs[s] is not None and len(data.catalogs[s])]
     files = {
         split: predict_to_file(
-            catalogs[split],
+            data.catalogs[split],
             model,
             save_dir / f"{split}_predictions.parquet",
             resume=False,
@@ -591,15 +592,15 @@ def report_run(
     if distributed.is_main():
         other = None
         if last == "test" and hasattr(model, "schema"):
-            other = (files["val"], catalogs["val"])
+            other = (files["val"], data.labels("val"))
         name = {"val": "validation", "test": "test"}[last]
         page = evaluate(
             files[last],
-            catalogs[last],
+            data.table(last),
             save_dir / "report",
             recalibrate_on=other,
             title=title,
-            subtitle=f"{len(catalogs[last])} {name} galaxies",
+            subtitle=f"{len(data.catalogs[last])} {name} galaxies",
         )
     distributed.barrier()
     return page

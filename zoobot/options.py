@@ -10,8 +10,10 @@ from pathlib import Path
 import yaml
 
 from zoobot import distributed, engine
+from zoobot.data.catalog import load_splits
 from zoobot.data.datamodule import CatalogDataModule
 from zoobot.data.images import ImageError
+from zoobot.data.shards import open_splits
 from zoobot.data.views import default_view_config, get_galaxy_transform, minimal_view_config
 from zoobot.schemas import did_you_mean
 
@@ -135,7 +137,8 @@ def add_data_options(parser: Parser, *, catalog: str | None):
     group = parser.add_argument_group("data")
     add = group.add_argument
     demo = "; demo: simulated on the spot" if catalog == "demo" else ""
-    add("--catalog", default=catalog, required=catalog is None, help=f"galaxies{demo}")
+    add("--catalog", default=catalog, help=f"galaxies{demo}")
+    add("--shards", metavar="DIR", help="instead of a catalog: shards of create_shards")
     add("--val-catalog", help="validation galaxies, if not split off")
     add("--test-catalog", help="test galaxies, if not split off")
     add("--image-size", type=positive_int, default=224, help="side of a view, pixels")
@@ -147,7 +150,25 @@ def add_data_options(parser: Parser, *, catalog: str | None):
         default=20.0,
         help="largest shear of training views, degrees; it blurs how round a galaxy is",
     )
+    add(
+        "--augment",
+        choices=["auto", "cpu", "device"],
+        default="auto",
+        help="who makes the training views; auto: the device, if it is a GPU",
+    )
     return group
+
+
+def load_galaxies(options: argparse.Namespace, path, label_cols: list[str]) -> dict:
+    """Train, val and test galaxies: tables of the catalog ``path``, or the galaxies of shards."""
+    if not options.shards:
+        if not path:
+            raise ValueError("give --catalog or --shards")
+        others = (options.val_catalog, options.test_catalog)
+        return load_splits(path, *others, label_cols, options.seed)
+    if path or options.val_catalog or options.test_catalog:
+        raise ValueError("give --shards or catalogs, not both")
+    return open_splits(options.shards, label_cols)
 
 
 def make_data(options: argparse.Namespace, splits: dict, label_cols: list[str]):
@@ -166,7 +187,14 @@ def make_data(options: argparse.Namespace, splits: dict, label_cols: list[str]):
         channels=options.channels,
         fits_scaling=options.fits_scaling,
         grad_accumulation=options.grad_accumulation,
+        augment=_augment(options),
     )
+
+
+def _augment(options: argparse.Namespace) -> str:
+    if options.augment != "auto":
+        return options.augment
+    return "device" if distributed.choose_device(options.device).type == "cuda" else "cpu"
 
 
 def prediction_options(options: argparse.Namespace) -> dict:

@@ -6,6 +6,7 @@ when. In the end the main process joins the parts, in the catalog's order, into 
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 import shutil
@@ -17,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import safetensors
 import safetensors.numpy
 import torch
@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from zoobot import checkpoint, distributed, engine, statistics
 from zoobot.data import listing
+from zoobot.data.galaxies import TableGalaxies
 from zoobot.data.loaders import CatalogDataset, GalaxyLoader
 from zoobot.models import predict_samples
 from zoobot.prediction_files import Predictions, check_save_loc, open_writer, read_predictions
@@ -148,7 +149,7 @@ class PartSampler(Sampler):
 
 
 def predict_to_file(
-    catalog: pd.DataFrame | str | Path,
+    catalog,
     model: nn.Module,
     save_loc: str | Path,
     label_cols: Sequence[str] | None = None,
@@ -176,7 +177,7 @@ def predict_to_file(
     is left on the device, in evaluation mode.
 
     Args:
-        catalog: a table, a catalog file, or a folder of images.
+        catalog: a table, a catalog file, a folder of images, or ``Shards``.
         model, label_cols: see ``predict``.
         transform, fits_scaling: by default those with which the model was validated.
         num_samples: forward passes with the head's dropout on; 1: one pass without dropout.
@@ -211,11 +212,8 @@ def predict_to_file(
     if summary and like.metadata["schema"] is None:
         raise ValueError(f"a summary is made of decision trees, not of {like.metadata['task']}")
 
-    folder, digest = save_loc.with_name(save_loc.name + ".parts"), None
-    with distributed.main_first():
-        if distributed.is_main():
-            digest = listing.write_listing(catalog, folder / "galaxies.arrow", split)
-    galaxies = listing.open_listing(folder / "galaxies.arrow")
+    folder = save_loc.with_name(save_loc.name + ".parts")
+    galaxies, digest = _galaxies(catalog, folder, split)
     dataset = CatalogDataset(
         galaxies,
         transform=transform or view_of(model),
@@ -256,6 +254,20 @@ def predict_to_file(
         shutil.rmtree(folder)
     distributed.barrier()
     return save_loc
+
+
+def _galaxies(catalog, folder: Path, split: str):
+    """The galaxies by number, and in the main process a hash of them."""
+    if hasattr(catalog, "source"):
+        digest = hashlib.blake2b(digest_size=16)
+        for i in range(len(catalog)):
+            digest.update(catalog.id_str(i).encode() + b"\0")
+        return catalog, digest.hexdigest()
+    digest = None
+    with distributed.main_first():
+        if distributed.is_main():
+            digest = listing.write_listing(catalog, folder / "galaxies.arrow", split)
+    return TableGalaxies(listing.open_listing(folder / "galaxies.arrow")), digest
 
 
 def _like(model, columns: list[str], num_samples: int, with_errors: bool) -> Predictions:
@@ -330,7 +342,7 @@ def _predict_parts(model, loader, parts, work, galaxies, settings, compile_encod
                 errors |= {rows.start + place: told for place, told in batch["errors"].items()}
                 bar.update(len(rows))
             values = torch.cat(predicted).cpu().numpy()
-            ids = galaxies["id_str"][work.rows(part).start : work.rows(part).stop]
+            ids = [galaxies.id_str(row) for row in work.rows(part)]
             writing.append(writer.submit(_write_part, work, part, ids, values, errors))
             if len(writing) > WRITERS:
                 writing.popleft().result()
@@ -362,10 +374,10 @@ def _predict_batch(model, batch, num_galaxies, work, settings, pad_to=None) -> t
     return padded
 
 
-def _write_part(work: Work, part: int, ids: pa.ChunkedArray, values: np.ndarray, errors) -> None:
+def _write_part(work: Work, part: int, ids: list[str], values: np.ndarray, errors) -> None:
     tensors = {"predictions": values}
     if work.schema is not None:
-        table = statistics.summary_table(ids.to_pandas(), values, work.schema)
+        table = statistics.summary_table(ids, values, work.schema)
         tensors["summary"] = table.drop(columns="id_str").to_numpy(dtype=np.float32)
     tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     metadata = {"errors": json.dumps(errors)}
@@ -375,7 +387,7 @@ def _write_part(work: Work, part: int, ids: pa.ChunkedArray, values: np.ndarray,
     )
 
 
-def _join_parts(work: Work, galaxies: pa.Table, save_loc: Path) -> None:
+def _join_parts(work: Work, galaxies, save_loc: Path) -> None:
     """Write the one file, and the summary before it; each appears whole."""
     if work.schema is not None:
         columns = _summary_columns(work)
@@ -399,7 +411,7 @@ def _write_joined(work: Work, galaxies, path: Path, name: str, like: Predictions
                     values = file.get_tensor(name)
                     told = json.loads(file.metadata()["errors"])
                 values = values if values.ndim == 3 else values[..., None]
-                ids = galaxies["id_str"][rows.start : rows.stop].to_numpy(zero_copy_only=False)
+                ids = np.array([galaxies.id_str(row) for row in rows], dtype=object)
                 errors = None
                 if like.errors is not None:
                     errors = np.array([told.get(str(row)) for row in rows], dtype=object)

@@ -6,6 +6,8 @@ import pandas as pd
 import torch
 
 from zoobot.data.catalog import check_ids, split_catalog
+from zoobot.data.device_views import device_view_of
+from zoobot.data.galaxies import image_frame, label_frame
 from zoobot.data.loaders import (
     CatalogDataset,
     CatalogLoader,
@@ -38,6 +40,10 @@ class CatalogDataModule:
         seed: of the split, the order and the views.
         channels, fits_scaling: of the images, see ``CatalogDataset``.
         grad_accumulation: micro-batches of an optimiser step.
+        augment: ``device`` leaves the training views to the device, for the loop; see
+            ``zoobot.data.device_views``.
+
+    Catalogs may also be galaxies of another source, such as shards (``zoobot.data.shards``).
 
     Raises:
         ValueError: for both kinds of catalog or none, ids that repeat, or fractions that don't sum
@@ -65,6 +71,7 @@ class CatalogDataModule:
         channels: int = 3,
         fits_scaling: str = "asinh",
         grad_accumulation: int = 1,
+        augment: str = "cpu",
     ):
         if isinstance(label_cols, str):
             raise ValueError(f"label_cols is a list of columns: use [{label_cols!r}]")
@@ -87,7 +94,7 @@ class CatalogDataModule:
         elif all(table is None for table in self.catalogs.values()):
             raise ValueError("give catalog=, or train_catalog= and val_catalog=, ...")
         for split, table in self.catalogs.items():
-            if table is not None:
+            if isinstance(table, pd.DataFrame):
                 check_ids(table, f"{split}_catalog")
         self.batch_size = batch_size
         self.num_workers = num_workers
@@ -96,6 +103,7 @@ class CatalogDataModule:
         self.channels = channels
         self.fits_scaling = fits_scaling
         self.grad_accumulation = grad_accumulation
+        self.augment = augment
         self.datasets: dict[str, CatalogDataset] = {}
 
     def setup(self, stage: str | None = None) -> None:
@@ -111,7 +119,7 @@ class CatalogDataModule:
                 self.datasets[split] = self._dataset(split)
 
     def _dataset(self, split: str) -> CatalogDataset:
-        return CatalogDataset(
+        dataset = CatalogDataset(
             self.catalogs[split],
             self.label_cols if split != "predict" else None,
             self.train_transform if split == "train" else self.test_transform,
@@ -119,6 +127,21 @@ class CatalogDataModule:
             fits_scaling=self.fits_scaling,
             seed=self.seed,
         )
+        if split == "train" and self.augment == "device":
+            dataset.transform = device_view_of(self.train_transform, dataset.galaxies)
+        return dataset
+
+    def labels(self, split: str) -> pd.DataFrame:
+        """``id_str`` and at least the label columns of a split's galaxies."""
+        galaxies = self.catalogs[split]
+        return galaxies if isinstance(galaxies, pd.DataFrame) else label_frame(galaxies)
+
+    def table(self, split: str, most: int | None = None) -> pd.DataFrame:
+        """A catalog of a split's galaxies, the first ``most`` of them; of shards, with images."""
+        galaxies = self.catalogs[split]
+        if isinstance(galaxies, pd.DataFrame):
+            return galaxies[:most]
+        return image_frame(galaxies, range(len(galaxies))[:most])
 
     def galaxies(self, split: str) -> GalaxyLoader:
         """A loader of ``train`` (shuffled), ``val``, ``test`` or ``predict`` for the loop."""

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from zoobot.data.images import ImageError, read_pixels
 from zoobot.data.views import (
     GalaxyView,
     affine_ranges,
@@ -21,6 +22,8 @@ from zoobot.data.views import (
     sample_view_parameters,
 )
 
+VIEW_KEYS = ("matrix", "erased", "view_px", "oversampling")  # of a batch, for `warp`
+LARGEST_FIT = 2.2  # times what the view needs
 GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -65,8 +68,8 @@ class DeviceView:
 
     Args:
         view: the view, of which ``fixed_crop`` and ``center_crop`` can't be divided so.
-        fitted_px: side of the fitted images; by default what the view's largest zoom shows at full
-            resolution.
+        fitted_px: side of the fitted images; best that of the images themselves, which then need no
+            fitting. By default what the view's largest zoom shows at full resolution.
 
     Raises:
         ValueError: for a view that can't be divided, or none of ours.
@@ -82,22 +85,20 @@ class DeviceView:
         self.view_px = view.config.output_size
         low, high = _zooms(view.config)
         self.fitted_px = fitted_px or math.ceil(self.view_px * high)
-        self.min_side_px = self.fitted_px
         # image pixels a view pixel; up to a quarter more than one, bilinear sampling is as good
         shrink = self.fitted_px / self.view_px / low
         self.oversampling = max(1, math.ceil(shrink - 0.25))
 
-    def fit(self, image: Image.Image | np.ndarray) -> torch.Tensor:
-        """The central square, at ``fitted_px``: uint8 (C, fitted_px, fitted_px)."""
-        if isinstance(image, Image.Image):
-            if self.config.greyscale:
-                image = image.convert("L")
-            if image.size != (self.fitted_px, self.fitted_px):
-                whole = sample_view_parameters(type(self.config)(), np.random.default_rng(0))
-                matrix = compose_matrices(whole, image.size, self.fitted_px)[0]
-                image = resample(image, matrix, self.fitted_px)
-        pixels = np.array(image).reshape(self.fitted_px, self.fitted_px, -1)
-        return torch.from_numpy(pixels).permute(2, 0, 1)
+    def fit(self, pixels: np.ndarray) -> np.ndarray:
+        """The central square of pixels (H, W, C), at ``fitted_px``; as they are if they fit."""
+        size_px = (self.fitted_px, self.fitted_px)
+        if pixels.shape[:2] != size_px or (self.config.greyscale and pixels.shape[2] == 3):
+            image = Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[..., 0])
+            image = image.convert("L") if self.config.greyscale else image
+            whole = sample_view_parameters(type(self.config)(), np.random.default_rng(0))
+            matrix = compose_matrices(whole, image.size, self.fitted_px)[0]
+            pixels = np.array(resample(image, matrix, self.fitted_px)).reshape(*size_px, -1)
+        return pixels
 
     def draw(self, seed: int, epoch: int, indices) -> dict:
         """The views of these galaxies in this epoch, as a batch holds them.
@@ -115,6 +116,21 @@ class DeviceView:
             "view_px": self.view_px,
             "oversampling": self.oversampling,
         }
+
+
+def device_view_of(view: GalaxyView, galaxies) -> DeviceView:
+    """The view of these galaxies, fitted to their images' own size unless they are far too large.
+
+    Resizing would cost a worker more time than decoding.
+    """
+    divided = DeviceView(view)
+    if len(galaxies) == 0:
+        return divided
+    try:
+        side_px = min(read_pixels(galaxies.source(0), 3, "linear").shape[:2])
+    except ImageError:  # whoever reads the galaxies will tell
+        return divided
+    return DeviceView(view, side_px) if side_px <= LARGEST_FIT * divided.fitted_px else divided
 
 
 def _zooms(config) -> tuple[float, float]:

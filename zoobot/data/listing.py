@@ -17,8 +17,8 @@ import pyarrow as pa
 
 from zoobot import checkpoint
 from zoobot.data.catalog import check_ids, read_galaxies, require_columns
+from zoobot.data.galaxies import galaxy_table
 from zoobot.data.images import is_image_name
-from zoobot.data.loaders import galaxy_table
 
 ROWS_AT_ONCE = 4096
 

@@ -9,18 +9,17 @@ and the names ``label_cols`` of its L columns. ``CatalogLoader`` gives what user
 float32 in 0-1, ``id_str``, and one entry (B,) a label column.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from zoobot import distributed
-from zoobot.data.catalog import label_array
-from zoobot.data.images import ImageError, read_image
+from zoobot.data.device_views import DeviceView
+from zoobot.data.galaxies import TableGalaxies, label_frame
+from zoobot.data.images import ImageError, read_image, read_pixels
 from zoobot.data.views import (
     GalaxyView,
     apply_transform,
@@ -29,18 +28,18 @@ from zoobot.data.views import (
 )
 
 WORKER_TIMEOUT_S = 600
+SHARDS_MIXED = 16
 
 
 class CatalogDataset(Dataset):
     """Galaxies of a catalog: ``dataset[i]`` is a dict of image, id_str and labels.
 
-    Strings are kept in Arrow buffers and labels in one tensor, which workers share without copying.
-
     Args:
-        catalog: with ``id_str``, ``file_loc`` or ``image``, and the label columns; or, without
-            labels, what ``galaxy_table`` makes of it.
-        label_cols: columns of numbers; None for no labels.
-        transform: a view, or any torchvision v2 transform; by default a fixed view of 224 px.
+        catalog: with ``id_str``, ``file_loc`` or ``image``, and the label columns; or galaxies of
+            another source, see ``zoobot.data.galaxies``.
+        label_cols: columns of numbers; None for no labels, or for those of shards.
+        transform: a view, or any torchvision v2 transform; by default a fixed view of 224 px. A
+            ``DeviceView`` leaves the view to the device, for the loop.
         target_transform: called by ``dataset[i]`` with a galaxy's dict of labels, returns another.
         channels: 1 or 3, of the image before the transform.
         fits_scaling: brightness of FITS images.
@@ -52,7 +51,7 @@ class CatalogDataset(Dataset):
 
     def __init__(
         self,
-        catalog: pd.DataFrame | pa.Table,
+        catalog,
         label_cols: Sequence[str] | None = None,
         transform: Callable | None = None,
         target_transform: Callable | None = None,
@@ -61,10 +60,12 @@ class CatalogDataset(Dataset):
         fits_scaling: str = "asinh",
         seed: int = 0,
     ):
-        galaxies = catalog if isinstance(catalog, pa.Table) else galaxy_table(catalog)
-        self._ids, self._sources = galaxies.columns
-        self.label_cols = list(label_cols or [])
-        self.labels = torch.from_numpy(label_array(catalog, self.label_cols, "in memory"))
+        if not hasattr(catalog, "source"):
+            catalog = TableGalaxies(catalog, label_cols)
+        elif label_cols is not None and list(label_cols) != catalog.label_cols:
+            raise ValueError(f"labels {label_cols} asked for, but there are {catalog.label_cols}")
+        self.galaxies = catalog
+        self.label_cols = catalog.label_cols
         self.transform = transform or get_galaxy_transform(minimal_view_config())
         self.target_transform = target_transform
         self.channels = channels
@@ -72,7 +73,7 @@ class CatalogDataset(Dataset):
         self.seed = seed
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self.galaxies)
 
     def __getitem__(self, index: int) -> dict:
         """One galaxy, read now, its view drawn from torch's generator.
@@ -83,8 +84,9 @@ class CatalogDataset(Dataset):
         Raises:
             ImageError: the image can't be read.
         """
-        galaxy = {"image": as_float(self._image(index)), "id_str": self._ids[index].as_py()}
-        labels = dict(zip(self.label_cols, self.labels[index].tolist(), strict=True))
+        galaxy = {"image": as_float(self._image(index)), "id_str": self.galaxies.id_str(index)}
+        values = self.galaxies.labels([index])[0].tolist()
+        labels = dict(zip(self.label_cols, values, strict=True))
         return galaxy | (self.target_transform(labels) if self.target_transform else labels)
 
     def batch(self, epoch: int, indices: Sequence[int]) -> dict:
@@ -98,17 +100,20 @@ class CatalogDataset(Dataset):
                 images.append(self._image(index, (self.seed, epoch, index)))
             except ImageError as error:
                 errors[place] = str(error)
-        batch = {"id_str": [self._ids[index].as_py() for index in indices], "errors": errors}
+        batch = {"id_str": [self.galaxies.id_str(i) for i in indices], "errors": errors}
         if images:
             batch["image"] = self._stack(images)
+        if isinstance(self.transform, DeviceView):
+            read = [index for place, index in enumerate(indices) if place not in errors]
+            batch |= self.transform.draw(self.seed, epoch, read)
         if self.label_cols:
-            batch["labels"] = self.labels[indices]
+            batch["labels"] = self.galaxies.labels(indices)
         return batch
 
     def describe_images(self) -> dict:
         """How images become what the model is shown, as plain types; of other transforms little."""
         described = {"fits_scaling": self.fits_scaling}
-        if isinstance(self.transform, GalaxyView):
+        if isinstance(self.transform, GalaxyView | DeviceView):
             described |= {
                 "image_size": self.transform.config.output_size,
                 "view": self.transform.config.changes(),
@@ -119,19 +124,23 @@ class CatalogDataset(Dataset):
 
     def label_table(self) -> pd.DataFrame:
         """``id_str`` and the label columns of all galaxies, for checks before training."""
-        table = pd.DataFrame(self.labels.numpy(), columns=self.label_cols)
-        table.insert(0, "id_str", pd.arrays.ArrowExtensionArray(self._ids))
-        return table
+        return label_frame(self.galaxies)
 
-    def _image(self, index: int, seed: tuple[int, int, int] | None = None) -> torch.Tensor:
-        source = self._sources[index].as_py()
-        name = None if isinstance(source, str) else f"id_str {self._ids[index].as_py()!r}"
-        min_side_px = getattr(self.transform, "min_side_px", None)
+    def _image(self, index: int, seed: tuple[int, int, int] | None = None):
+        """A galaxy's view (C, H, W); or, for a view on the device, pixels (H, W, C)."""
+        source = self.galaxies.source(index)
+        name = None if isinstance(source, str) else f"id_str {self.galaxies.id_str(index)!r}"
+        view = self.transform
+        if isinstance(view, DeviceView):
+            return view.fit(read_pixels(source, self.channels, self.fits_scaling, name=name))
+        min_side_px = getattr(view, "min_side_px", None)
         image = read_image(source, self.channels, self.fits_scaling, min_side_px, name=name)
-        return apply_transform(self.transform, image, seed)
+        return apply_transform(view, image, seed)
 
-    def _stack(self, images: list[torch.Tensor]) -> torch.Tensor:
+    def _stack(self, images: list) -> torch.Tensor:
         """(B, C, H, W) in the views' own memory order (H, W, C), a fifth of reordering's cost."""
+        if isinstance(images[0], np.ndarray):
+            return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
         shapes = {tuple(image.shape) for image in images}
         if len(shapes) > 1:
             raise ValueError(
@@ -144,25 +153,6 @@ class CatalogDataset(Dataset):
 def as_float(images: torch.Tensor) -> torch.Tensor:
     """uint8 images as float32 in 0-1; floats as they are."""
     return images if images.is_floating_point() else images.float().div_(255)
-
-
-def galaxy_table(catalog: pd.DataFrame) -> pa.Table:
-    """``id_str``, and ``file_loc`` or else ``image`` (encoded bytes), in Arrow buffers.
-
-    Raises:
-        ValueError: a galaxy has neither path nor bytes.
-    """
-    ids = pa.array(catalog["id_str"].astype(str), type=pa.large_string())
-    column, kind = "file_loc", pa.large_string()
-    if column in catalog:
-        sources = [os.fspath(x) if isinstance(x, os.PathLike) else x for x in catalog[column]]
-    else:
-        column, kind = "image", pa.large_binary()
-        sources = [x.get("bytes") if isinstance(x, dict) else x for x in catalog[column]]
-    for source, id_str in zip(sources, catalog["id_str"], strict=True):
-        if not isinstance(source, str if column == "file_loc" else bytes):
-            raise ValueError(f"column {column!r} of id_str {id_str!r} holds no image: {source!r}")
-    return pa.table({"id_str": ids, column: pa.array(sources, kind)})
 
 
 class _WholeBatches(Dataset):
@@ -183,9 +173,20 @@ class TrainSampler(Sampler):
     ``accumulation`` micro-batches (fewer where there are few galaxies). Which galaxies make a step
     depends on (seed, epoch) only, so that any number of ranks takes the same step. Nothing is
     padded, repeated or dropped.
+
+    Args:
+        shard_sizes: galaxies of consecutive shards: shards are shuffled, and then the galaxies of
+            ``SHARDS_MIXED`` of them at a time, so that a disk need not seek all over.
     """
 
-    def __init__(self, num_galaxies: int, batch_size: int, accumulation: int = 1, seed: int = 0):
+    def __init__(
+        self,
+        num_galaxies: int,
+        batch_size: int,
+        accumulation: int = 1,
+        seed: int = 0,
+        shard_sizes: Sequence[int] | None = None,
+    ):
         ranks = distributed.world_size()
         if num_galaxies < ranks:
             raise ValueError(f"{num_galaxies} training galaxies are too few for {ranks} processes")
@@ -196,6 +197,7 @@ class TrainSampler(Sampler):
         needed = -(-largest // (ranks * micro_batch_size))
         self.accumulation = max(1, min(accumulation, needed, smallest // ranks))
         self.seed = seed
+        self.shard_sizes = shard_sizes
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -205,11 +207,23 @@ class TrainSampler(Sampler):
         return self.num_steps * self.accumulation
 
     def __iter__(self) -> Iterator[tuple[int, list[int]]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.num_galaxies)
-        for step in np.array_split(order, self.num_steps):
+        for step in np.array_split(self._order(), self.num_steps):
             share = step[distributed.rank() :: distributed.world_size()]
             for micro_batch in np.array_split(share, self.accumulation):
                 yield self.epoch, micro_batch.tolist()
+
+    def _order(self) -> np.ndarray:
+        """All galaxies, shuffled; those of shards so that few shards are in use at a time."""
+        rng = np.random.default_rng((self.seed, self.epoch))
+        if self.shard_sizes is None or len(self.shard_sizes) <= SHARDS_MIXED:
+            return rng.permutation(self.num_galaxies)
+        starts = np.cumsum([0, *self.shard_sizes])
+        shards = rng.permutation(len(self.shard_sizes))
+        mixed = []
+        for i in range(0, len(shards), SHARDS_MIXED):
+            some = [np.arange(starts[k], starts[k + 1]) for k in shards[i : i + SHARDS_MIXED]]
+            mixed.append(rng.permutation(np.concatenate(some)))
+        return np.concatenate(mixed)
 
 
 class EvalSampler(Sampler):
@@ -322,7 +336,8 @@ def train_loader(
     **loading,
 ) -> GalaxyLoader:
     """Shuffled batches for training; ``batch_size`` is that of an optimiser step over all ranks."""
-    sampler = TrainSampler(len(dataset), batch_size, accumulation, dataset.seed)
+    sizes = getattr(dataset.galaxies, "sizes", None)
+    sampler = TrainSampler(len(dataset), batch_size, accumulation, dataset.seed, sizes)
     return GalaxyLoader(dataset, sampler, num_workers, **loading)
 
 
