@@ -78,8 +78,7 @@ def train(opt, case: str, seed: int, model, data, epochs: int, patience: int) ->
     trainer.fit(model, data)
     seconds = time.perf_counter() - start
     metrics = trainer.validate(model, data)[0]
-    catalogs = {"val": data.catalogs["val"], "test": ()}
-    evaluate.report_run(model, catalogs, folder, f"{case}, seed {seed}", show_progress=False)
+    evaluate.report_run(model, data, folder, f"{case}, seed {seed}", show_progress=False)
     last = [line for line in logs.read_metrics(folder) if line["split"] == "validation"][-1]
     return {
         "case": case,
