@@ -5,14 +5,12 @@ whole; what a part holds depends on the galaxies and the model only, not on whic
 when. In the end the main process joins the parts, in the catalog's order, into one file.
 """
 
-import dataclasses
-import hashlib
 import json
 import math
 import shutil
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,7 +20,6 @@ import safetensors
 import safetensors.numpy
 import torch
 from torch import nn
-from torch.utils.data import Sampler
 from tqdm import tqdm
 
 from zoobot import checkpoint, distributed, engine, statistics
@@ -31,13 +28,11 @@ from zoobot.data.galaxies import TableGalaxies
 from zoobot.data.loaders import CatalogDataset, GalaxyLoader
 from zoobot.models import predict_samples
 from zoobot.prediction_files import Predictions, check_save_loc, open_writer, read_predictions
+from zoobot.prediction_parts import PartSampler, Work
 from zoobot.predictors import column_names, describe_predictions, hash_weights, view_of
 from zoobot.schemas import Schema
 from zoobot.trainer import hardware
 
-PARTS_AIMED_AT = 256  # so that processes finish together and a killed run loses little
-LARGEST_PART_ROWS = 2**16
-LARGEST_PART_VALUES = 2**24
 ON_BAD_IMAGE = ("error", "record")
 WRITERS = 4  # threads; intervals are most of their work, and scipy lets several compute at once
 LOG_EVERY_S = 60  # where stderr is no terminal
@@ -84,68 +79,6 @@ def predict(
         catalog, model, save_loc, label_cols, transform=view, num_samples=n_samples, **options
     )
     return read_predictions(path).to_frame()
-
-
-@dataclasses.dataclass
-class Work:
-    """What is to be predicted, cut into parts.
-
-    Attributes:
-        folder: of the finished parts.
-        num_galaxies, batch_size: all galaxies; those of a forward pass.
-        like: predictions of no galaxy, with the columns, passes and metadata of all.
-        schema: of trees, if their summary is wanted.
-        seed: of the dropout.
-    """
-
-    folder: Path
-    num_galaxies: int
-    batch_size: int
-    like: Predictions
-    schema: Schema | None
-    seed: int
-
-    @property
-    def part_rows(self) -> int:
-        """Galaxies of a part: whole batches, as many whatever the number of processes."""
-        _, num_columns, num_samples = self.like.values.shape
-        largest = min(LARGEST_PART_ROWS, LARGEST_PART_VALUES // (num_columns * num_samples))
-        rows = min(self.num_galaxies // PARTS_AIMED_AT, largest)
-        return max(1, rows // self.batch_size) * self.batch_size
-
-    @property
-    def num_parts(self) -> int:
-        return math.ceil(self.num_galaxies / self.part_rows)
-
-    def rows(self, part: int) -> range:
-        """Numbers of a part's galaxies in the catalog."""
-        start = part * self.part_rows
-        return range(start, min(start + self.part_rows, self.num_galaxies))
-
-    def batches(self, part: int) -> list[range]:
-        """A part's galaxies in batches."""
-        rows = self.rows(part)
-        return [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
-
-    def path(self, part: int) -> Path:
-        """File of a finished part."""
-        return self.folder / f"part-{part:07d}.safetensors"
-
-
-class PartSampler(Sampler):
-    """Batches of the given parts, one after the other."""
-
-    def __init__(self, work: Work, parts: Sequence[int]):
-        self._work = work
-        self._parts = parts
-
-    def __len__(self) -> int:
-        return sum(len(self._work.batches(part)) for part in self._parts)
-
-    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
-        for part in self._parts:
-            for batch in self._work.batches(part):
-                yield 0, list(batch)
 
 
 def predict_to_file(
@@ -259,10 +192,7 @@ def predict_to_file(
 def _galaxies(catalog, folder: Path, split: str):
     """The galaxies by number, and in the main process a hash of them."""
     if hasattr(catalog, "source"):
-        digest = hashlib.blake2b(digest_size=16)
-        for i in range(len(catalog)):
-            digest.update(catalog.id_str(i).encode() + b"\0")
-        return catalog, digest.hexdigest()
+        return catalog, catalog.fingerprint()
     digest = None
     with distributed.main_first():
         if distributed.is_main():

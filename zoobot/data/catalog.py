@@ -335,7 +335,7 @@ def split_catalog(
         return {s: catalog[catalog["split"] == s].reset_index(drop=True) for s in SPLITS}
     if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
         raise ValueError(f"split fractions must be >= 0 and sum to 1, not {fractions}")
-    order = np.argsort(_hash_ids(catalog["id_str"], seed), kind="stable")
+    order = np.argsort(hash_ids(catalog["id_str"], seed), kind="stable")
     ends = np.round(np.cumsum(fractions) * len(catalog)).astype(int)
     parts = np.split(order, ends[:2])
     return {
@@ -344,7 +344,7 @@ def split_catalog(
     }
 
 
-def _hash_ids(ids: pd.Series, seed: int) -> np.ndarray:
+def hash_ids(ids: pd.Series, seed: int) -> np.ndarray:
     """(N,) uint64 hashes that depend on the id and the seed only."""
     key = f"{seed:016d}"[-16:]
     return pd.util.hash_array(ids.to_numpy(dtype=object), hash_key=key, categorize=False)

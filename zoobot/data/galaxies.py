@@ -72,6 +72,10 @@ class RowsOf:
         """Encoded bytes or pixels of its image."""
         return self._galaxies.source(self._rows[i])
 
+    def fingerprint(self) -> str:
+        """What identifies these galaxies: that of the shards, and which rows."""
+        return f"{self._galaxies.fingerprint()}[{self._rows.start}:{self._rows.stop}]"
+
     def labels(self, indices: Sequence[int]) -> torch.Tensor:
         """(B, L) labels."""
         return self._galaxies.labels(np.asarray(indices, dtype=np.int64) + self._rows.start)

@@ -139,6 +139,10 @@ class Shards:
             labels[chosen] = self._shard(number)["labels"][rows]
         return torch.from_numpy(labels)
 
+    def fingerprint(self) -> str:
+        """What identifies these galaxies: a hash of their shards' checksums."""
+        return hash_all([json.dumps(self._entries).encode()])
+
     def _locate(self, i: int) -> tuple[dict[str, np.ndarray], int]:
         if not 0 <= i < self.num_galaxies:
             raise IndexError(f"galaxy {i}: galaxies are 0 to {self.num_galaxies - 1}")

@@ -1,0 +1,419 @@
+"""Writing shards: in parallel, each whole or not at all, and going on where a run was killed."""
+
+import io
+import json
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from PIL import Image
+from tqdm import tqdm
+
+from zoobot import checkpoint
+from zoobot.data.catalog import (
+    SPLITS,
+    check_ids,
+    check_image_files,
+    hash_ids,
+    label_array,
+    require_columns,
+    split_catalog,
+)
+from zoobot.data.galaxies import galaxy_table
+from zoobot.data.images import FITS_SCALINGS, MODES, ImageError, read_image
+from zoobot.data.shards import (
+    DESCRIBED,
+    DTYPES,
+    ENCODINGS,
+    FORMAT_VERSION,
+    file_name,
+    hash_all,
+    hash_file,
+    open_shards,
+    read_index,
+    read_shard,
+    schema_hash,
+)
+
+LARGEST_EXACT_FLOAT = 2**24
+JPEG_MAGIC = b"\xff\xd8\xff"
+
+
+class _Unreadable(Exception):
+    """Some of a shard's images can't be read."""
+
+
+def write_shards(
+    catalog: pd.DataFrame,
+    label_cols: Sequence[str],
+    folder: str | Path,
+    *,
+    encoding: str = "jpeg",
+    img_size: int = 300,
+    channels: int = 3,
+    fits_scaling: str = "asinh",
+    galaxies_a_shard: int = 4096,
+    num_workers: int = 2,
+    eval_size: int = 0,
+    seed: int = 42,
+    quality: int = 95,
+    show_progress: bool = True,
+) -> dict:
+    """Write a catalog as shards. A killed run goes on where it was; a finished one is left as is.
+
+    The files are a function of the galaxies and the options, not of the order of the catalog's rows
+    or of ``num_workers``.
+
+    Args:
+        catalog: with ``id_str``, ``file_loc`` or ``image``, the label columns, perhaps ``split``.
+        label_cols: columns of numbers; int32 if all are whole numbers, else float32.
+        encoding: 'jpeg' keeps a JPEG file whose shorter side is at most ``img_size`` byte by byte
+            and encodes others, shrunk so that their shorter side is ``img_size``. 'raw' keeps
+            pixels: the centred square, resized to ``img_size``.
+        img_size: pixels.
+        channels, fits_scaling: how images that are not kept are read; see ``read_image``.
+        galaxies_a_shard: at most so many; shards of a split differ by one galaxy at most.
+        num_workers: processes that write; 0: this one.
+        eval_size: without a ``split`` column, so many galaxies are split 'test', the others
+            'train'; which ones is a function of their ids and the seed.
+        seed: of that choice and of the order of galaxies.
+        quality: of JPEG, 1 to 100.
+
+    Returns:
+        The contents of ``index.json``.
+
+    Raises:
+        ValueError: a fault of the catalog or an option; unreadable images; or a folder begun with
+            other galaxies or options.
+    """
+    folder, label_cols = Path(folder), list(label_cols)
+    _check_options(encoding, img_size, channels, fits_scaling, galaxies_a_shard, quality)
+    order = _deal(catalog, eval_size, seed)
+    labels = _labels(catalog, label_cols)
+    settings = (FORMAT_VERSION, encoding, img_size, channels, fits_scaling, label_cols)
+    description = dict(zip(DESCRIBED, (*settings, str(labels.dtype)), strict=True))
+    galaxies = galaxy_table(catalog)
+    plan = description | {"quality": quality, "seed": seed, "eval_size": eval_size}
+    plan |= {"galaxies_a_shard": galaxies_a_shard} | _fingerprints(galaxies, labels, order)
+    if _is_finished(folder, plan):
+        if show_progress:
+            tqdm.write(f"{folder} is finished already and left as it is")
+        return read_index(folder)
+    check_image_files(catalog, "in memory")
+    checkpoint.write_text(folder / "plan.json", json.dumps(plan, indent=1) + "\n")
+    parts = {
+        file_name(split, i): rows
+        for split in order
+        for i, rows in enumerate(_divide(order[split], galaxies_a_shard))
+    }
+    tasks = (
+        (folder / file, galaxies.take(rows).to_pydict(), labels[rows], description, quality)
+        for file, rows in parts.items()
+    )
+    entries = _write_all(tasks, parts, num_workers, show_progress)
+    splits = {
+        split: {
+            "num_galaxies": len(rows),
+            "shards": [{"file": f, **entries[f]} for f in parts if f.startswith(split + "/")],
+        }
+        for split, rows in order.items()
+    }
+    for leftover in folder.glob("*/.shard-*"):  # of a run that was killed
+        leftover.unlink(missing_ok=True)
+    index = description | {"schema_hash": schema_hash(label_cols), "splits": splits}
+    checkpoint.write_text(folder / "index.json", json.dumps(index, indent=1) + "\n")
+    return index
+
+
+def _check_options(encoding, img_size, channels, fits_scaling, galaxies_a_shard, quality) -> None:
+    for name, value, allowed in (
+        ("encoding", encoding, ENCODINGS),
+        ("channels", channels, tuple(MODES)),
+        ("fits_scaling", fits_scaling, FITS_SCALINGS),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{name}={value!r}: use one of {', '.join(map(str, allowed))}")
+    for name, value, largest in (
+        ("img_size", img_size, 10_000),
+        ("galaxies_a_shard", galaxies_a_shard, 2**24),
+        ("quality", quality, 100),
+    ):
+        if not 1 <= value <= largest:
+            raise ValueError(f"{name}={value}: use 1 to {largest}")
+
+
+def _deal(catalog: pd.DataFrame, eval_size: int, seed: int) -> dict[str, np.ndarray]:
+    """Split -> numbers of its rows, in an order that depends on ids and seed only."""
+    require_columns(catalog, ["id_str"], "in memory")
+    check_ids(catalog, "in memory")
+    if "file_loc" not in catalog and "image" not in catalog:
+        raise ValueError("the catalog has neither a file_loc nor an image column")
+    shuffled = np.argsort(hash_ids(catalog["id_str"].astype(str), seed), kind="stable")
+    if "split" not in catalog:
+        if not 0 <= eval_size < max(1, len(catalog)):
+            raise ValueError(
+                f"eval_size={eval_size}: use less than the {len(catalog)} galaxies there are, "
+                "so that some are left to train on"
+            )
+        order = {"train": shuffled[eval_size:], "test": shuffled[:eval_size]}
+    else:
+        if eval_size:
+            raise ValueError(
+                f"eval_size={eval_size}, but the catalog has a column 'split': "
+                "leave one of them out"
+            )
+        split_catalog(catalog[["id_str", "split"]], where="in memory")
+        splits = catalog["split"].to_numpy()[shuffled]
+        order = {split: shuffled[splits == split] for split in SPLITS}
+    order = {split: rows for split, rows in order.items() if len(rows)}
+    if not order:
+        raise ValueError("the catalog has no galaxies")
+    return order
+
+
+def _labels(catalog: pd.DataFrame, label_cols: list[str]) -> np.ndarray:
+    """(N, L) int32 if all labels are whole numbers, else float32."""
+    labels = label_array(catalog, label_cols, "in memory")
+    if labels.dtype == np.float32 and label_cols:
+        # Above it float32 may have rounded a fraction away.
+        if ((np.abs(labels) < LARGEST_EXACT_FLOAT) & (labels == np.floor(labels))).all():
+            return labels.astype(np.int32)
+    return labels
+
+
+def _divide(rows: np.ndarray, most: int) -> list[np.ndarray]:
+    return np.array_split(rows, math.ceil(len(rows) / most))
+
+
+def _fingerprints(galaxies: pa.Table, labels: np.ndarray, order: dict) -> dict[str, str]:
+    """Hashes of what the shards will hold, in their order."""
+    rows = np.concatenate(list(order.values()))
+    sizes = json.dumps({split: len(order[split]) for split in order}).encode()
+
+    def column(number: int) -> Iterator[bytes]:
+        values = galaxies.column(number)
+        for row in rows.tolist():
+            value = values[row].as_py()
+            yield value.encode() if isinstance(value, str) else value or b""
+
+    return {
+        "ids and splits": hash_all([sizes, *column(0)]),
+        "images": hash_all(column(1)),
+        "label values": hash_all([labels[rows].tobytes()]),
+    }
+
+
+def _is_finished(folder: Path, plan: dict) -> bool:
+    """Whether a folder, if it is there, is finished; ValueError if it is of another plan."""
+    try:
+        found = json.loads((folder / "plan.json").read_text())
+    except FileNotFoundError:
+        if (folder / "index.json").exists():
+            raise ValueError(f"{folder} has an index.json but no plan.json: delete it") from None
+        return False
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{folder}/plan.json is damaged: delete the folder")
+    differing = [name for name in plan if found.get(name) != plan[name]]
+    if differing:
+        what = [
+            name if len(str(plan[name])) > 30 else f"{name} ({found.get(name)}, now {plan[name]})"
+            for name in differing
+        ]
+        raise ValueError(
+            f"{folder} was begun with other {', '.join(what)}: delete the folder, or give another"
+        )
+    try:
+        for split in read_index(folder)["splits"]:
+            open_shards(folder, split)
+    except ValueError:
+        return False
+    return True
+
+
+def _write_all(
+    tasks: Iterable[tuple], parts: dict[str, np.ndarray], num_workers: int, show_progress: bool
+) -> dict[str, dict]:
+    """Write all shards; file -> its entry in the index."""
+    num_galaxies = sum(map(len, parts.values()))
+    entries, unreadable = {}, []
+    with tqdm(total=num_galaxies, desc="writing", unit="galaxy", disable=not show_progress) as bar:
+        for file, (entry, errors) in zip(parts, _run(tasks, num_workers), strict=True):
+            entries[file] = entry
+            unreadable += errors
+            bar.update(len(parts[file]))
+    if unreadable:
+        raise ValueError(
+            f"{len(unreadable)} of {num_galaxies} images can't be read: replace them and rerun, or "
+            "drop their galaxies and write to another folder: "
+            + "; ".join(unreadable[:5])
+            + ("; ..." if len(unreadable) > 5 else "")
+        )
+    return entries
+
+
+def _run(tasks: Iterable[tuple], num_workers: int) -> Iterator[tuple[dict, list[str]]]:
+    """Results of ``_write_shard`` in order; few tasks wait at a time, for they may hold images."""
+    if num_workers == 0:
+        for task in tasks:
+            yield _write_shard(*task)
+        return
+    try:
+        with ProcessPoolExecutor(num_workers) as pool:
+            waiting = deque()
+            for task in tasks:
+                if len(waiting) == 2 * num_workers:
+                    yield waiting.popleft().result()
+                waiting.append(pool.submit(_write_shard, *task))
+            while waiting:
+                yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise ValueError(
+            "a writing process was killed, perhaps for lack of memory: rerun with fewer workers "
+            "or galaxies a shard"
+        ) from error
+
+
+def _write_shard(
+    path: Path, galaxies: dict[str, list], labels: np.ndarray, description: dict, quality: int
+) -> tuple[dict, list[str]]:
+    """Write a shard unless it is there: its entry in the index, and why images can't be read."""
+    ids, sources = galaxies.values()
+    errors = []
+
+    def encoded() -> Iterator[bytes]:
+        for id_str, source in zip(ids, sources, strict=True):
+            name = source if isinstance(source, str) else f"id_str {id_str!r}"
+            try:
+                if description["encoding"] == "raw":
+                    yield _encode_raw(source, description, name)
+                else:
+                    yield _encode_jpeg(source, description, quality, name)
+            except ImageError as error:
+                errors.append(str(error))
+
+    def write(aside: Path) -> None:
+        tensors = {"labels": (labels.dtype, labels.shape, [labels.tobytes()])}
+        tensors |= _packed("ids", "id_offsets", [id_str.encode() for id_str in ids])
+        if description["encoding"] == "raw":
+            side = description["img_size"]
+            shape = (len(ids), side, side, description["channels"])
+            tensors["images"] = (np.dtype("uint8"), shape, encoded())
+        else:
+            tensors |= _packed("bytes", "offsets", list(encoded()))
+        _write_tensors(aside, tensors, description)
+        if errors:
+            raise _Unreadable
+
+    try:
+        read_shard(path, description, len(ids))
+    except ValueError:
+        try:
+            checkpoint.write_whole(path, write)
+        except _Unreadable:
+            return {}, errors
+    size = path.stat().st_size
+    return {"num_galaxies": len(ids), "bytes": size, "blake2b": hash_file(path)}, []
+
+
+def _packed(name: str, offsets_name: str, values: list[bytes]) -> dict[str, tuple]:
+    offsets = np.cumsum([0, *map(len, values)], dtype=np.int64)
+    return {
+        offsets_name: (offsets.dtype, offsets.shape, [offsets.tobytes()]),
+        name: (np.dtype("uint8"), (int(offsets[-1]),), values),
+    }
+
+
+def _write_tensors(path: Path, tensors: dict[str, tuple], description: dict) -> None:
+    """Write safetensors piece by piece, so that a shard of pixels is never whole in memory.
+
+    Args:
+        tensors: name -> (dtype, shape, pieces of its bytes). The widest dtypes come first in the
+            file, so that all are aligned.
+    """
+    names = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
+    header, end = {"__metadata__": {"zoobot": json.dumps(description)}}, 0
+    ordered = sorted(tensors.items(), key=lambda item: -item[1][0].itemsize)
+    for name, (dtype, shape, _) in ordered:
+        start, end = end, end + dtype.itemsize * math.prod(shape)
+        header[name] = {"dtype": names[dtype], "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _, (_, _, pieces) in ordered:
+            file.writelines(pieces)
+
+
+def _encode_raw(source, description: dict, name: str) -> bytes:
+    """Pixels (S, S, C) of the centred square: area mean where it shrinks, else bilinear."""
+    image = read_image(source, description["channels"], description["fits_scaling"], name=name)
+    side, size = min(image.size), description["img_size"]
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    image = image.crop((left, top, left + side, top + side))
+    if side > size:
+        return _area_mean(np.asarray(image), size).tobytes()
+    return image.resize((size, size), Image.Resampling.BILINEAR).tobytes()
+
+
+def _area_mean(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Shrink (W, W) or (W, W, 3) pixels to ``size``: means that count parts of pixels as such.
+
+    Pillow's BOX counts a pixel in full or not at all: for 424 to 300 it is off by 10 levels.
+    """
+    width = len(pixels)
+    edges = np.arange(size + 1) * (width / size)
+    whole = np.minimum(edges.astype(int), width - 1)
+    part = (edges - whole).astype(np.float32).reshape(-1, *[1] * (pixels.ndim - 1))
+    pixels = pixels.astype(np.float32)
+    for _ in range(2):
+        sums = np.zeros((width + 1, *pixels.shape[1:]), np.float32)
+        np.cumsum(pixels, axis=0, out=sums[1:])
+        at_edges = sums[whole] + part * pixels[whole]
+        pixels = (np.diff(at_edges, axis=0) * (size / width)).swapaxes(0, 1)
+    return (pixels + 0.5).astype(np.uint8)
+
+
+def _encode_jpeg(source, description: dict, quality: int, name: str) -> bytes:
+    """The file's own bytes if it is a JPEG that is small enough, else a JPEG of its pixels."""
+    size = description["img_size"]
+    own = _jpeg_bytes(source)
+    if own is not None and _shorter_side(own) <= size:
+        read_image(own, channels=1, min_side_px=1, name=name)  # the cheapest way to know it whole
+        return own
+    channels, scaling = description["channels"], description["fits_scaling"]
+    image = read_image(source, channels, scaling, min_side_px=size, name=name)
+    shrink = size / min(image.size)
+    if shrink < 1:
+        image = image.resize([round(x * shrink) for x in image.size], Image.Resampling.LANCZOS)
+    encoded = io.BytesIO()
+    image.save(encoded, "JPEG", quality=quality, subsampling="4:4:4")
+    return encoded.getvalue()
+
+
+def _jpeg_bytes(source) -> bytes | None:
+    """The bytes of a JPEG; None for another source, or one that can't be read."""
+    if isinstance(source, bytes):
+        return source if source.startswith(JPEG_MAGIC) else None
+    try:
+        with open(source, "rb") as file:
+            start = file.read(len(JPEG_MAGIC))
+            return start + file.read() if start == JPEG_MAGIC else None
+    except (OSError, TypeError):
+        return None
+
+
+def _shorter_side(jpeg: bytes) -> float:
+    """Pixels, from the header; infinite if it can't be read."""
+    try:
+        with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
+            return min(image.size) if image.format == "JPEG" else math.inf
+    except Exception:  # a damaged file can raise nearly anything; read_image will say why
+        return math.inf

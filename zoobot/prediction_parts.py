@@ -1,0 +1,77 @@
+"""Predictions of a catalog cut into parts, whatever the number of processes."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from torch.utils.data import Sampler
+
+from zoobot.prediction_files import Predictions
+from zoobot.schemas import Schema
+
+PARTS_AIMED_AT = 256  # so that processes finish together and a killed run loses little
+LARGEST_PART_ROWS = 2**16
+LARGEST_PART_VALUES = 2**24
+
+
+@dataclasses.dataclass
+class Work:
+    """What is to be predicted, cut into parts.
+
+    Attributes:
+        folder: of the finished parts.
+        num_galaxies, batch_size: all galaxies; those of a forward pass.
+        like: predictions of no galaxy, with the columns, passes and metadata of all.
+        schema: of trees, if their summary is wanted.
+        seed: of the dropout.
+    """
+
+    folder: Path
+    num_galaxies: int
+    batch_size: int
+    like: Predictions
+    schema: Schema | None
+    seed: int
+
+    @property
+    def part_rows(self) -> int:
+        """Galaxies of a part: whole batches, as many whatever the number of processes."""
+        _, num_columns, num_samples = self.like.values.shape
+        largest = min(LARGEST_PART_ROWS, LARGEST_PART_VALUES // (num_columns * num_samples))
+        rows = min(self.num_galaxies // PARTS_AIMED_AT, largest)
+        return max(1, rows // self.batch_size) * self.batch_size
+
+    @property
+    def num_parts(self) -> int:
+        return math.ceil(self.num_galaxies / self.part_rows)
+
+    def rows(self, part: int) -> range:
+        """Numbers of a part's galaxies in the catalog."""
+        start = part * self.part_rows
+        return range(start, min(start + self.part_rows, self.num_galaxies))
+
+    def batches(self, part: int) -> list[range]:
+        """A part's galaxies in batches."""
+        rows = self.rows(part)
+        return [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
+
+    def path(self, part: int) -> Path:
+        """File of a finished part."""
+        return self.folder / f"part-{part:07d}.safetensors"
+
+
+class PartSampler(Sampler):
+    """Batches of the given parts, one after the other."""
+
+    def __init__(self, work: Work, parts: Sequence[int]):
+        self._work = work
+        self._parts = parts
+
+    def __len__(self) -> int:
+        return sum(len(self._work.batches(part)) for part in self._parts)
+
+    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
+        for part in self._parts:
+            for batch in self._work.batches(part):
+                yield 0, list(batch)
