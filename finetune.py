@@ -99,7 +99,7 @@ def run(opt: argparse.Namespace) -> None:
     source = encoder_arguments(opt, resume_from)
     model = make_model(opt, source, schema, class_names)
     if opt.compile:
-        model.encoder.compile()
+        model.encoder.compile(dynamic=False)
 
     trainer = Trainer(
         opt.save_dir,

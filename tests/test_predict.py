@@ -244,7 +244,7 @@ def test_columns_are_named_by_the_model_or_by_the_user(catalog, tmp_path):
 
 def test_a_compiled_encoder_sees_batches_of_one_size(model, catalog, tmp_path, monkeypatch):
     sizes, forward = [], model.encoder.forward
-    monkeypatch.setattr(model.encoder, "compile", lambda: None)
+    monkeypatch.setattr(model.encoder, "compile", lambda **_: None)
     monkeypatch.setattr(
         model.encoder, "forward", lambda x: sizes.append(len(x)) or forward(x), raising=False
     )

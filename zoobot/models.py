@@ -162,7 +162,7 @@ class ZoobotTree(nn.Module):
         )
         self.measure = VoteMeasures(schema)
         if compile_encoder:
-            self.encoder.compile()
+            self.encoder.compile(dynamic=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Images (B, C, H, W), 0 to 1, to float32 concentrations (B, A)."""

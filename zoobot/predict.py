@@ -258,7 +258,7 @@ def _predict_parts(model, loader, parts, work, galaxies, settings, compile_encod
     """Predict parts; earlier ones are summarised and written meanwhile."""
     model = model.to(settings.device, memory_format=torch.channels_last).eval()
     if compile_encoder:
-        getattr(model, "encoder", model).compile()
+        getattr(model, "encoder", model).compile(dynamic=False)
     batches = iter(loader)
     with ThreadPoolExecutor(WRITERS) as writer:
         writing = deque()

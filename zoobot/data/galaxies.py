@@ -58,6 +58,8 @@ class RowsOf:
         self._galaxies = galaxies
         self._rows = rows
         self.label_cols = galaxies.label_cols
+        self.encoding = galaxies.encoding
+        self.img_size = galaxies.img_size
         ends = np.clip(np.cumsum([0, *galaxies.sizes]), rows.start, rows.stop)
         self.sizes = [size for size in np.diff(ends).tolist() if size]
 

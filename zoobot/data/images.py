@@ -95,12 +95,11 @@ def read_pixels(source, channels=3, fits_scaling="asinh", name=None):
         return source
     if isinstance(source, (bytes, str)) and channels == 3:
         try:
-            with Image.open(_resolve(source, name)[0], formats=("JPEG",)) as header:
-                plain = header.mode == "RGB" and header.width * header.height <= MAX_PIXELS
-            if plain:
-                content = source if isinstance(source, bytes) else Path(source).read_bytes()
+            content = source if isinstance(source, bytes) else Path(source).read_bytes()
+            header = Image.open(io.BytesIO(content), formats=("JPEG",))
+            if header.mode == "RGB" and header.width * header.height <= MAX_PIXELS:
                 encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-                return decode_jpeg(encoded).permute(1, 2, 0).contiguous().numpy()
+                return decode_jpeg(encoded).permute(1, 2, 0).numpy()
         except Exception:  # read_image says what is wrong
             pass
     image = read_image(source, channels, fits_scaling, name=name)

@@ -9,7 +9,9 @@ and the names ``label_cols`` of its L columns. ``CatalogLoader`` gives what user
 float32 in 0-1, ``id_str``, and one entry (B,) a label column.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -29,6 +31,7 @@ from zoobot.data.views import (
 
 WORKER_TIMEOUT_S = 600
 SHARDS_MIXED = 16
+MOST_THREADS = 4
 
 
 class CatalogDataset(Dataset):
@@ -109,6 +112,17 @@ class CatalogDataset(Dataset):
         if self.label_cols:
             batch["labels"] = self.galaxies.labels(indices)
         return batch
+
+    @property
+    def is_only_decoded(self) -> bool:
+        """Whether views are left to the device."""
+        return isinstance(self.transform, DeviceView)
+
+    @property
+    def is_only_copied(self) -> bool:
+        """Whether a batch is no more than a copy of pixels: those of raw shards, as they are."""
+        raw = getattr(self.galaxies, "encoding", None) == "raw"
+        return raw and self.is_only_decoded and self.transform.fitted_px == self.galaxies.img_size
 
     def describe_images(self) -> dict:
         """How images become what the model is shown, as plain types; of other transforms little."""
@@ -247,6 +261,10 @@ class EvalSampler(Sampler):
 class GalaxyLoader:
     """Batches of a dataset through worker processes.
 
+    Where workers only decode or copy, handing pixels over to another process takes as long again,
+    and decoders let several threads run: then workers are threads, up to ``MOST_THREADS``, beyond
+    which the interpreter's lock would hold them up.
+
     Args:
         record_errors: give batches with ``errors`` for unreadable images, instead of raising
             ImageError.
@@ -264,6 +282,11 @@ class GalaxyLoader:
         self.dataset = dataset
         self._record_errors = record_errors
         self.sampler = sampler
+        self._pin_memory = pin_memory
+        self._num_ahead = num_workers * prefetch_factor
+        self._num_threads = 0
+        if dataset.is_only_copied or (dataset.is_only_decoded and num_workers <= MOST_THREADS):
+            self._num_threads, num_workers = min(num_workers, MOST_THREADS), 0
         self._loader = DataLoader(
             _WholeBatches(dataset),
             batch_size=None,
@@ -293,12 +316,33 @@ class GalaxyLoader:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[dict]:
-        for batch in self._loader:
+        for batch in self._in_threads() if self._num_threads else self._loader:
             if batch["errors"] and not self._record_errors:
                 told = [*batch["errors"].values()]
                 raise ImageError("; ".join(told[:5]) + ("; ..." if len(told) > 5 else ""))
             batch["label_cols"] = self.dataset.label_cols
             yield batch
+
+    def _in_threads(self) -> Iterator[dict]:
+        """Batches made by threads, which hand over nothing; in order, some ahead of their use."""
+        waiting = deque()
+        with ThreadPoolExecutor(self._num_threads) as pool:
+            try:
+                for key in self.sampler:
+                    waiting.append(pool.submit(self._make, key))
+                    if len(waiting) > self._num_ahead:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for batch in waiting:
+                    batch.cancel()
+
+    def _make(self, key: tuple[int, list[int]]) -> dict:
+        batch = self.dataset.batch(*key)
+        if not self._pin_memory:
+            return batch
+        return {k: v.pin_memory() if torch.is_tensor(v) else v for k, v in batch.items()}
 
 
 def _use_one_thread(worker: int) -> None:
