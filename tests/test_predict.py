@@ -117,16 +117,20 @@ def test_two_and_three_processes_and_two_kills_make_the_same_files(saved, catalo
         assert contents[0] == contents[1] == contents[2]
 
 
-def test_parts_of_another_prediction_are_refused_with_what_differs(
-    model, catalog, tmp_path, monkeypatch
-):
+def stop_before_joining(model, catalog, save_loc, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
         patched.setattr(predict, "_join_parts", killed)
         with pytest.raises(KeyboardInterrupt):
-            predict.predict_to_file(catalog, model, tmp_path / "p.csv", **QUICK)
+            predict.predict_to_file(catalog, model, save_loc, **QUICK)
+
+
+def test_parts_of_another_prediction_are_refused_with_what_differs(
+    model, catalog, tmp_path, monkeypatch
+):
+    stop_before_joining(model, catalog, tmp_path / "p.csv", monkeypatch)
     with torch.no_grad():
         model.head.linear.bias += 1
     with pytest.raises(ValueError, match="parts of another prediction: weights, seed differ"):
@@ -134,13 +138,7 @@ def test_parts_of_another_prediction_are_refused_with_what_differs(
 
 
 def test_parts_whose_plan_is_gone_are_not_taken(model, catalog, tmp_path, monkeypatch):
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(predict, "_join_parts", killed)
-        with pytest.raises(KeyboardInterrupt):
-            predict.predict_to_file(catalog, model, tmp_path / "p.csv", **QUICK)
+    stop_before_joining(model, catalog, tmp_path / "p.csv", monkeypatch)
     (tmp_path / "p.csv.parts" / "plan.json").unlink()
     with torch.no_grad():
         model.head.linear.bias += 1
