@@ -55,7 +55,9 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=Path, help="catalog with file_loc, instead of simulated")
     parser.add_argument("--num-images", type=int, default=None)
     parser.add_argument("--peer-python", type=Path, help="interpreter with zoobot 2.9")
-    parser.add_argument("--peer-script", type=Path, default=Path("/work/shared/peer/peer.py"))
+    parser.add_argument(
+        "--peer-script", type=Path, help="runs one of its cases and prints a line of JSON"
+    )
 
 
 def settle(args: argparse.Namespace, cpu: dict, cuda: dict, smoke: dict) -> argparse.Namespace:
@@ -288,6 +290,8 @@ class Peer:
     """
 
     def __init__(self, args: argparse.Namespace, catalog: pd.DataFrame, folder: Path):
+        if args.peer_script is None:
+            raise SystemExit("error: --peer-python needs --peer-script")
         folder.mkdir(parents=True)
         self._command = [str(args.peer_python.absolute()), str(args.peer_script.absolute())]
         self._options = {

@@ -1,7 +1,7 @@
 """Predictions from JPEG files to a finished parquet file, against the forward pass alone.
 
     python benchmarks/bench_predict.py
-    python benchmarks/bench_predict.py --peer-python PEER/bin/python
+    python benchmarks/bench_predict.py --peer-python PEER/bin/python --peer-script peer.py
 
 The time from the call to the finished file is all counted: listing the catalog, starting workers,
 reading, predicting, writing. Ours predicts 239 answers, the peer 4 classes, with one encoder. If

@@ -2,7 +2,7 @@
 
     python benchmarks/bench_train.py
     python benchmarks/bench_train.py --device cuda --data raw --save
-    python benchmarks/bench_train.py --peer-python PEER/bin/python
+    python benchmarks/bench_train.py --peer-python PEER/bin/python --peer-script peer.py
 
 Starvation is the ratio of the two: 1 if the model never waits for galaxies. On a CPU it is below 1
 in any case, as the workers need the same cores. ``share of matmul`` is the model FLOPs utilisation:
