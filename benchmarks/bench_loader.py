@@ -1,7 +1,7 @@
 """Images a second of training loaders, labels included; their batches are dropped.
 
     python benchmarks/bench_loader.py
-    python benchmarks/bench_loader.py --images catalog.csv --peer-python PEER/bin/python --peer-script peer.py
+    python benchmarks/bench_loader.py --peer-python PEER/bin/python --peer-script peer.py
 
 Each case reads the same galaxies, from JPEG files or from shards of JPEG (300 px) or of raw pixels,
 with the default training view: on the CPU, which is all the work, or with the view left to the
