@@ -130,6 +130,16 @@ def test_views_left_to_the_device_are_a_function_of_seed_epoch_and_galaxy(
     assert all(torch.allclose(image, views[1][key], atol=1e-6) for key, image in views[0].items())
 
 
+def test_batches_for_users_hold_finished_views_whoever_makes_them(small_catalog):
+    config = default_view_config()
+    config.output_size = 16
+    frame = catalog.read_catalog(small_catalog)
+    dataset = loaders.CatalogDataset(frame, None, DeviceView(GalaxyView(config), 40), seed=1)
+    batch = next(iter(loaders.CatalogLoader(loaders.train_loader(dataset, 8))))
+    assert batch["image"].shape[1:] == (3, 16, 16)
+    assert batch["image"].dtype == torch.float32
+
+
 def test_any_torchvision_transform_is_a_function_of_seed_epoch_and_galaxy(small_catalog):
     frame = catalog.read_catalog(small_catalog)
     crop = T.RandomResizedCrop(16)

@@ -23,8 +23,7 @@ import torch
 from torch import nn
 
 from zoobot import distributed, optim
-from zoobot.data.device_views import VIEW_KEYS, warp
-from zoobot.data.loaders import as_float
+from zoobot.data.loaders import float_images
 from zoobot.metrics import Means
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -97,11 +96,8 @@ def to_device(batch: dict, device: torch.device) -> dict:
         key: value.to(device, non_blocking=True) if torch.is_tensor(value) else value
         for key, value in batch.items()
     }
-    if "matrix" in moved:
-        moved["image"] = warp(moved["image"], *(moved.pop(key) for key in VIEW_KEYS))
-    else:
-        moved["image"] = as_float(moved["image"].contiguous(memory_format=torch.channels_last))
-    return moved
+    moved["image"] = moved["image"].contiguous(memory_format=torch.channels_last)
+    return moved | {"image": float_images(moved)}
 
 
 def on_device(batches: Iterable[dict], device: torch.device) -> Iterator[dict]:

@@ -156,6 +156,8 @@ def predict_to_file(
     schema = Schema.from_dict(like.metadata["schema"]) if summary else None
     work = Work(folder, len(galaxies), batch_size, like, schema, seed)
     plan = like.metadata | {
+        "columns": like.columns,
+        "num_samples": num_samples,
         "galaxies": digest,
         "images": dataset.describe_images() | {"transform": _name(dataset.transform)},
         "channels": dataset.channels,
@@ -222,8 +224,7 @@ def _open_folder(work: Work, plan: dict, resume: bool) -> list[int]:
     if not resume or not path.exists():
         path.unlink(missing_ok=True)
         _delete_parts(work)
-    plan = json.loads(json.dumps(plan | {"columns": work.like.columns}))
-    plan["num_samples"] = work.like.values.shape[2]
+    plan = json.loads(json.dumps(plan))
     if path.exists():
         before = json.loads(path.read_text())
         changed = [key for key in plan if before.get(key) != plan[key]]

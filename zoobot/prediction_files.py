@@ -39,10 +39,12 @@ class Predictions:
 
     def to_frame(self) -> pd.DataFrame:
         """A table as the parquet file is: ``id_str``, the columns, ``error`` if recorded."""
-        cells = self.values[..., 0] if self.values.shape[2] == 1 else self.values
-        columns = {name: list(cells[:, i]) for i, name in enumerate(self.columns)}
-        if self.values.shape[2] == 1:
-            columns = {name: cells[:, i] for i, name in enumerate(self.columns)}
+        one = self.values.shape[2] == 1
+        cells = [
+            self.values[:, i, 0] if one else list(self.values[:, i])
+            for i in range(len(self.columns))
+        ]
+        columns = dict(zip(self.columns, cells, strict=True))
         frame = pd.DataFrame({"id_str": self.ids, **columns})
         return frame if self.errors is None else frame.assign(error=self.errors)
 

@@ -117,19 +117,7 @@ def report_classes(out: Report, joined: Joined) -> tuple[np.ndarray, list[dict],
             ),
         },
     )
-    shown = {}
-    for file, chosen, caption in (
-        ("top_5_predictions.png", is_right, "Right, and surest of it."),
-        ("top_5_errors.png", ~is_right, "Wrong, and surest of it."),
-    ):
-        top = np.flatnonzero(chosen)[np.argsort(-confidence[chosen], kind="stable")[:TOP]]
-        if len(top):
-            titles = [
-                f"{names[predicted[i]]} {confidence[i]:.2f}\n(true: {names[truth[i]]})" for i in top
-            ]
-            images = [read_galaxy(joined.table.iloc[i]) for i in top]
-            shown[file] = (figures.galaxy_row(images, titles), caption)
-    out.section("Extremes", "", shown)
+    _extremes(out, joined, predicted, truth, confidence)
     questions = [{"name": joined.label_col, "answers": names, "asked_after": []}]
 
     def describe(shown):
@@ -143,6 +131,23 @@ def report_classes(out: Report, joined: Joined) -> tuple[np.ndarray, list[dict],
         }
 
     return 1 - true_p, questions, describe
+
+
+def _extremes(out: Report, joined: Joined, predicted, truth, confidence) -> None:
+    """The galaxies of whose class the model is surest, rightly and wrongly."""
+    names, is_right, shown = joined.class_names, predicted == truth, {}
+    for file, chosen, caption in (
+        ("top_5_predictions.png", is_right, "Right, and surest of it."),
+        ("top_5_errors.png", ~is_right, "Wrong, and surest of it."),
+    ):
+        top = np.flatnonzero(chosen)[np.argsort(-confidence[chosen], kind="stable")[:TOP]]
+        if len(top):
+            titles = [
+                f"{names[predicted[i]]} {confidence[i]:.2f}\n(true: {names[truth[i]]})" for i in top
+            ]
+            images = [read_galaxy(joined.table.iloc[i]) for i in top]
+            shown[file] = (figures.galaxy_row(images, titles), caption)
+    out.section("Extremes", "", shown)
 
 
 def report_numbers(out: Report, joined: Joined) -> tuple[np.ndarray, list[dict], Callable]:

@@ -5,7 +5,8 @@ rank, the batch size or where a run was interrupted.
 
 Batches come in two forms. ``GalaxyLoader`` gives what the loop wants: a dict with ``image`` uint8
 (B, C, H, W) (float32 in 0-1 if the transform makes floats), ``id_str`` list of B, ``labels`` (B, L)
-and the names ``label_cols`` of its L columns. ``CatalogLoader`` gives what users want: ``image``
+and the names ``label_cols`` of its L columns; if views are left to the device, also what
+``device_views.warp`` needs to make them. ``CatalogLoader`` gives what users want: ``image``
 float32 in 0-1, ``id_str``, and one entry (B,) a label column.
 """
 
@@ -19,7 +20,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from zoobot import distributed
-from zoobot.data.device_views import DeviceView
+from zoobot.data.device_views import VIEW_KEYS, DeviceView, warp
 from zoobot.data.galaxies import TableGalaxies, label_frame
 from zoobot.data.images import ImageError, read_image, read_pixels
 from zoobot.data.views import (
@@ -106,7 +107,7 @@ class CatalogDataset(Dataset):
         batch = {"id_str": [self.galaxies.id_str(i) for i in indices], "errors": errors}
         if images:
             batch["image"] = self._stack(images)
-        if isinstance(self.transform, DeviceView):
+        if self.is_only_decoded:
             read = [index for place, index in enumerate(indices) if place not in errors]
             batch |= self.transform.draw(self.seed, epoch, read)
         if self.label_cols:
@@ -145,7 +146,7 @@ class CatalogDataset(Dataset):
         source = self.galaxies.source(index)
         name = None if isinstance(source, str) else f"id_str {self.galaxies.id_str(index)!r}"
         view = self.transform
-        if isinstance(view, DeviceView):
+        if self.is_only_decoded:
             return view.fit(read_pixels(source, self.channels, self.fits_scaling, name=name))
         min_side_px = getattr(view, "min_side_px", None)
         image = read_image(source, self.channels, self.fits_scaling, min_side_px, name=name)
@@ -167,6 +168,13 @@ class CatalogDataset(Dataset):
 def as_float(images: torch.Tensor) -> torch.Tensor:
     """uint8 images as float32 in 0-1; floats as they are."""
     return images if images.is_floating_point() else images.float().div_(255)
+
+
+def float_images(batch: dict) -> torch.Tensor:
+    """A batch's images, float32 in 0-1; views that were left to their device are made there."""
+    if "matrix" in batch:
+        return warp(batch["image"], *(batch[key] for key in VIEW_KEYS))
+    return as_float(batch["image"])
 
 
 class _WholeBatches(Dataset):
@@ -369,7 +377,7 @@ class CatalogLoader:
             labels = batch.get("labels", torch.empty(len(batch["image"]), 0))
             labels = labels if labels.is_floating_point() else labels.long()
             columns = dict(zip(batch["label_cols"], labels.unbind(1), strict=True))
-            yield {"image": as_float(batch["image"]), "id_str": batch["id_str"], **columns}
+            yield {"image": float_images(batch), "id_str": batch["id_str"], **columns}
 
 
 def train_loader(
