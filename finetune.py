@@ -13,6 +13,7 @@ are numbers from 0, or names.
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 import torch
@@ -95,7 +96,9 @@ def run(opt: argparse.Namespace) -> None:
         class_names = class_names_of(opt, splits)
     data = options.make_data(opt, splits, label_cols)
     config = vars(opt)
-    resume_from = logs.find_state(opt.save_dir, opt.resume, config, options.MAY_CHANGE_ON_RESUME)
+    resume_from = logs.find_state(
+        opt.save_dir, opt.resume, config, options.MAY_CHANGE_ON_RESUME, opt.allow_changes
+    )
     source = encoder_arguments(opt, resume_from)
     model = make_model(opt, source, schema, class_names)
     if opt.compile:
@@ -111,6 +114,9 @@ def run(opt: argparse.Namespace) -> None:
         grad_clip=opt.grad_clip or None,
         unfreeze_after=opt.unfreeze_after,
         seed=opt.seed,
+        save_every_minutes=opt.save_every or math.inf,
+        max_skipped_steps=opt.max_skipped_steps,
+        on_save_error=opt.on_save_error,
     )
     trainer.fit(model, data, config=config, resume_from=resume_from)
     report(opt, trainer, model, data)

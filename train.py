@@ -11,6 +11,7 @@ Instead of one, --shards DIR takes galaxies from shards (python -m zoobot.create
 """
 
 import argparse
+import math
 from pathlib import Path
 
 import torch
@@ -101,13 +102,24 @@ def train(opt: argparse.Namespace, device: torch.device) -> None:
         grad_clip=opt.grad_clip or None,
         seed=opt.seed,
         save_top_k=opt.save_top_k,
+        save_every_minutes=opt.save_every or math.inf,
+        max_skipped_steps=opt.max_skipped_steps,
     )
     config = vars(opt)
-    resume_from = logs.find_state(opt.save_dir, opt.resume, config, options.MAY_CHANGE_ON_RESUME)
+    resume_from = logs.find_state(
+        opt.save_dir, opt.resume, config, options.MAY_CHANGE_ON_RESUME, opt.allow_changes
+    )
     train_galaxies, val_galaxies = data.galaxies("train"), data.galaxies("val")
     model.images_seen = val_galaxies.dataset.describe_images()
     description = {**model.describe(), **model.images_seen}
-    run = logs.Run(opt.save_dir, config, description, model.metric_key, resume_from)
+    run = logs.Run(
+        opt.save_dir,
+        config,
+        description,
+        model.metric_key,
+        resume_from,
+        on_save_error=opt.on_save_error,
+    )
     run.say(
         f"{len(splits['train'])} galaxies to train on, {len(splits['val'])} to validate; "
         f"{schema!r}; {opt.encoder} at {opt.image_size} px, {settings.dtype} on {device}"
@@ -148,10 +160,10 @@ def report(opt, run, model, schema, votes, data, settings) -> None:
             best[name] = engine.evaluate(model, data.galaxies(split), settings)
             table = metrics.question_table(best[name], torch.from_numpy(votes[split]), schema)
             run.say(f"\n{name}, best weights\n{table}")
-    if not distributed.is_main():
-        return
     if "test" in best:
         run.log(run.last_epoch, "test", best["test"])
+    if not distributed.is_main():
+        return
     marks = {}
     if opt.catalog == "demo":
         truth = torch.tensor(demo.true_probabilities(data.catalogs["val"], schema.label_cols))

@@ -166,7 +166,7 @@ class KeptBatch:
         self.batch = batch
         self.num_steps = num_steps
 
-    def set_epoch(self, epoch: int) -> None:
+    def set_epoch(self, epoch: int, first_step: int = 0) -> None:
         """No effect: every epoch is the same."""
 
     def __iter__(self) -> Iterator[dict]:

@@ -18,7 +18,7 @@ class Batches(list):
         self.accumulation = accumulation
         self.num_steps = -(-len(batches) // accumulation)
 
-    def set_epoch(self, epoch):
+    def set_epoch(self, epoch, first_step=0):
         pass
 
 
@@ -136,7 +136,7 @@ def test_training_stops_when_patience_runs_out_and_keeps_the_best(tree, tmp_path
     progress = fit(tree, tmp_path, patience=2, save_top_k=2)
     assert (progress.epoch, progress.best_epoch, progress.best_loss) == (4, 2, 2.0)
     files = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
-    assert files == ["epoch=2.ckpt", "epoch=4.ckpt", "last.ckpt"]
+    assert files == ["epoch=2.ckpt", "epoch=4.ckpt", "last.ckpt", "previous.ckpt"]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_last_checkpoint(

@@ -2,9 +2,11 @@
 
 A ``.ckpt`` is a dict of plain types and tensors saved by ``torch.save`` and read with
 ``weights_only=True``. A ``.safetensors`` holds the weights alone and, in its metadata, all that is
-needed to rebuild the model. Lightning's checkpoints of Zoobot 2.x are read, not written.
+needed to rebuild the model. Both carry a SHA-256 of what they hold, which reading compares.
+Lightning's checkpoints of Zoobot 2.x are read, not written.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,7 +18,9 @@ import safetensors
 import safetensors.torch
 import torch
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)  # 1 has no checksum, and no position within an epoch
+LEFTOVER = ".partial"
 
 
 def write_whole(path: str | Path, write: Callable[[Path], None]) -> None:
@@ -26,7 +30,7 @@ def write_whole(path: str | Path, write: Callable[[Path], None]) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(LEFTOVER, f".{path.name}.", path.parent)
     os.close(handle)
     aside = Path(name)
     try:
@@ -35,14 +39,18 @@ def write_whole(path: str | Path, write: Callable[[Path], None]) -> None:
             os.fsync(file.fileno())
         aside.chmod(0o666 & ~_umask())
         os.replace(aside, path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
+    finally:
+        aside.unlink(missing_ok=True)  # also there if both were names of one file already
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what ``write_whole`` left in a folder when its process was killed."""
+    remove(list(folder.glob(f".*{LEFTOVER}")))
 
 
 def _umask() -> int:
@@ -58,18 +66,59 @@ def write_text(path: str | Path, text: str) -> None:
 
 def save_checkpoint(path: str | Path, state: dict) -> None:
     """Save a training state: plain types and tensors only."""
-    write_whole(path, lambda aside: torch.save({"format_version": FORMAT_VERSION, **state}, aside))
+    state = {"format_version": FORMAT_VERSION, **state}
+
+    def write(aside: Path) -> None:
+        with open(aside, "wb") as file:
+            try:
+                torch.save({**state, "sha256": digest(state)}, file)
+            except RuntimeError as error:  # raised while it closes what could not be written
+                raise error.__context__ or error from None
+
+    write_whole(path, write)
 
 
 def load_checkpoint(path: str | Path) -> dict:
-    """Read a training state onto the CPU; ValueError names a file that is no checkpoint of ours."""
+    """Read a training state onto the CPU.
+
+    Raises:
+        ValueError: names a file that is no checkpoint of ours, or not what was written.
+    """
     state = _unpickle(path)
     version = state.get("format_version") if isinstance(state, dict) else None
-    if version != FORMAT_VERSION:
+    if version not in READABLE_VERSIONS:
         raise ValueError(
             f"{path} has checkpoint format {version}; this version reads {FORMAT_VERSION}"
         )
+    expected = state.pop("sha256", None)
+    if version > 1 and digest(state) != expected:
+        raise ValueError(f"{path} is corrupt: its contents do not have the checksum it tells")
     return state
+
+
+def digest(value) -> str:
+    """SHA-256 of plain types and tensors, however nested: of types, order, shapes and bytes."""
+    hashed = hashlib.sha256()
+    _feed(hashed, value)
+    return hashed.hexdigest()
+
+
+def _feed(hashed, value) -> None:
+    if torch.is_tensor(value):
+        value = value.detach().cpu().contiguous()
+        hashed.update(f"{value.dtype}{tuple(value.shape)}".encode())
+        hashed.update(value.reshape(-1).view(torch.uint8).numpy())
+    elif isinstance(value, dict):
+        hashed.update(b"{%d" % len(value))
+        for key, item in value.items():
+            _feed(hashed, key)
+            _feed(hashed, item)
+    elif isinstance(value, list | tuple):
+        hashed.update(b"[%d" % len(value))
+        for item in value:
+            _feed(hashed, item)
+    else:
+        hashed.update(f"{type(value).__name__}:{value!r};".encode())
 
 
 class _Inert:
@@ -170,12 +219,23 @@ def duplicate(path: str | Path, second: str | Path) -> None:
 def save_weights(path: str | Path, state_dict: dict[str, torch.Tensor], description: dict) -> None:
     """Save weights as safetensors, with the model's description in the metadata as JSON."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
-    metadata = {"zoobot": json.dumps({"format_version": FORMAT_VERSION, **description})}
-    write_whole(path, lambda aside: safetensors.torch.save_file(tensors, aside, metadata=metadata))
+    sha256 = _weights_digest(tensors)
+    told = {"format_version": FORMAT_VERSION, **description, "sha256": sha256}
+    metadata = {"zoobot": json.dumps(told)}
+    contents = safetensors.torch.save(tensors, metadata)
+    write_whole(path, lambda aside: aside.write_bytes(contents))
+
+
+def _weights_digest(tensors: dict[str, torch.Tensor]) -> str:
+    return digest({name: tensors[name] for name in sorted(tensors)})
 
 
 def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
-    """Read weights and description back; ValueError names a file that is not one of ours."""
+    """Read weights and description back.
+
+    Raises:
+        ValueError: names a file that is not one of ours, or not what was written.
+    """
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
@@ -185,6 +245,9 @@ def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
         raise ValueError(f"no weights file {path}") from None
     except (safetensors.SafetensorError, KeyError, ValueError, OSError) as error:
         raise ValueError(f"{path} is not a weights file of this package: {error}") from error
+    expected = description.pop("sha256", None)
+    if expected is not None and _weights_digest(tensors) != expected:
+        raise ValueError(f"{path} is corrupt: its weights do not have the checksum it tells")
     return tensors, description
 
 

@@ -38,6 +38,11 @@ def local_world_size() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
+def num_restarts() -> int:
+    """How often ``torchrun --max-restarts`` has started these processes again."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+
+
 def is_main() -> bool:
     """True in the one process that writes files and shows progress."""
     return rank() == 0

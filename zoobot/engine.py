@@ -12,19 +12,22 @@ and which also has
 - ``freeze_encoder(frozen)``, if ``Settings.frozen_epochs`` is used.
 
 A batch is a dict with ``image``, uint8 or already float in 0-1, and whatever else the model wants.
+A loader has a length in batches; that of the training galaxies also ``accumulation``, ``num_steps``
+and ``set_epoch(epoch, first_step)``, after which it gives that epoch's batches from that step on.
 """
 
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import nn
 
-from zoobot import distributed, optim
+from zoobot import distributed, encoders, optim
 from zoobot.data.loaders import float_images
 from zoobot.metrics import Means
+from zoobot.watch import Watch
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -42,6 +45,8 @@ class Settings:
     grad_clip: float | None = 0.3
     seed: int = 42
     save_top_k: int = 1  # -1: all
+    save_every_minutes: float = 30.0  # within an epoch; every epoch's end is saved
+    max_skipped_steps: int = 10  # in a row, because a loss or gradient is not finite
 
     def autocast(self):
         """Autocast to ``dtype``; float32 is autocast switched off."""
@@ -58,7 +63,10 @@ class Progress:
     """Where a run stands: with model, optimiser and scaler, all that resuming needs."""
 
     epoch: int = 0  # finished epochs
-    step: int = 0  # optimiser steps taken
+    step: int = 0  # optimiser steps taken, skipped ones too
+    epoch_step: int = 0  # those of the epoch that is not finished
+    num_steps: int = 0  # of an epoch
+    skipped: int = 0  # steps of the epoch that is not finished
     best_loss: float = math.inf
     best_epoch: int = 0
     kept: list[list] = dataclasses.field(default_factory=list)  # [loss, epoch] of saved epochs
@@ -66,7 +74,7 @@ class Progress:
 
     def record(self, loss: float, save_top_k: int) -> list[int]:
         """Count a finished epoch; returns the saved epochs that are no longer among the best."""
-        self.epoch += 1
+        self.epoch, self.epoch_step, self.skipped = self.epoch + 1, 0, 0
         self.losses.append(loss)
         if loss < self.best_loss:
             self.best_loss, self.best_epoch = loss, self.epoch
@@ -74,6 +82,19 @@ class Progress:
         num_kept = len(ranked) if save_top_k < 0 else save_top_k
         self.kept = ranked[:num_kept]
         return [epoch for _, epoch in ranked[num_kept:]]
+
+    def rank_as(self, before: "Progress") -> None:
+        """Rank epochs as before the last one, which could not be saved."""
+        self.best_loss, self.best_epoch, self.kept = (
+            before.best_loss,
+            before.best_epoch,
+            before.kept,
+        )
+
+    def is_going_on(self, settings: Settings) -> bool:
+        """Whether there is another epoch to train, or to finish."""
+        waited = self.epoch - max(self.best_epoch, settings.frozen_epochs)
+        return self.epoch < settings.epochs and waited < settings.patience
 
 
 def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
@@ -154,9 +175,13 @@ def train_one_epoch(
     scaler: torch.amp.GradScaler,
     settings: Settings,
     progress: Progress,
+    means: Means | None = None,
+    watch: Watch | None = None,
     show=iter,
 ) -> dict[str, float]:
     """Train on every galaxy once; returns the epoch's metrics as they were while training.
+
+    A step whose loss or gradient is not finite on any rank is taken on none.
 
     The gradient of a step is that of the mean loss over its galaxies, however many ranks and
     micro-batches they are dealt to: each galaxy's loss counts ``world_size / num_galaxies``, which
@@ -164,7 +189,8 @@ def train_one_epoch(
     """
     raw = distributed.unwrap(model)
     model.train()
-    means = Means(raw.measure.names, settings.device)
+    means = means or Means(raw.measure.names, settings.device)
+    watch = watch or Watch(settings.device)
     batches = on_device(loader, settings.device)
     for micro_batches in show(steps_of(batches, loader.accumulation)):
         seed_step(settings.seed, progress.step)
@@ -180,28 +206,63 @@ def train_one_epoch(
                 loss = losses.sum() * (distributed.world_size() / num_galaxies)
                 scaler.scale(loss).backward()
             with torch.no_grad():
-                means.update(*raw.measure(losses, outputs, labels))
-        if settings.grad_clip:
-            scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip)
-        scaler.step(optimizer)
-        scaler.update()
+                finite = watch.look_at(batch, losses)
+                means.update(*raw.measure(losses, outputs, labels), finite)
+        scaler.unscale_(optimizer)
+        norm = clip_gradient(model, settings.grad_clip)
+        take_step(optimizer, scaler, unsound=watch.agree(None if scaler.is_enabled() else norm))
         optimizer.zero_grad(set_to_none=True)
         progress.step += 1
+        progress.epoch_step += 1
+        watch.act()
+    watch.act(wait=True)
     return means.result()
 
 
+def clip_gradient(model: nn.Module, most: float | None) -> torch.Tensor:
+    """Norm of the gradient, as a device tensor; the gradient is scaled down to norm ``most``."""
+    parameters = [p for p in model.parameters() if p.grad is not None]
+    norm = nn.utils.get_total_norm([p.grad for p in parameters])
+    if most:
+        nn.utils.clip_grads_with_norm_(parameters, most, norm)
+    return norm
+
+
+def take_step(
+    optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, unsound: torch.Tensor
+) -> None:
+    """The optimiser's step, but not if ``unsound`` is 1.0; fused ones see to that on the device.
+
+    An enabled scaler skips by itself what its scale made overflow.
+    """
+    if scaler.is_enabled():
+        scaler.step(optimizer)
+        scaler.update()
+    elif optimizer.defaults.get("fused"):
+        optimizer.grad_scale, optimizer.found_inf = None, unsound
+        optimizer.step()
+        del optimizer.grad_scale, optimizer.found_inf
+    elif not unsound:
+        optimizer.step()
+
+
 @torch.inference_mode()
-def evaluate(model: nn.Module, loader, settings: Settings, show=iter) -> dict[str, float]:
+def evaluate(
+    model: nn.Module, loader, settings: Settings, watch: Watch | None = None
+) -> dict[str, float]:
     """Metrics over every galaxy of the loader, each once, summed over ranks."""
     raw = distributed.unwrap(model)
     raw.eval()
     means = Means(raw.measure.names, settings.device)
-    for batch in on_device(show(loader), settings.device):
+    in_common = min(distributed.gather(len(loader))) if watch else 0
+    for number, batch in enumerate(on_device(loader, settings.device), start=1):
         images, labels = raw.batch_to_supervised_tuple(batch)
         with settings.autocast():
             outputs = raw(images)
         means.update(*raw.measure(raw.losses(outputs, labels), outputs, labels))
+        if number <= in_common:
+            watch.agree()
+            watch.act(wait=number == in_common)
     return means.result()
 
 
@@ -222,50 +283,118 @@ def fit(
         resume_from: a state that ``logs.Run.save`` wrote; the run goes on as if never interrupted.
 
     Raises:
-        ValueError: if an epoch's loss is not finite; the state before it is in ``last.ckpt``.
+        ValueError: if an epoch's loss is not finite, or too many steps in a row were skipped.
+        Preempted: after SIGTERM or SIGUSR1, once the state is saved.
     """
     raw = model.to(settings.device, memory_format=torch.channels_last)
     kwargs, num_steps = settings.scheduler_kwargs, train_loader.num_steps
     scheduler = optim.make_scheduler(optimizer, kwargs, settings.epochs, num_steps)
-    scaler, progress = settings.grad_scaler(), Progress()
+    scaler, progress = settings.grad_scaler(), Progress(num_steps=num_steps)
+    means = Means(raw.measure.names, settings.device)
     if resume_from is not None:
-        raw.load_state_dict(resume_from["model"])
-        scaler.load_state_dict(resume_from["scaler"])
-        progress = Progress(**resume_from["progress"])
-        for epoch, loss in enumerate(progress.losses):
-            scheduler.step(epoch + 1, loss)
-        optimizer.load_state_dict(resume_from["optimizer"])
-    model = None
-    loss_name = raw.measure.names[0]
-    while progress.epoch < settings.epochs:
-        if progress.epoch - max(progress.best_epoch, settings.frozen_epochs) >= settings.patience:
-            break
-        if model is None or progress.epoch == settings.frozen_epochs:
-            if settings.frozen_epochs:
-                raw.freeze_encoder(progress.epoch < settings.frozen_epochs)
-            model = distributed.wrap(raw, settings.device)
-        train_loader.set_epoch(progress.epoch)
-        bar = run.progress_bar(f"epoch {progress.epoch + 1}", num_steps)
-        train = train_one_epoch(
-            model, train_loader, optimizer, scheduler, scaler, settings, progress, bar
-        )
-        train["learning_rate"] = optimizer.param_groups[0]["lr"]
-        distributed.average_buffers(raw)
-        validation = evaluate(model, val_loader, settings)
-        for split, metrics in (("train", train), ("validation", validation)):
-            if not math.isfinite(metrics[loss_name]):
-                raise ValueError(
-                    f"the {split} loss of epoch {progress.epoch + 1} is {metrics[loss_name]}: "
-                    "lower the learning rate or use fp32; last.ckpt holds the state before"
-                )
-            run.log(progress.epoch + 1, split, metrics)
-        outranked = progress.record(validation[loss_name], settings.save_top_k)
-        scheduler.step(progress.epoch, validation[loss_name])
+        progress = restore(resume_from, raw, optimizer, scheduler, scaler, means, num_steps)
+
+    def save(outranked: Sequence[int] = ()) -> bool:
         state = {
             "progress": dataclasses.asdict(progress),
             "model": raw.state_dict(),
             "optimizer": optimizer.state_dict(),
             "scaler": scaler.state_dict(),
+            "ranks": distributed.gather(rank_state(raw, means)) if progress.epoch_step else [],
         }
-        run.save(state, raw.state_dict(), outranked)
+        return run.save(state, raw.state_dict(), outranked)
+
+    def skipped(step_galaxies: list[str], bad_galaxies: list[str], steps_ago: int) -> None:
+        progress.skipped += 1
+        mend(statistics)
+        step = progress.step - steps_ago
+        run.log_skipped(progress.epoch + 1, step, step_galaxies, bad_galaxies)
+
+    model = None
+    every_s = 60 * settings.save_every_minutes
+    with Watch(settings.device, save, every_s, settings.max_skipped_steps, skipped) as watch:
+        while progress.is_going_on(settings):
+            if model is None or progress.epoch == settings.frozen_epochs:
+                if settings.frozen_epochs:
+                    raw.freeze_encoder(progress.epoch < settings.frozen_epochs)
+                model = distributed.wrap(raw, settings.device)
+            statistics = [(b, b.clone()) for b in raw.buffers() if b.is_floating_point()]
+            train_loader.set_epoch(progress.epoch, progress.epoch_step)
+            ranks_differ = progress.epoch_step < num_steps
+            bar = run.progress_bar(f"epoch {progress.epoch + 1}", num_steps, progress.epoch_step)
+            train = train_one_epoch(
+                model, train_loader, optimizer, scheduler, scaler, settings, progress,
+                means, watch, bar,
+            )  # fmt: skip
+            train["learning_rate"] = optimizer.param_groups[0]["lr"]
+            if progress.skipped:
+                train["skipped_steps"] = progress.skipped
+            if ranks_differ:
+                distributed.average_buffers(raw)
+            validation = evaluate(raw, val_loader, settings, watch)
+            loss = run.log_epoch(progress.epoch + 1, train, validation, raw.measure.names[0])
+            before = dataclasses.replace(progress)
+            outranked = progress.record(loss, settings.save_top_k)
+            scheduler.step(progress.epoch, loss)
+            means.reset()
+            if not watch.save(outranked):
+                progress.rank_as(before)
     return progress
+
+
+def rank_state(model: nn.Module, means: Means) -> dict:
+    """What a rank has of its own within an epoch: its sums, and BatchNorm's statistics."""
+    floats = {name: b.cpu() for name, b in model.named_buffers() if b.is_floating_point()}
+    return {"totals": means.totals.cpu(), "buffers": floats}
+
+
+def restore(
+    state: dict, model: nn.Module, optimizer, scheduler, scaler, means: Means, num_steps: int
+) -> Progress:
+    """Put everything back to where it was when ``state`` was saved; returns where that is.
+
+    Raises:
+        ValueError: the state is that of another model, or within an epoch of other steps.
+    """
+    progress = Progress(**state["progress"])
+    if progress.epoch_step and progress.num_steps != num_steps:
+        raise ValueError(
+            f"the state was saved at step {progress.epoch_step} of an epoch of "
+            f"{progress.num_steps} steps, now an epoch has {num_steps}: keep galaxies and "
+            "--batch-size, or go on from the end of an epoch, --resume checkpoints/epoch=N.ckpt"
+        )
+    encoders.load_exactly(model, state["model"], "the saved state")
+    if state["scaler"]:
+        scaler.load_state_dict(state["scaler"])
+    for epoch, loss in enumerate(progress.losses):
+        scheduler.step(epoch + 1, loss)
+    optim.load_state(optimizer, state["optimizer"])
+    if ranks := state.get("ranks"):
+        same_ranks = len(ranks) == distributed.world_size()
+        mine = ranks[distributed.rank()] if same_ranks else merged(ranks)
+        means.totals.copy_(mine["totals"])
+        for name, buffer in model.named_buffers():
+            if name in mine["buffers"]:
+                buffer.copy_(mine["buffers"][name])
+    progress.num_steps = num_steps
+    return progress
+
+
+def merged(ranks: list[dict]) -> dict:
+    """What is to be a rank's own if their number has changed: the main rank takes all sums."""
+    totals = sum(rank["totals"] for rank in ranks)
+    buffers = {
+        name: torch.stack([rank["buffers"][name] for rank in ranks]).mean(0)
+        for name in ranks[0]["buffers"]
+    }
+    return {"totals": totals if distributed.is_main() else 0 * totals, "buffers": buffers}
+
+
+def mend(statistics: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Put BatchNorm's statistics back where a step that is not finite has spoilt them.
+
+    Args:
+        statistics: buffers as they are, and what they were when the epoch began.
+    """
+    for buffer, before in statistics:
+        buffer.copy_(torch.where(torch.isfinite(buffer), buffer, before))

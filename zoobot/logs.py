@@ -8,7 +8,7 @@ import math
 import platform
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -18,8 +18,9 @@ from tqdm import tqdm
 from zoobot import checkpoint, distributed
 
 PACKAGES = ("torchvision", "timm", "numpy", "pandas", "pyarrow", "pillow", "safetensors")
+ON_SAVE_ERROR = ("stop", "continue")
 RUN_FILES = (
-    "config.json metrics.jsonl best.safetensors checkpoints tensorboard report "
+    "config.json metrics.jsonl skipped_steps.jsonl best.safetensors checkpoints tensorboard report "
     "val_predictions.parquet test_predictions.parquet"
 ).split()
 
@@ -74,9 +75,12 @@ class Run:
             ``earlier-1``, ``earlier-2``, ...
         file_template: names checkpoints; ``{epoch}`` becomes ``epoch=N``.
         show_progress: draw progress bars.
+        on_save_error: what to do if the disk is full: ``stop``, or ``continue`` and try again next
+            time. What was saved before is whole in any case.
 
     Raises:
         ValueError: if ``file_template`` lacks the epoch or names something else.
+        OSError: if nothing can be written to ``save_dir``.
     """
 
     def __init__(
@@ -89,8 +93,10 @@ class Run:
         *,
         file_template: str = "{epoch}",
         show_progress: bool = True,
+        on_save_error: str = "stop",
     ):
         self.save_dir = Path(save_dir)
+        self._on_save_error = on_save_error
         self._template = file_template
         self._show_progress = show_progress
         if self._file_name(1) == self._file_name(2):
@@ -103,17 +109,22 @@ class Run:
         self._lines: list[dict] = []
         if not self._is_main:
             return
-        resumed_epoch = 0
+        resumed_epoch = resumed_step = 0
         if resume_from is None or resume_from.get("branch"):
             self._set_earlier_run_aside()
         if resume_from is not None:
             resumed_epoch = resume_from["progress"]["epoch"]
+            resumed_step = resume_from["progress"]["step"]
         self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
+        for folder in (self.save_dir, self.checkpoint_dir):
+            checkpoint.remove_leftovers(folder)
         self._lines = [
             line
             for line in read_metrics(self.save_dir)
             if line["epoch"] <= resumed_epoch and line["split"] != "test"
         ]
+        skipped = _read_lines(self.save_dir / "skipped_steps.jsonl")
+        self._skipped = [line for line in skipped if line["step"] <= resumed_step]
         text = json.dumps({**config, "environment": environment()}, indent=2)
         checkpoint.write_text(self.save_dir / "config.json", text + "\n")
         self._tensorboard = SummaryWriter(
@@ -133,62 +144,143 @@ class Run:
             if (self.save_dir / name).exists():
                 (self.save_dir / name).rename(aside / name)
 
-    def progress_bar(self, text: str, total: int | None = None) -> Callable:
+    def progress_bar(self, text: str, total: int | None = None, done: int = 0) -> Callable:
         """Wraps an iterable in a tqdm bar: on the main process and in a terminal only."""
         shown = self._is_main and self._show_progress
         disable = None if shown else True  # None: where stderr is no terminal
-        return functools.partial(tqdm, desc=text, total=total, disable=disable, leave=False)
+        return functools.partial(
+            tqdm, desc=text, total=total, initial=done, disable=disable, leave=False
+        )
 
     def say(self, text: str) -> None:
         """Print on the main process only, without tearing a progress bar."""
         if self._is_main:
             tqdm.write(text)
 
+    def warn(self, text: str) -> None:
+        """Print a warning to stderr, on the main process only."""
+        if self._is_main:
+            tqdm.write(f"warning: {text}", file=sys.stderr)
+
     @property
     def last_epoch(self) -> int:
         """The last epoch that was logged."""
         return max((line["epoch"] for line in self._lines), default=0)
 
+    def log_epoch(self, epoch: int, train: dict, validation: dict, loss_name: str) -> float:
+        """Log an epoch's metrics; returns its validation loss.
+
+        Raises:
+            ValueError: if a loss is not finite.
+        """
+        for split, metrics in (("train", train), ("validation", validation)):
+            loss = metrics.get(loss_name, math.nan)
+            if not math.isfinite(loss):
+                raise ValueError(
+                    f"the {split} loss of epoch {epoch} is {loss}: lower the learning rate or use "
+                    "--precision fp32; the checkpoints hold the state before"
+                )
+            self.log(epoch, split, metrics)
+        return loss
+
     def log(self, epoch: int, split: str, metrics: dict[str, float]) -> None:
-        """Add one line to metrics.jsonl, write TensorBoard's scalars, print the loss."""
-        if not self._is_main:
-            return
+        """Add one line to metrics.jsonl, write TensorBoard's scalars, print the loss.
+
+        Every rank must call it, so that all stop if it can't be written.
+        """
+        self._write("metrics.jsonl", lambda: self._log(epoch, split, metrics))
+
+    def _log(self, epoch: int, split: str, metrics: dict[str, float]) -> None:
         named = {self._metric_key(split, name): value for name, value in metrics.items()}
         self._lines = [x for x in self._lines if (x["epoch"], x["split"]) != (epoch, split)]
         self._lines.append({"epoch": epoch, "split": split, **named})
-        lines = "".join(json.dumps(line) + "\n" for line in self._lines)
-        checkpoint.write_text(self.save_dir / "metrics.jsonl", lines)
+        _write_lines(self.save_dir / "metrics.jsonl", self._lines)
         for name, value in named.items():
             self._tensorboard.add_scalar(name, value, epoch)
         self._tensorboard.flush()
         told = [f"{name} {value:.5g}" for name, value in named.items() if name.count("/") == 1]
         self.say(f"epoch {epoch:3d}  {'  '.join(told)}")
 
+    def log_skipped(
+        self, epoch: int, step: int, step_galaxies: list[str], bad_galaxies: list[str]
+    ) -> None:
+        """Add a step that was not taken to skipped_steps.jsonl, and say so; on every rank."""
+        line = {
+            "epoch": epoch,
+            "step": step,
+            "galaxies_not_finite": bad_galaxies,
+            "galaxies": step_galaxies,
+        }
+
+        def write() -> None:
+            self._skipped.append(line)
+            _write_lines(self.save_dir / "skipped_steps.jsonl", self._skipped)
+
+        self._write("skipped_steps.jsonl", write)
+        what = "its gradient is not finite"
+        if bad_galaxies:
+            more = ", ..." if len(bad_galaxies) > 5 else ""
+            what = f"the loss of {', '.join(bad_galaxies[:5])}{more} is not finite"
+        self.warn(f"step {step} skipped: {what} (skipped_steps.jsonl)")
+
     def metrics_of(self, epoch: int) -> dict[str, float]:
         """The metrics that were logged for an epoch, of all splits."""
         lines = [line for line in self._lines if line["epoch"] == epoch]
         return {k: v for line in lines for k, v in line.items() if k not in ("epoch", "split")}
 
-    def save(self, state: dict, weights: dict, outranked: list[int]) -> None:
-        """Write the state after an epoch: ``epoch=N.ckpt`` if it is among the best, ``last.ckpt``.
+    def save(self, state: dict, weights: dict, outranked: Sequence[int] = ()) -> bool:
+        """Write the state: ``last.ckpt``; what it was before becomes ``previous.ckpt``.
 
-        The best epoch's ``weights`` become ``best.safetensors``. ``last.ckpt`` comes last: a run
-        killed before repeats the epoch and writes the same files. Then ``outranked`` epochs go.
+        At an epoch's end it is ``epoch=N.ckpt`` as well if it is among the best, and the best
+        epoch's ``weights`` become ``best.safetensors``. ``last.ckpt`` comes last: a run killed
+        before repeats what followed the one before and writes the same files. Then ``outranked``
+        epochs go. Every rank must call it.
+
+        Returns:
+            Whether it was written.
+
+        Raises:
+            ValueError: if it can't be, on every rank, unless ``on_save_error`` is ``continue``.
         """
-        if not self._is_main:
-            return
+        return self._write("the state", lambda: self._save(state, weights, outranked))
+
+    def _save(self, state: dict, weights: dict, outranked: Sequence[int]) -> None:
         state = {**state, "description": self._description, "config": self._config}
         progress = state["progress"]
-        epoch, last = progress["epoch"], self.checkpoint_dir / "last.ckpt"
-        if epoch == progress["best_epoch"]:
+        epoch, is_epoch_end = progress["epoch"], progress["epoch_step"] == 0
+        last = self.checkpoint_dir / "last.ckpt"
+        if is_epoch_end and epoch == progress["best_epoch"]:
             best = self.save_dir / "best.safetensors"
             checkpoint.save_weights(best, weights, self._description)
-        if epoch in [kept_epoch for _, kept_epoch in progress["kept"]]:
+        is_kept = is_epoch_end and epoch in [kept_epoch for _, kept_epoch in progress["kept"]]
+        if is_kept:
             checkpoint.save_checkpoint(self._epoch_path(epoch), state)
+        if last.exists():
+            checkpoint.duplicate(last, self.checkpoint_dir / "previous.ckpt")
+        if is_kept:
             checkpoint.duplicate(self._epoch_path(epoch), last)
         else:
             checkpoint.save_checkpoint(last, state)
         checkpoint.remove([self._epoch_path(dropped) for dropped in outranked])
+
+    def _write(self, what: str, write: Callable[[], None]) -> bool:
+        """Let the main process write; if it can't, all ranks stop, or go on, together."""
+        error = None
+        if self._is_main:
+            try:
+                write()
+            except OSError as failure:
+                error = str(failure)
+        error = distributed.from_main(error)
+        if error is None:
+            return True
+        text = f"{what} can't be written to {self.save_dir}: {error}"
+        if self._on_save_error == "stop":
+            raise ValueError(
+                f"{text}; what was saved before is whole: make room, and run the same command again"
+            )
+        self.warn(f"{text}; what was saved before is whole, and training goes on")
+        return False
 
     def best_path(self, epoch: int) -> Path:
         """The best epoch's checkpoint, or its weights where no checkpoint is kept."""
@@ -206,38 +298,38 @@ class Run:
 
 
 def find_state(
-    save_dir: str | Path, resume: str, config: dict, may_change: set[str]
+    save_dir: str | Path,
+    resume: str,
+    config: dict,
+    may_change: set[str],
+    allow_changes: bool = False,
 ) -> dict | None:
     """The state to go on from, or None to start anew.
 
-    A state from another folder is a branch: this run's folder ranks its own epochs only.
+    A state from another folder is a branch: this run's folder ranks its own epochs only. Processes
+    that torchrun has started again go on with what they had saved themselves.
 
     Args:
         resume: ``never``, ``auto`` (``last.ckpt`` of ``save_dir``, if there is one), or a path.
         config: this run's options; those not in ``may_change`` must be the state's own.
+        allow_changes: let them differ all the same.
 
     Raises:
         ValueError: for an unreadable checkpoint, or options that differ (all are listed).
     """
-    if resume == "never":
+    folder = Path(save_dir) / "checkpoints"
+    path = state = None
+    if resume == "auto" or distributed.num_restarts():
+        path, state = _last_state(folder)
+        if resume != "auto" and (not state or state["config"].get("resume") != resume):
+            path = state = None  # saved by an earlier run
+    if state is None and resume not in ("auto", "never"):
+        path = Path(resume)
+        state = checkpoint.load_checkpoint(path)
+    if state is None:
         return None
-    last = Path(save_dir) / "checkpoints" / "last.ckpt"
-    if resume == "auto" and not distributed.from_main(last.exists()):
-        return None
-    path = last if resume == "auto" else Path(resume)
-    state = checkpoint.load_checkpoint(path)
-    before = state.get("config", {})
-    changed = [
-        f"{key} was {before[key]!r}, now {value!r}"
-        for key, value in config.items()
-        if key not in may_change and key in before and before[key] != value
-    ]
-    if changed:
-        raise ValueError(
-            f"{path} belongs to a run with other options ({'; '.join(changed)}): "
-            "start anew (--resume never), or in another folder (--save-dir)"
-        )
-    if path.resolve().parent != last.resolve().parent:
+    _compare_options(state.get("config", {}), config, path, may_change, allow_changes)
+    if path.resolve().parent != folder.resolve():
         done = state["progress"]["epoch"]
         if done >= config["epochs"]:
             raise ValueError(f"{path} has all {done} epochs behind it; raise --epochs")
@@ -246,7 +338,55 @@ def find_state(
     return state
 
 
+def _last_state(folder: Path) -> tuple[Path | None, dict | None]:
+    """The newest readable state of a run: ``last.ckpt``, or else ``previous.ckpt``."""
+    path, state, faults = None, None, []
+    if distributed.is_main():
+        for path in (folder / "last.ckpt", folder / "previous.ckpt"):
+            try:
+                state = checkpoint.load_checkpoint(path) if path.exists() else None
+            except ValueError as error:
+                faults.append(str(error))
+                path.replace(path.with_suffix(".unreadable"))
+            if state is not None:
+                break
+        if faults and state is not None:
+            print(f"warning: {faults[0]}; going on from {path.name}", file=sys.stderr)
+    path, found, faults = distributed.from_main((path, state is not None, faults))
+    if faults and not found:
+        raise ValueError(
+            f"no state to go on from: {'; '.join(faults)}; start anew with --resume never, or name "
+            "a checkpoint with --resume PATH"
+        )
+    if not found:
+        return None, None
+    return path, state or checkpoint.load_checkpoint(path)
+
+
+def _compare_options(before: dict, now: dict, path, may_change: set[str], allow_changes) -> None:
+    changed = {
+        key: f"{key} was {before[key]!r}, now {value!r}"
+        for key, value in now.items()
+        if key in before and before[key] != value and key not in ("config", "debug", "save_dir")
+    }
+    refused = [text for key, text in changed.items() if key not in may_change]
+    if refused and not allow_changes:
+        raise ValueError(
+            f"{path} belongs to a run with other options ({'; '.join(refused)}): start anew "
+            "(--resume never), or in another folder (--save-dir), or take them (--allow-changes)"
+        )
+    if changed and distributed.is_main():
+        print(f"going on from {path} with other options: {'; '.join(changed.values())}")
+
+
 def read_metrics(save_dir: str | Path) -> list[dict]:
     """The lines of a run's metrics.jsonl, oldest first; empty if there is none."""
-    path = Path(save_dir) / "metrics.jsonl"
+    return _read_lines(Path(save_dir) / "metrics.jsonl")
+
+
+def _read_lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _write_lines(path: Path, lines: list[dict]) -> None:
+    checkpoint.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))

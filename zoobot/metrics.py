@@ -19,20 +19,32 @@ class Means:
 
     def __init__(self, names: Sequence[str], device: torch.device):
         self.names = list(names)
-        self._totals = torch.zeros(2, len(self.names), dtype=torch.float64, device=device)
+        self.totals = torch.zeros(2, len(self.names), dtype=torch.float64, device=device)
 
-    def update(self, values: torch.Tensor, weights: torch.Tensor) -> None:
-        """Add a batch: values and weights of shape (B, K). A weight of 0 leaves the value out."""
+    def update(
+        self, values: torch.Tensor, weights: torch.Tensor, kept: torch.Tensor | None = None
+    ) -> None:
+        """Add a batch: values and weights of shape (B, K). A weight of 0 leaves the value out.
+
+        Args:
+            kept: (B,) bool; the others are left out.
+        """
         weights = weights.double()
-        self._totals[0] += torch.where(weights > 0, values.double() * weights, 0.0).sum(0)
-        self._totals[1] += weights.sum(0)
+        if kept is not None:
+            weights = weights * kept[:, None]
+        self.totals[0] += torch.where(weights > 0, values.double() * weights, 0.0).sum(0)
+        self.totals[1] += weights.sum(0)
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self.totals.zero_()
 
     def result(self) -> dict[str, float]:
         """Mean of each quantity over all examples of all ranks; left out where nothing counted.
 
         What is called ``rmse`` was given as squared errors, and is the root of their mean.
         """
-        sums, counts = distributed.all_reduce_sum(self._totals.clone()).tolist()
+        sums, counts = distributed.all_reduce_sum(self.totals.clone()).tolist()
         means = {n: s / c for n, s, c in zip(self.names, sums, counts, strict=True) if c > 0}
         return {n: math.sqrt(m) if n == "rmse" else m for n, m in means.items()}
 

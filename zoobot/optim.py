@@ -100,6 +100,19 @@ def adamw(groups: list[dict], betas: tuple[float, float] = (0.9, 0.999)) -> torc
     return torch.optim.AdamW(groups, betas=betas, fused=True)
 
 
+def load_state(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Load a saved optimizer's moments and learning rates; other settings stay as they are now.
+
+    Raises:
+        ValueError: if it had other groups.
+    """
+    now = optimizer.state_dict()["param_groups"]
+    if [group["params"] for group in now] != [group["params"] for group in state["param_groups"]]:
+        raise ValueError("the saved state's optimizer has other parameter groups")
+    groups = [{**new, "lr": old["lr"]} for new, old in zip(now, state["param_groups"], strict=True)]
+    optimizer.load_state_dict({**state, "param_groups": groups})
+
+
 CONSTANT = {"sched": "step", "decay_rate": 1.0}
 SCHEDULES = ("cosine", "constant")
 

@@ -9,16 +9,18 @@ from pathlib import Path
 
 import yaml
 
-from zoobot import distributed, engine
+from zoobot import distributed, engine, logs
 from zoobot.data.catalog import load_splits
 from zoobot.data.datamodule import CatalogDataModule
 from zoobot.data.images import ImageError
+from zoobot.data.loaders import WorkerError
 from zoobot.data.shards import open_splits
 from zoobot.data.views import default_view_config, get_galaxy_transform, minimal_view_config
 from zoobot.schemas import did_you_mean
 
 MAY_CHANGE_ON_RESUME = set(
-    "config debug resume save_dir epochs patience num_workers device compile no_report".split()
+    "config debug resume save_dir epochs patience num_workers device compile no_report save_every "
+    "on_save_error max_skipped_steps allow_changes".split()
 )
 
 
@@ -219,6 +221,24 @@ def add_output_options(parser: Parser, *, save_dir: str) -> None:
         "--resume", default="auto", help="auto: go on if --save-dir holds a run; never; or PATH"
     )
     group.add_argument(
+        "--allow-changes",
+        action="store_true",
+        help="resume although other options have changed too",
+    )
+    group.add_argument(
+        "--save-every",
+        type=non_negative,
+        default=30.0,
+        metavar="MINUTES",
+        help="also save within an epoch",
+    )
+    group.add_argument(
+        "--on-save-error",
+        choices=logs.ON_SAVE_ERROR,
+        default="stop",
+        help="a full disk: stop, or train on and try again next time",
+    )
+    group.add_argument(
         "--no-report", action="store_true", help="no predictions and report of the test galaxies"
     )
 
@@ -257,6 +277,13 @@ def add_optimisation_options(
         help="stop after this many without improvement",
     )
     add("--grad-clip", type=non_negative, default=grad_clip, help="largest gradient norm; 0: none")
+    add(
+        "--max-skipped-steps",
+        type=positive_int,
+        default=10,
+        metavar="N",
+        help="stop after N steps in a row whose loss or gradient is not finite",
+    )
     add("--seed", type=int, default=42, help="of weights, split, order, views and dropout")
     return group
 
@@ -266,15 +293,22 @@ def run(
 ) -> None:
     """Parse and run a script. A user's mistake is one line on stderr and exit code 2.
 
-    Every process of a node makes the same checks before training, so only its first process speaks;
-    an image that can't be read concerns one process alone, which then speaks itself.
+    So is a disk that is full or can't be written to. Every process of a node makes the same checks
+    before training, so only its first process speaks; an image that can't be read, or a worker that
+    died, concerns one process alone, which then speaks itself.
     """
     try:
         main(parse())
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
-        if distributed.local_rank() == 0 or isinstance(error, ImageError):
+        if distributed.local_rank() == 0 or isinstance(error, ImageError | WorkerError):
             text = " ".join(str(error).split())
             print(f"error: {text}", file=sys.stderr, flush=True)
         sys.exit(2)
+    except KeyboardInterrupt:
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        if distributed.local_rank() == 0:
+            print("interrupted: the same command goes on from what is saved", file=sys.stderr)
+        sys.exit(130)

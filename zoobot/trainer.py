@@ -135,6 +135,9 @@ class Trainer:
         unfreeze_after: int = 0,
         show_progress: bool = True,
         seed: int | None = None,
+        save_every_minutes: float = engine.Settings.save_every_minutes,
+        max_skipped_steps: int = engine.Settings.max_skipped_steps,
+        on_save_error: str = "stop",
     ):
         self.save_dir = Path(save_dir)
         self.file_template = file_template
@@ -147,6 +150,9 @@ class Trainer:
         self.unfreeze_after = unfreeze_after
         self.show_progress = show_progress
         self.seed = seed
+        self.save_every_minutes = save_every_minutes
+        self.max_skipped_steps = max_skipped_steps
+        self.on_save_error = on_save_error
         self.device = distributed.choose_device(device)
         self.callback_metrics: dict[str, float] = {}
         self.best_model_path = ""
@@ -217,6 +223,7 @@ class Trainer:
             resume_from,
             file_template=self.file_template,
             show_progress=self.show_progress,
+            on_save_error=self.on_save_error,
         )
         self._introduce(model, optimizer)
         if model.run_linear_sanity_check:
@@ -294,6 +301,8 @@ class Trainer:
             grad_clip=self.grad_clip,
             seed=model.seed if self.seed is None else self.seed,
             save_top_k=self.save_top_k,
+            save_every_minutes=self.save_every_minutes,
+            max_skipped_steps=self.max_skipped_steps,
         )
 
     def _plain_settings(self) -> dict:

@@ -1,5 +1,6 @@
 """ForeignLoader: batches from loaders that are not ours, as the loop wants them."""
 
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -25,7 +26,7 @@ class ForeignLoader:
         if self._num_batches == 0:
             raise ValueError(f"the {split} loader has no batches")
         self._loader = loader
-        self._epoch = 0
+        self._epoch = self._first_batch = 0
         self.dataset = getattr(loader, "dataset", None)
         self._check = check
         self._split = split
@@ -34,8 +35,9 @@ class ForeignLoader:
         self.accumulation = accumulation
         self.num_steps = math.ceil(self._num_batches / accumulation)
 
-    def set_epoch(self, epoch: int) -> None:
-        self._epoch = epoch
+    def set_epoch(self, epoch: int, first_step: int = 0) -> None:
+        """The epoch to give next, from this step on: what comes before is read and left out."""
+        self._epoch, self._first_batch = epoch, first_step * self.accumulation
         for part in (self._loader, getattr(self._loader, "sampler", None)):
             if hasattr(part, "set_epoch"):
                 part.set_epoch(epoch)
@@ -45,13 +47,26 @@ class ForeignLoader:
 
     def __iter__(self) -> Iterator[dict]:
         """Batches in an order that is a function of (seed, epoch), the same on all ranks."""
-        torch.manual_seed(self._seed * 1_000_003 + self._epoch)
-        for batch in self._loader if not self._whole else _joined(self._loader):
+        for number, batch in enumerate(self._seeded()):
+            if number < self._first_batch:
+                continue
             if not isinstance(batch, dict) or "image" not in batch:
                 raise ValueError("a batch must be a dict with 'image' and the label columns")
             if self._check:
                 self._check(_table_of(batch), self._split)
             yield _share(batch) if self._whole else batch
+
+    def _seeded(self) -> Iterator[dict]:
+        """All batches, each drawn with a seed of its own, whatever was drawn in between."""
+        seed = (self._seed * 1_000_003 + self._epoch) * 65_537 % 2**62
+        torch.manual_seed(seed)
+        batches = iter(_joined(self._loader) if self._whole else self._loader)
+        for number in itertools.count():
+            torch.manual_seed(seed + number)
+            batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
 
 
 def _joined(loader) -> Iterator[dict]:

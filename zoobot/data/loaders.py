@@ -10,9 +10,14 @@ and the names ``label_cols`` of its L columns; if views are left to the device, 
 float32 in 0-1, ``id_str``, and one entry (B,) a label column.
 """
 
+import atexit
+import itertools
+import multiprocessing
+import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import TimeoutError
+from multiprocessing.pool import ThreadPool
 
 import numpy as np
 import pandas as pd
@@ -30,6 +35,7 @@ from zoobot.data.views import (
     minimal_view_config,
 )
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # SIGUSR1: Slurm's warning
 WORKER_TIMEOUT_S = 600
 SHARDS_MIXED = 16
 MOST_THREADS = 4
@@ -220,16 +226,17 @@ class TrainSampler(Sampler):
         self.accumulation = max(1, min(accumulation, needed, smallest // ranks))
         self.seed = seed
         self.shard_sizes = shard_sizes
-        self.epoch = 0
+        self.set_epoch(0)
 
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, first_step: int = 0) -> None:
+        """The epoch to deal next, from this step on."""
+        self.epoch, self._first_step = epoch, first_step
 
     def __len__(self) -> int:
         return self.num_steps * self.accumulation
 
     def __iter__(self) -> Iterator[tuple[int, list[int]]]:
-        for step in np.array_split(self._order(), self.num_steps):
+        for step in np.array_split(self._order(), self.num_steps)[self._first_step :]:
             share = step[distributed.rank() :: distributed.world_size()]
             for micro_batch in np.array_split(share, self.accumulation):
                 yield self.epoch, micro_batch.tolist()
@@ -251,7 +258,7 @@ class TrainSampler(Sampler):
 class EvalSampler(Sampler):
     """This rank's galaxies in order, in batches: every galaxy once on exactly one rank."""
 
-    def set_epoch(self, epoch: int) -> None:
+    def set_epoch(self, epoch: int, first_step: int = 0) -> None:
         """No effect: every epoch is the same."""
 
     def __init__(self, num_galaxies: int, batch_size: int):
@@ -266,6 +273,10 @@ class EvalSampler(Sampler):
             yield 0, list(self._indices[start : start + self._batch_size])
 
 
+class WorkerError(ValueError):
+    """A worker crashed, was killed, or took too long over a batch."""
+
+
 class GalaxyLoader:
     """Batches of a dataset through worker processes.
 
@@ -276,6 +287,7 @@ class GalaxyLoader:
     Args:
         record_errors: give batches with ``errors`` for unreadable images, instead of raising
             ImageError.
+        timeout_s: longest wait for a batch.
     """
 
     def __init__(
@@ -286,6 +298,7 @@ class GalaxyLoader:
         pin_memory: bool = False,
         prefetch_factor: int = 4,
         record_errors: bool = False,
+        timeout_s: float = WORKER_TIMEOUT_S,
     ):
         self.dataset = dataset
         self._record_errors = record_errors
@@ -293,6 +306,7 @@ class GalaxyLoader:
         self._pin_memory = pin_memory
         self._num_ahead = num_workers * prefetch_factor
         self._num_threads = 0
+        self._timeout_s = timeout_s
         if dataset.is_only_copied or (dataset.is_only_decoded and num_workers <= MOST_THREADS):
             self._num_threads, num_workers = min(num_workers, MOST_THREADS), 0
         self._loader = DataLoader(
@@ -303,8 +317,8 @@ class GalaxyLoader:
             pin_memory=pin_memory,
             persistent_workers=num_workers > 0,
             prefetch_factor=prefetch_factor if num_workers else None,
-            timeout=WORKER_TIMEOUT_S if num_workers else 0,
-            worker_init_fn=_use_one_thread,
+            timeout=timeout_s if num_workers else 0,
+            worker_init_fn=_start_worker,
         )
 
     @property
@@ -317,34 +331,63 @@ class GalaxyLoader:
         """Optimiser steps an epoch."""
         return len(self) // self.accumulation
 
-    def set_epoch(self, epoch: int) -> None:
-        self.sampler.set_epoch(epoch)
+    def set_epoch(self, epoch: int, first_step: int = 0) -> None:
+        """The epoch to give next, from this optimiser step on."""
+        self.sampler.set_epoch(epoch, first_step)
 
     def __len__(self) -> int:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[dict]:
-        for batch in self._in_threads() if self._num_threads else self._loader:
+        for batch in self._in_threads() if self._num_threads else self._in_processes():
             if batch["errors"] and not self._record_errors:
                 told = [*batch["errors"].values()]
                 raise ImageError("; ".join(told[:5]) + ("; ..." if len(told) > 5 else ""))
             batch["label_cols"] = self.dataset.label_cols
             yield batch
 
+    def _in_processes(self) -> Iterator[dict]:
+        """Batches of torch's loader, whose complaints about its workers get a batch's name."""
+        batches = iter(self._loader)
+        for number in itertools.count():
+            try:
+                batch = next(batches, None)
+            except RuntimeError as error:
+                if not str(error).startswith("DataLoader"):
+                    raise
+                key = next(itertools.islice(self.sampler, number, None))
+                raise self._worker_error(key, str(error)) from error
+            if batch is None:
+                return
+            yield batch
+
     def _in_threads(self) -> Iterator[dict]:
         """Batches made by threads, which hand over nothing; in order, some ahead of their use."""
         waiting = deque()
-        with ThreadPoolExecutor(self._num_threads) as pool:
-            try:
-                for key in self.sampler:
-                    waiting.append(pool.submit(self._make, key))
-                    if len(waiting) > self._num_ahead:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                for batch in waiting:
-                    batch.cancel()
+        with ThreadPool(self._num_threads) as pool:  # of daemons: one that hangs holds up nobody
+
+            def first() -> dict:
+                key, batch = waiting.popleft()
+                try:
+                    return batch.get(self._timeout_s)
+                except TimeoutError as error:
+                    told = f"no batch within {self._timeout_s:g} s"
+                    raise self._worker_error(key, told) from error
+
+            for key in self.sampler:
+                waiting.append((key, pool.apply_async(self._make, (key,))))
+                if len(waiting) > self._num_ahead:
+                    yield first()
+            while waiting:
+                yield first()
+
+    def _worker_error(self, key: tuple[int, list[int]], told: str) -> WorkerError:
+        ids = [self.dataset.galaxies.id_str(index) for index in key[1]]
+        return WorkerError(
+            f"an image-reading worker failed over the batch of id_str {', '.join(ids[:5])}"
+            f"{', ...' if len(ids) > 5 else ''}: {told} Was it short of memory (fewer "
+            "--num-workers), is a disk out of reach, or does an image make its reader crash?"
+        )
 
     def _make(self, key: tuple[int, list[int]]) -> dict:
         batch = self.dataset.batch(*key)
@@ -353,8 +396,19 @@ class GalaxyLoader:
         return {k: v.pin_memory() if torch.is_tensor(v) else v for k, v in batch.items()}
 
 
-def _use_one_thread(worker: int) -> None:
+def _start_worker(worker: int) -> None:
+    """One thread each; what asks a whole run to stop does not stop its workers first."""
     torch.set_num_threads(1)
+    for number in (signal.SIGINT, *STOP_SIGNALS):
+        signal.signal(number, signal.SIG_IGN)
+
+
+@atexit.register
+def _kill_workers() -> None:
+    """At this process's end workers end too, also those that hang."""
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
 
 
 class CatalogLoader:
