@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import math
 
 import pytest
@@ -6,6 +7,7 @@ import torch
 
 from zoobot import engine, logs, optim
 from zoobot.models import ZoobotTree
+from zoobot.watch import Watch
 
 CPU = torch.device("cpu")
 
@@ -97,6 +99,105 @@ def test_the_loss_under_autocast_is_near_that_in_float32(tree, dtype):
     exact = engine.evaluate(model, batches, engine.Settings(CPU))["supervised_loss"]
     rounded = engine.evaluate(model, batches, engine.Settings(CPU, dtype=dtype))["supervised_loss"]
     assert rounded == pytest.approx(exact, abs=0.05)
+
+
+def step_with(tree, optimizer_class, spoil, **changes):
+    """Two sound steps and a spoilt one between them; returns the model and what was reported."""
+    model, reported = make_model(tree, "test_resnet"), []
+    groups = optim.parameter_groups(model.encoder, model.head, 1e-3, 0.01)
+    optimizer = optimizer_class(groups)
+    batches = galaxies(tree, [8, 8, 8])
+    batches[1]["id_str"] = [f"bad {i}" for i in range(8)]
+    settings = engine.Settings(CPU, **changes)
+    losses, calls = model.losses, []
+
+    def spoilt_losses(outputs, labels):
+        calls.append(1)
+        found = losses(outputs, labels)
+        return spoil(found) if len(calls) == 2 else found
+
+    model.losses = spoilt_losses
+    watch = Watch(CPU, skipped=lambda *told: reported.append(told))
+    metrics = engine.train_one_epoch(
+        model,
+        Batches(batches),
+        optimizer,
+        optim.make_scheduler(optimizer, None, 1, 3),
+        settings.grad_scaler(),
+        settings,
+        engine.Progress(),
+        watch=watch,
+    )
+    return model, optimizer, reported, metrics
+
+
+def nan_for_galaxy_3(losses):
+    return losses * torch.where(torch.arange(len(losses)) == 3, math.nan, 1.0)[:, None]
+
+
+class _InfiniteGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, losses):
+        return losses.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * math.inf
+
+
+@pytest.mark.parametrize("grad_clip", [None, 0.3])
+@pytest.mark.parametrize(
+    "optimizer", [torch.optim.SGD, torch.optim.AdamW, optim.adamw], ids=["SGD", "AdamW", "fused"]
+)
+@pytest.mark.parametrize(
+    ("spoil", "bad"),
+    [(nan_for_galaxy_3, ["bad 3"]), (_InfiniteGradient.apply, [])],
+    ids=["loss", "gradient"],
+)
+def test_a_step_that_is_not_finite_is_not_taken_and_its_galaxies_are_named(
+    tree, optimizer, spoil, bad, grad_clip
+):
+    model, used, reported, metrics = step_with(tree, optimizer, spoil, grad_clip=grad_clip)
+    assert reported == [([f"bad {i}" for i in range(8)], bad, 0)]
+    assert all(torch.isfinite(value).all() for value in model.state_dict().values())
+    steps = {int(state["step"]) for state in used.state_dict()["state"].values() if "step" in state}
+    assert steps <= {2}
+    assert math.isfinite(metrics["supervised_loss"])
+    if bad:  # all spoilt steps are skipped alike
+        again, *_ = step_with(tree, optimizer, _InfiniteGradient.apply, grad_clip=grad_clip)
+        assert_same_weights(model, again, rtol=0, atol=0)
+
+
+def test_an_overflow_of_fp16_is_left_to_the_scaler(tree):
+    model, _, reported, _ = step_with(
+        tree, optim.adamw, _InfiniteGradient.apply, dtype=torch.float16
+    )
+    assert reported == []
+    assert all(torch.isfinite(value).all() for value in model.state_dict().values())
+
+
+def test_statistics_that_a_step_has_spoilt_are_put_back():
+    before = torch.tensor([1.0, 2.0])
+    now = torch.tensor([math.nan, 5.0])
+    engine.mend([(now, before)])
+    assert now.tolist() == [1.0, 5.0]
+
+
+def test_too_many_skipped_steps_in_a_row_stop_the_run_with_its_state_saved(tree, tmp_path):
+    model = make_model(tree)
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    losses = model.losses
+    model.losses = lambda *a: losses(*a) * (math.nan if model.training else 1.0)
+    run = logs.Run(tmp_path / "run", {}, model.describe(), model.metric_key)
+    batches = Batches(galaxies(tree, [8] * 5))
+    settings = engine.Settings(CPU, max_skipped_steps=3)
+    with pytest.raises(ValueError, match="not finite in 3 steps in a row"):
+        engine.fit(model, model.configure_optimizers(), batches, batches, settings, run)
+    state = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert (state["progress"]["epoch_step"], state["progress"]["skipped"]) == (3, 3)
+    assert all(torch.equal(start[name], value) for name, value in state["model"].items())
+    lines = (tmp_path / "run" / "skipped_steps.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
 
 
 def test_evaluation_leaves_weights_and_statistics_alone_and_is_repeatable(tree):

@@ -241,6 +241,8 @@ def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         description = json.loads(metadata["zoobot"])
+        if not isinstance(description, dict):
+            raise ValueError("its description is no dictionary")
     except FileNotFoundError:
         raise ValueError(f"no weights file {path}") from None
     except (safetensors.SafetensorError, KeyError, ValueError, OSError) as error:

@@ -57,10 +57,18 @@ def process_group(device: torch.device):
 
 
 def join(device: torch.device) -> None:
-    """Join the other processes of the run until this one ends."""
+    """Join the other processes of the run until this one ends.
+
+    torchrun's store outlives a restart, and with it the addresses of processes that are no more:
+    each start has its own part of it.
+    """
     if world_size() > 1 and not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=LONGEST_WAIT)
+        store, _, _ = next(dist.rendezvous("env://", timeout=LONGEST_WAIT))
+        store = dist.PrefixStore(f"start {num_restarts()}", store)
+        dist.init_process_group(
+            backend, store=store, rank=rank(), world_size=world_size(), timeout=LONGEST_WAIT
+        )
         atexit.register(dist.destroy_process_group)
 
 

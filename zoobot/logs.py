@@ -253,15 +253,13 @@ class Run:
             best = self.save_dir / "best.safetensors"
             checkpoint.save_weights(best, weights, self._description)
         is_kept = is_epoch_end and epoch in [kept_epoch for _, kept_epoch in progress["kept"]]
-        if is_kept:
-            checkpoint.save_checkpoint(self._epoch_path(epoch), state)
+        aside = self.checkpoint_dir / "next.ckpt"
+        newest = self._epoch_path(epoch) if is_kept else aside
+        checkpoint.save_checkpoint(newest, state)
         if last.exists():
             checkpoint.duplicate(last, self.checkpoint_dir / "previous.ckpt")
-        if is_kept:
-            checkpoint.duplicate(self._epoch_path(epoch), last)
-        else:
-            checkpoint.save_checkpoint(last, state)
-        checkpoint.remove([self._epoch_path(dropped) for dropped in outranked])
+        checkpoint.duplicate(newest, last)
+        checkpoint.remove([aside, *(self._epoch_path(dropped) for dropped in outranked)])
 
     def _write(self, what: str, write: Callable[[], None]) -> bool:
         """Let the main process write; if it can't, all ranks stop, or go on, together."""

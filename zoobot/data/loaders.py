@@ -405,7 +405,8 @@ def _start_worker(worker: int) -> None:
 
 @atexit.register
 def _kill_workers() -> None:
-    """At this process's end workers end too, also those that hang."""
+    """At this process's end workers end too, also those that hang, and torch need not wonder."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for process in multiprocessing.active_children():
         if process.daemon:
             process.kill()
