@@ -355,6 +355,7 @@ class GalaxyLoader:
             except RuntimeError as error:
                 if not str(error).startswith("DataLoader"):
                     raise
+                batches._shutdown_workers()  # or torch complains again, whatever is done by then
                 key = next(itertools.islice(self.sampler, number, None))
                 raise self._worker_error(key, str(error)) from error
             if batch is None:
