@@ -1,6 +1,8 @@
 import dataclasses
 import json
 import math
+import os
+import signal
 
 import pytest
 import torch
@@ -198,6 +200,59 @@ def test_too_many_skipped_steps_in_a_row_stop_the_run_with_its_state_saved(tree,
     assert all(torch.equal(start[name], value) for name, value in state["model"].items())
     lines = (tmp_path / "run" / "skipped_steps.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
+
+
+class Stepwise(Batches):
+    """Batches that can begin at a step."""
+
+    first_step = 0
+
+    def set_epoch(self, epoch, first_step=0):
+        self.first_step = first_step
+
+    def __iter__(self):
+        return iter(self[self.first_step :])
+
+
+def test_a_state_saved_by_two_ranks_goes_on_with_one(tree, tmp_path, monkeypatch):
+    batches, val = (kind(galaxies(tree, [8] * 4)) for kind in (Stepwise, Batches))
+
+    def fit_in(folder, state=None):
+        model = make_model(tree, "test_resnet")
+        run = logs.Run(tmp_path / folder, {}, model.describe(), model.metric_key, state)
+        optimizer, settings = model.configure_optimizers(), engine.Settings(CPU, epochs=1)
+        engine.fit(model, optimizer, batches, val, settings, run, state)
+        return model, logs.read_metrics(tmp_path / folder)
+
+    whole, metrics = fit_in("whole")
+    with monkeypatch.context() as patch:
+        clip = engine.clip_gradient
+        calls = []
+        patch.setattr(
+            engine,
+            "clip_gradient",
+            lambda *a: (
+                calls.append(len(calls) == 1 and os.kill(os.getpid(), signal.SIGTERM)) or clip(*a)
+            ),
+        )
+        with pytest.raises(SystemExit):
+            fit_in("parts")
+    last = tmp_path / "parts" / "checkpoints" / "last.ckpt"
+    state = torch.load(last, weights_only=True)
+    assert state["progress"]["epoch_step"] == 2
+    (one,) = state["ranks"]
+    state["ranks"] = [
+        {
+            "totals": share * one["totals"],
+            "buffers": {name: value + shift for name, value in one["buffers"].items()},
+        }
+        for share, shift in ((0.25, 1.0), (0.75, -1.0))
+    ]
+    again, resumed = fit_in("parts", state)
+    assert_same_weights(whole, again, rtol=1e-4, atol=1e-5)
+    for first, second in zip(metrics, resumed, strict=True):
+        assert first.pop("split") == second.pop("split")
+        assert first == pytest.approx(second, rel=1e-4)
 
 
 def test_evaluation_leaves_weights_and_statistics_alone_and_is_repeatable(tree):
