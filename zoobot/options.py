@@ -267,14 +267,14 @@ def run(
     """Parse and run a script. A user's mistake is one line on stderr and exit code 2.
 
     Every process of a node makes the same checks before training, so only its first process speaks;
-    an image that can't be read concerns one process alone, which then speaks itself.
+    an image that can't be read or a full disk concerns one process alone, which then speaks itself.
     """
     try:
         main(parse())
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
-        if distributed.local_rank() == 0 or isinstance(error, ImageError):
+        if distributed.local_rank() == 0 or isinstance(error, (ImageError, OSError)):
             text = " ".join(str(error).split())
             print(f"error: {text}", file=sys.stderr, flush=True)
         sys.exit(2)
