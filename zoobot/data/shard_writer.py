@@ -109,7 +109,9 @@ def write_shards(
     galaxies = galaxy_table(catalog)
     plan = description | {"quality": quality, "seed": seed, "eval_size": eval_size}
     plan |= {"galaxies_a_shard": galaxies_a_shard} | _fingerprints(galaxies, labels, order)
+    lock = folder / ".lock"
     if _is_finished(folder, plan):
+        checkpoint.remove([lock])  # of a run that was killed after its last file
         if show_progress:
             tqdm.write(f"{folder} is finished already and left as it is")
         return read_index(folder)
@@ -124,7 +126,7 @@ def write_shards(
         (file, folder, galaxies.take(rows).to_pydict(), labels[rows], description, plan_text)
         for file, rows in parts.items()
     )
-    with locks.only_run(folder / ".lock"):
+    with locks.only_run(lock):
         _is_finished(folder, plan)  # again: now no other run can begin another plan
         checkpoint.write_text(folder / "plan.json", plan_text)
         entries = _write_all(tasks, parts, num_workers, show_progress)
