@@ -1,5 +1,6 @@
 """Commands in sessions of their own, killed at a moment, and what they leave behind."""
 
+import atexit
 import os
 import signal
 import subprocess
@@ -37,6 +38,7 @@ class Command:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        atexit.register(lambda: self.send(self.processes()))
 
     def is_running(self) -> bool:
         """Whether the first process has not ended."""

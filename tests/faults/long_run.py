@@ -84,8 +84,9 @@ def kill_and_compare(trial: Trial, kills: int, rng: np.random.Generator, folder:
     """Run a command once undisturbed, and again and again with kills; compare output folders.
 
     Of every five kills one comes before the command touches its output folder, one at the trial's
-    event, and three up to a third of the undisturbed run's time after it touched the folder. When
-    a run ends before it is killed, its output is compared, and the next one begins with nothing.
+    event, one after it made some files, and two up to half of the undisturbed run's time after it
+    touched the folder. When a run ends before it is killed, its output is compared, and the next
+    one begins with nothing.
     """
     whole, out = (folder / trial.name / run / "out" for run in ("whole", "killed"))
     whole.mkdir(parents=True)
@@ -95,7 +96,14 @@ def kill_and_compare(trial: Trial, kills: int, rng: np.random.Generator, folder:
     start = time.monotonic()
     command = Command(trial.words(whole), whole.parent)
     command.wait_for(lambda: bool(touched(whole)))
-    starting = time.monotonic() - start
+    starting, most = time.monotonic() - start, 1
+
+    def count_files() -> bool:
+        nonlocal most
+        most = max(most, len(touched(whole)))
+        return False
+
+    command.wait_for(count_files)
     _end(command, trial, counts, killed=False)
     working = time.monotonic() - start - starting
     print(f"  {trial.name}: starts in {starting:.1f} s, works for {working:.1f} s", flush=True)
@@ -108,9 +116,12 @@ def kill_and_compare(trial: Trial, kills: int, rng: np.random.Generator, folder:
             alive = _wait(command, rng.uniform(0, starting))
         elif number % 5 == 3:
             alive = command.wait_for(lambda: trial.phase(out) == trial.event)
+        elif number % 5 == 4:
+            wanted = len(before) + rng.integers(1, max(2, most // 2))
+            alive = command.wait_for(lambda: len(touched(out)) >= wanted)  # noqa: B023
         else:
             command.wait_for(lambda: touched(out) != before)  # noqa: B023
-            alive = _wait(command, rng.uniform(0, working / 3))
+            alive = _wait(command, rng.uniform(0, working / 2))
         victim = str(rng.choice(list(trial.victims)))
         pids = (trial.victims[victim](command) or command.processes()) if alive else []
         reached = command.send(pids, trial.signal)
