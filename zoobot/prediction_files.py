@@ -194,17 +194,21 @@ class _Hdf5Writer:
 
     def write(self, part: Predictions) -> None:
         place = slice(self._next, self._next + len(part.ids))
-        self._file["predictions"][place] = part.values
-        self._file["id_str"][place] = part.ids
-        if part.errors is not None:
-            self._file["error"][place] = [error or "" for error in part.errors]
+        try:
+            self._file["predictions"][place] = part.values
+            self._file["id_str"][place] = part.ids
+            if part.errors is not None:
+                self._file["error"][place] = [error or "" for error in part.errors]
+        finally:
+            self._disk.check()
         self._next = place.stop
-        self._disk.check()
 
     def __exit__(self, *_):
-        self._file.close()
-        self._disk.close()
-        self._disk.check()
+        try:
+            self._file.close()
+        finally:
+            self._disk.close()
+            self._disk.check()
 
 
 def read_predictions(path: str | Path) -> Predictions:

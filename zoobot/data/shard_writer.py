@@ -48,7 +48,7 @@ from zoobot.data.shards import (
 
 CHECKSUM = "blake2b"
 LARGEST_EXACT_FLOAT = 2**24
-LEFTOVERS = (".*.json.*", "*/.shard-*")  # of runs that were killed
+LEFTOVERS = (".plan.json.*", ".index.json.*", "*/.shard-*")  # of runs that were killed
 JPEG_MAGIC = b"\xff\xd8\xff"
 
 
