@@ -83,10 +83,10 @@ class Trial:
 def kill_and_compare(trial: Trial, kills: int, rng: np.random.Generator, folder: Path) -> Counts:
     """Run a command once undisturbed, and again and again with kills; compare output folders.
 
-    Of every five kills one comes before the command touches its output folder, one at the trial's
-    event, one after it made some files, and two up to half of the undisturbed run's time after it
-    touched the folder. When a run ends before it is killed, its output is compared, and the next
-    one begins with nothing.
+    Of every five kills one comes before the command touches its output folder, two up to half of
+    the undisturbed run's time after that, one after so many files, and one at the trial's event.
+    When a run ends before it is killed, its output is compared, and the next one begins with
+    nothing.
     """
     whole, out = (folder / trial.name / run / "out" for run in ("whole", "killed"))
     whole.mkdir(parents=True)
@@ -114,9 +114,9 @@ def kill_and_compare(trial: Trial, kills: int, rng: np.random.Generator, folder:
         command = Command(trial.words(out), out.parent)
         if number % 5 == 0:
             alive = _wait(command, rng.uniform(0, starting))
-        elif number % 5 == 3:
-            alive = command.wait_for(lambda: trial.phase(out) == trial.event)
         elif number % 5 == 4:
+            alive = command.wait_for(lambda: trial.phase(out) == trial.event)
+        elif number % 5 == 3:
             wanted = len(before) + rng.integers(1, max(2, most // 2))
             alive = command.wait_for(lambda: len(touched(out)) >= wanted)  # noqa: B023
         else:
@@ -234,7 +234,7 @@ def shards(rng: np.random.Generator, folder: Path, kills: int) -> Counts:
             "the main process": lambda command: command.processes()[:1],
             "a writer": lambda command: command.processes()[-1:],
         }
-        return Trial(f"shards-{encoding}", words, phase, victims, "1 shards")
+        return Trial(f"shards-{encoding}", words, phase, victims, "finished")
 
     first, second = trial("jpeg"), trial("raw")
     return kill_and_compare(first, kills - kills // 2, rng, folder) + kill_and_compare(
