@@ -8,13 +8,13 @@ from zoobot import distributed, predict
 from zoobot.predictors import load_predictor
 
 
-def main(checkpoint, catalog, save_loc, parts_to_write):
+def main(checkpoint, catalog, save_loc, parts_to_write, dying_rank=0):
     write, written = predict._write_part, []
 
     def write_then_die(*arguments):
         write(*arguments)
         written.append(1)
-        if len(written) == int(parts_to_write) and distributed.is_main():
+        if len(written) == int(parts_to_write) and distributed.rank() == int(dying_rank):
             os.kill(os.getpid(), signal.SIGKILL)
 
     if int(parts_to_write):

@@ -39,13 +39,22 @@ def write_whole(path: str | Path, write: Callable[[Path], None]) -> None:
             os.fsync(file.fileno())
         aside.chmod(0o666 & ~_umask())
         os.replace(aside, path)
+    except OSError as error:
+        if error.errno and not error.filename:
+            error.filename = str(path)  # a full disk does not say for which file
+        raise
     finally:
         aside.unlink(missing_ok=True)  # also there if both were names of one file already
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder last through a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(handle)
     finally:
-        os.close(folder)
+        os.close(handle)
 
 
 def remove_leftovers(folder: Path) -> None:

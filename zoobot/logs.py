@@ -1,5 +1,6 @@
 """What a run leaves behind: config.json, metrics.jsonl, TensorBoard, checkpoints, a table."""
 
+import contextlib
 import functools
 import importlib.metadata
 import itertools
@@ -15,7 +16,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from zoobot import checkpoint, distributed
+from zoobot import checkpoint, distributed, locks
 
 PACKAGES = ("torchvision", "timm", "numpy", "pandas", "pyarrow", "pillow", "safetensors")
 ON_SAVE_ERROR = ("stop", "continue")
@@ -80,6 +81,7 @@ class Run:
 
     Raises:
         ValueError: if ``file_template`` lacks the epoch or names something else.
+            Or if another process has a run at work in ``save_dir``.
         OSError: if nothing can be written to ``save_dir``.
     """
 
@@ -109,6 +111,8 @@ class Run:
         self._lines: list[dict] = []
         if not self._is_main:
             return
+        self._lock = contextlib.ExitStack()
+        self._lock.enter_context(locks.only_run(self.save_dir / ".lock"))
         resumed_epoch = resumed_step = 0
         if resume_from is None or resume_from.get("branch"):
             self._set_earlier_run_aside()

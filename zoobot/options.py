@@ -294,15 +294,16 @@ def run(
     """Parse and run a script. A user's mistake is one line on stderr and exit code 2.
 
     So is a disk that is full or can't be written to. Every process of a node makes the same checks
-    before training, so only its first process speaks; an image that can't be read, or a worker that
-    died, concerns one process alone, which then speaks itself.
+    before training, so only its first process speaks; an image that can't be read, a worker that
+    died or a full disk concerns one process alone, which then speaks itself.
     """
     try:
         main(parse())
     except (ValueError, OSError) as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
-        if distributed.local_rank() == 0 or isinstance(error, ImageError | WorkerError):
+        is_its_own = isinstance(error, ImageError | WorkerError | OSError)
+        if distributed.local_rank() == 0 or is_its_own:
             text = " ".join(str(error).split())
             print(f"error: {text}", file=sys.stderr, flush=True)
         sys.exit(2)

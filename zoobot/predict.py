@@ -7,28 +7,30 @@ when. In the end the main process joins the parts, in the catalog's order, into 
 
 import json
 import math
+import os
 import shutil
 import sys
+import tempfile
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import safetensors
-import safetensors.numpy
 import torch
 from torch import nn
 from tqdm import tqdm
 
-from zoobot import checkpoint, distributed, engine, statistics
+from zoobot import checkpoint, distributed, engine, locks, statistics
 from zoobot.data import listing
 from zoobot.data.galaxies import TableGalaxies
 from zoobot.data.loaders import CatalogDataset, GalaxyLoader
+from zoobot.data.shards import hash_all
 from zoobot.models import predict_samples
 from zoobot.prediction_files import Predictions, check_save_loc, open_writer, read_predictions
-from zoobot.prediction_parts import PartSampler, Work
+from zoobot.prediction_parts import PartSampler, Work, read_part, write_part
 from zoobot.predictors import column_names, describe_predictions, hash_weights, view_of
 from zoobot.schemas import Schema
 from zoobot.trainer import hardware
@@ -125,9 +127,10 @@ def predict_to_file(
         resume: go on from the parts of a killed run; False deletes them.
 
     Raises:
-        ValueError: for a save_loc of no known format, a faulty catalog, columns that don't fit, or
-            parts of another prediction in the folder.
+        ValueError: for a save_loc of no known format, a faulty catalog, columns that don't fit,
+            parts of another prediction in the folder, or another run at work on it.
         ImageError: an image can't be read.
+        OSError: the folder can't be written to, or its disk is full.
     """
     save_loc = check_save_loc(save_loc)
     if num_samples < 1 or batch_size < 1:
@@ -146,48 +149,51 @@ def predict_to_file(
         raise ValueError(f"a summary is made of decision trees, not of {like.metadata['task']}")
 
     folder = save_loc.with_name(save_loc.name + ".parts")
-    galaxies, digest = _galaxies(catalog, folder, split)
-    dataset = CatalogDataset(
-        galaxies,
-        transform=transform or view_of(model),
-        channels=getattr(model, "channels", 1 if getattr(model, "greyscale", False) else 3),
-        fits_scaling=fits_scaling or getattr(model, "images_seen", {}).get("fits_scaling", "asinh"),
-    )
-    schema = Schema.from_dict(like.metadata["schema"]) if summary else None
-    work = Work(folder, len(galaxies), batch_size, like, schema, seed)
-    plan = like.metadata | {
-        "columns": like.columns,
-        "num_samples": num_samples,
-        "galaxies": digest,
-        "images": dataset.describe_images() | {"transform": _name(dataset.transform)},
-        "channels": dataset.channels,
-        "batch_size": batch_size,
-        "precision": str(settings.dtype),
-        "compiled": compile_encoder,
-        "summary": summary,
-        "seed": seed,
-    }
-    todo = distributed.from_main(
-        _open_folder(work, plan, resume) if distributed.is_main() else None
-    )
-    mine = todo[distributed.rank() :: distributed.world_size()]
-    loader = GalaxyLoader(
-        dataset,
-        PartSampler(work, mine),
-        num_workers,
-        pin_memory=where.type == "cuda",
-        prefetch_factor=prefetch_factor,
-        record_errors=on_bad_image == "record",
-    )
-    bar = _progress_bar(work, mine, len(todo), show_progress)
-    with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []), bar:
-        _predict_parts(model, loader, mine, work, galaxies, settings, compile_encoder, bar)
-    distributed.barrier()
-    if distributed.is_main():
-        _join_parts(work, galaxies, save_loc)
-        _delete_parts(work)  # before their plan, so that no other prediction can take them
-        shutil.rmtree(folder)
-    distributed.barrier()
+    only = locks.only_run(folder / "lock") if distributed.is_main() else nullcontext()
+    with only:
+        galaxies, digest = _galaxies(catalog, folder, split)
+        dataset = CatalogDataset(
+            galaxies,
+            transform=transform or view_of(model),
+            channels=getattr(model, "channels", 1 if getattr(model, "greyscale", False) else 3),
+            fits_scaling=fits_scaling
+            or getattr(model, "images_seen", {}).get("fits_scaling", "asinh"),
+        )
+        schema = Schema.from_dict(like.metadata["schema"]) if summary else None
+        work = Work(folder, len(galaxies), batch_size, like, schema, seed)
+        plan = like.metadata | {
+            "columns": like.columns,
+            "num_samples": num_samples,
+            "galaxies": digest,
+            "images": dataset.describe_images() | {"transform": _name(dataset.transform)},
+            "channels": dataset.channels,
+            "batch_size": batch_size,
+            "precision": str(settings.dtype),
+            "compiled": compile_encoder,
+            "summary": summary,
+            "seed": seed,
+        }
+        todo, work.plan_hash = distributed.from_main(
+            _open_folder(work, plan, resume) if distributed.is_main() else None
+        )
+        mine = todo[distributed.rank() :: distributed.world_size()]
+        loader = GalaxyLoader(
+            dataset,
+            PartSampler(work, mine),
+            num_workers,
+            pin_memory=where.type == "cuda",
+            prefetch_factor=prefetch_factor,
+            record_errors=on_bad_image == "record",
+        )
+        bar = _progress_bar(work, mine, len(todo), show_progress)
+        with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []), bar:
+            _predict_parts(model, loader, mine, work, galaxies, settings, compile_encoder, bar)
+        distributed.barrier()
+        if distributed.is_main():
+            _join_parts(work, galaxies, save_loc)
+            _delete_parts(work)  # before their plan, so that no other prediction can take them
+            shutil.rmtree(folder)
+        distributed.barrier()
     return save_loc
 
 
@@ -218,15 +224,17 @@ def _delete_parts(work: Work) -> None:
     checkpoint.remove([*work.folder.glob("part-*")])
 
 
-def _open_folder(work: Work, plan: dict, resume: bool) -> list[int]:
-    """The parts that are still to be done; the folder must be of the same plan, or new."""
+def _open_folder(work: Work, plan: dict, resume: bool) -> tuple[list[int], str]:
+    """The parts still to be done, and a hash of the plan; the folder must be of it, or new."""
+    with tempfile.TemporaryFile(dir=work.folder.parent):
+        pass  # else a folder that can't be written to is found out when all is predicted
     path = work.folder / "plan.json"
     if not resume or not path.exists():
         path.unlink(missing_ok=True)
         _delete_parts(work)
     plan = json.loads(json.dumps(plan))
     if path.exists():
-        before = json.loads(path.read_text())
+        before = _read_plan(path)
         changed = [key for key in plan if before.get(key) != plan[key]]
         if changed:
             raise ValueError(
@@ -235,7 +243,26 @@ def _open_folder(work: Work, plan: dict, resume: bool) -> list[int]:
             )
     else:
         checkpoint.write_text(path, json.dumps(plan, indent=2) + "\n")
-    return [part for part in range(work.num_parts) if not work.path(part).exists()]
+    work.plan_hash = hash_all([json.dumps(plan, sort_keys=True).encode()])
+    return [part for part in range(work.num_parts) if not _is_whole(work, part)], work.plan_hash
+
+
+def _read_plan(path: Path) -> dict:
+    try:
+        plan = json.loads(path.read_text())
+    except ValueError:
+        plan = None
+    if not isinstance(plan, dict):
+        raise ValueError(f"{path} is damaged: delete {path.parent} to start anew")
+    return plan
+
+
+def _is_whole(work: Work, part: int) -> bool:
+    try:
+        read_part(work, part)
+    except ValueError:
+        return False
+    return True
 
 
 def _progress_bar(work: Work, mine: list[int], num_todo: int, show_progress: bool) -> tqdm:
@@ -310,22 +337,21 @@ def _write_part(work: Work, part: int, ids: list[str], values: np.ndarray, error
     if work.schema is not None:
         table = statistics.summary_table(ids, values, work.schema)
         tensors["summary"] = table.drop(columns="id_str").to_numpy(dtype=np.float32)
-    tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    metadata = {"errors": json.dumps(errors)}
-    checkpoint.write_whole(
-        work.path(part),
-        lambda aside: safetensors.numpy.save_file(tensors, aside, metadata=metadata),
-    )
+    write_part(work, part, tensors, errors)
 
 
 def _join_parts(work: Work, galaxies, save_loc: Path) -> None:
-    """Write the one file, and the summary before it; each appears whole."""
+    """Write the one file and perhaps the summary among the parts; if all is well, move them."""
+    files = [save_loc]
     if work.schema is not None:
         columns = _summary_columns(work)
         like = Predictions(np.array([]), np.empty((0, len(columns), 1)), columns)
-        path = save_loc.with_name(f"{save_loc.stem}_summary.parquet")
-        _write_joined(work, galaxies, path, "summary", like)
-    _write_joined(work, galaxies, save_loc, "predictions", work.like)
+        files.insert(0, save_loc.with_name(f"{save_loc.stem}_summary.parquet"))
+        _write_joined(work, galaxies, work.folder / files[0].name, "summary", like)
+    _write_joined(work, galaxies, work.folder / save_loc.name, "predictions", work.like)
+    for path in files:
+        os.replace(work.folder / path.name, path)
+    checkpoint.sync_folder(save_loc.parent)
 
 
 def _summary_columns(work: Work) -> list[str]:
@@ -338,9 +364,8 @@ def _write_joined(work: Work, galaxies, path: Path, name: str, like: Predictions
         with open_writer(aside, path.suffix, like, work.num_galaxies) as writer:
             for part in range(work.num_parts):
                 rows = work.rows(part)
-                with safetensors.safe_open(work.path(part), "numpy") as file:
-                    values = file.get_tensor(name)
-                    told = json.loads(file.metadata()["errors"])
+                tensors, told = read_part(work, part)
+                values = tensors[name]
                 values = values if values.ndim == 3 else values[..., None]
                 ids = np.array([galaxies.id_str(row) for row in rows], dtype=object)
                 errors = None

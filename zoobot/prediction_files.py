@@ -6,6 +6,7 @@ holds a number if S is 1, else a list of S numbers (JSON in CSV).
 
 import csv
 import dataclasses
+import io
 import json
 from pathlib import Path
 
@@ -145,10 +146,40 @@ class _CsvWriter:
         self._file.close()
 
 
+class _KeepsFailure(io.FileIO):
+    """A file that tells HDF5 nothing of a full disk, for then HDF5 could not even be closed."""
+
+    failure: OSError | None = None
+
+    def write(self, data) -> int:
+        """Write all; a failure is kept for ``check``."""
+        left = memoryview(data).cast("B")
+        try:
+            while len(left):
+                left = left[super().write(left) :]
+        except OSError as error:
+            self.failure = self.failure or error
+        return len(data)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Change the size; a failure is kept for ``check``."""
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.failure = self.failure or error
+            return size
+
+    def check(self) -> None:
+        """Raise the first failure."""
+        if self.failure is not None:
+            raise self.failure
+
+
 class _Hdf5Writer:
     def __init__(self, path: Path, like: Predictions, num_galaxies: int):
         h5py = _h5py()
-        self._file = h5py.File(path, "w")
+        self._disk = _KeepsFailure(path, "w+")
+        self._file = h5py.File(self._disk, "w")
         self._file.attrs[METADATA_KEY] = json.dumps(like.metadata)
         shape, text = (num_galaxies, *like.values.shape[1:]), h5py.string_dtype()
         self._file.create_dataset("predictions", shape, "float32")
@@ -163,14 +194,21 @@ class _Hdf5Writer:
 
     def write(self, part: Predictions) -> None:
         place = slice(self._next, self._next + len(part.ids))
-        self._file["predictions"][place] = part.values
-        self._file["id_str"][place] = part.ids
-        if part.errors is not None:
-            self._file["error"][place] = [error or "" for error in part.errors]
+        try:
+            self._file["predictions"][place] = part.values
+            self._file["id_str"][place] = part.ids
+            if part.errors is not None:
+                self._file["error"][place] = [error or "" for error in part.errors]
+        finally:
+            self._disk.check()
         self._next = place.stop
 
     def __exit__(self, *_):
-        self._file.close()
+        try:
+            self._file.close()
+        finally:
+            self._disk.close()
+            self._disk.check()
 
 
 def read_predictions(path: str | Path) -> Predictions:

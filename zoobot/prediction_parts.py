@@ -1,12 +1,18 @@
 """Predictions of a catalog cut into parts, whatever the number of processes."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+import safetensors
+import safetensors.numpy
 from torch.utils.data import Sampler
 
+from zoobot import checkpoint
+from zoobot.data.shards import hash_all
 from zoobot.prediction_files import Predictions
 from zoobot.schemas import Schema
 
@@ -25,6 +31,7 @@ class Work:
         like: predictions of no galaxy, with the columns, passes and metadata of all.
         schema: of trees, if their summary is wanted.
         seed: of the dropout.
+        plan_hash: of all that the values depend on; a part of another one is no part of this.
     """
 
     folder: Path
@@ -33,6 +40,7 @@ class Work:
     like: Predictions
     schema: Schema | None
     seed: int
+    plan_hash: str = ""
 
     @property
     def part_rows(self) -> int:
@@ -75,3 +83,37 @@ class PartSampler(Sampler):
         for part in self._parts:
             for batch in self._work.batches(part):
                 yield 0, list(batch)
+
+
+def write_part(work: Work, part: int, tensors: dict[str, np.ndarray], errors: dict) -> None:
+    """Write a finished part: its tensors and, by galaxy, why images can't be read."""
+    tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    told = json.dumps(errors)
+    metadata = {"errors": told, "checksum": _checksum(work, part, tensors, told)}
+    content = safetensors.numpy.save(tensors, metadata)
+    checkpoint.write_whole(work.path(part), lambda aside: aside.write_bytes(content))
+
+
+def read_part(work: Work, part: int) -> tuple[dict[str, np.ndarray], dict]:
+    """The tensors and errors of a finished part.
+
+    Raises:
+        ValueError: it is missing, damaged, or a part of something else.
+    """
+    path = work.path(part)
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        told = metadata["errors"]
+        if metadata["checksum"] != _checksum(work, part, tensors, told):
+            raise ValueError("another checksum")
+        return tensors, json.loads(told)
+    except (OSError, safetensors.SafetensorError, TypeError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} is missing or damaged: rerun the same command") from error
+
+
+def _checksum(work: Work, part: int, tensors: dict[str, np.ndarray], told: str) -> str:
+    heads = [[name, str(array.dtype), array.shape] for name, array in tensors.items()]
+    said = json.dumps([work.plan_hash, part, sorted(heads), told])
+    return hash_all([said.encode(), *(tensors[name].tobytes() for name in sorted(tensors))])

@@ -1,8 +1,12 @@
 """Writing shards: in parallel, each whole or not at all, and going on where a run was killed."""
 
+import hashlib
 import io
 import json
 import math
+import multiprocessing
+import os
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -15,7 +19,7 @@ import pyarrow as pa
 from PIL import Image
 from tqdm import tqdm
 
-from zoobot import checkpoint
+from zoobot import checkpoint, locks
 from zoobot.data.catalog import (
     SPLITS,
     check_ids,
@@ -32,6 +36,7 @@ from zoobot.data.shards import (
     DTYPES,
     ENCODINGS,
     FORMAT_VERSION,
+    READ_AT_ONCE,
     file_name,
     hash_all,
     hash_file,
@@ -41,6 +46,7 @@ from zoobot.data.shards import (
     schema_hash,
 )
 
+CHECKSUM = "blake2b"
 LARGEST_EXACT_FLOAT = 2**24
 JPEG_MAGIC = b"\xff\xd8\xff"
 
@@ -89,8 +95,9 @@ def write_shards(
         The contents of ``index.json``.
 
     Raises:
-        ValueError: a fault of the catalog or an option; unreadable images; or a folder begun with
-            other galaxies or options.
+        ValueError: a fault of the catalog or an option; unreadable images; a folder begun with
+            other galaxies or options; or another run at work on it.
+        OSError: the folder can't be written to, or its disk is full.
     """
     folder, label_cols = Path(folder), list(label_cols)
     _check_options(encoding, img_size, channels, fits_scaling, galaxies_a_shard, quality)
@@ -101,33 +108,38 @@ def write_shards(
     galaxies = galaxy_table(catalog)
     plan = description | {"quality": quality, "seed": seed, "eval_size": eval_size}
     plan |= {"galaxies_a_shard": galaxies_a_shard} | _fingerprints(galaxies, labels, order)
+    lock = folder / ".lock"
     if _is_finished(folder, plan):
+        checkpoint.remove([lock])  # of a run that was killed after its last file
         if show_progress:
             tqdm.write(f"{folder} is finished already and left as it is")
         return read_index(folder)
     check_image_files(catalog, "in memory")
-    checkpoint.write_text(folder / "plan.json", json.dumps(plan, indent=1) + "\n")
     parts = {
         file_name(split, i): rows
         for split in order
         for i, rows in enumerate(_divide(order[split], galaxies_a_shard))
     }
+    plan_text = json.dumps(plan, indent=1) + "\n"
     tasks = (
-        (folder / file, galaxies.take(rows).to_pydict(), labels[rows], description, quality)
+        (file, folder, galaxies.take(rows).to_pydict(), labels[rows], description, plan_text)
         for file, rows in parts.items()
     )
-    entries = _write_all(tasks, parts, num_workers, show_progress)
-    splits = {
-        split: {
-            "num_galaxies": len(rows),
-            "shards": [{"file": f, **entries[f]} for f in parts if f.startswith(split + "/")],
+    with locks.only_run(lock):
+        _is_finished(folder, plan)  # again: now no other run can begin another plan
+        checkpoint.write_text(folder / "plan.json", plan_text)
+        entries = _write_all(tasks, parts, num_workers, show_progress)
+        splits = {
+            split: {
+                "num_galaxies": len(rows),
+                "shards": [{"file": f, **entries[f]} for f in parts if f.startswith(split + "/")],
+            }
+            for split, rows in order.items()
         }
-        for split, rows in order.items()
-    }
-    for leftover in folder.glob("*/.shard-*"):  # of a run that was killed
-        leftover.unlink(missing_ok=True)
-    index = description | {"schema_hash": schema_hash(label_cols), "splits": splits}
-    checkpoint.write_text(folder / "index.json", json.dumps(index, indent=1) + "\n")
+        for place in (folder, *(folder / split for split in order)):
+            checkpoint.remove_leftovers(place)
+        index = description | {"schema_hash": schema_hash(label_cols), "splits": splits}
+        checkpoint.write_text(folder / "index.json", json.dumps(index, indent=1) + "\n")
     return index
 
 
@@ -266,7 +278,7 @@ def _run(tasks: Iterable[tuple], num_workers: int) -> Iterator[tuple[dict, list[
             yield _write_shard(*task)
         return
     try:
-        with ProcessPoolExecutor(num_workers) as pool:
+        with ProcessPoolExecutor(num_workers, initializer=_end_with_parent) as pool:
             waiting = deque()
             for task in tasks:
                 if len(waiting) == 2 * num_workers:
@@ -281,11 +293,28 @@ def _run(tasks: Iterable[tuple], num_workers: int) -> Iterator[tuple[dict, list[
         ) from error
 
 
+def _end_with_parent() -> None:
+    """End this writing process when the one that started it does; it would wait for ever."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def _write_shard(
-    path: Path, galaxies: dict[str, list], labels: np.ndarray, description: dict, quality: int
+    file: str,
+    folder: Path,
+    galaxies: dict[str, list],
+    labels: np.ndarray,
+    description: dict,
+    plan_text: str,
 ) -> tuple[dict, list[str]]:
     """Write a shard unless it is there: its entry in the index, and why images can't be read."""
+    path, quality = folder / file, json.loads(plan_text)["quality"]
     ids, sources = galaxies.values()
+    checksum = hashlib.blake2b((plan_text + file).encode(), digest_size=16)
     errors = []
 
     def encoded() -> Iterator[bytes]:
@@ -308,12 +337,13 @@ def _write_shard(
             tensors["images"] = (np.dtype("uint8"), shape, encoded())
         else:
             tensors |= _packed("bytes", "offsets", list(encoded()))
-        _write_tensors(aside, tensors, description)
+        _write_tensors(aside, tensors, description, checksum)
         if errors:
             raise _Unreadable
 
     try:
         read_shard(path, description, len(ids))
+        _check_data(path, checksum.copy())
     except ValueError:
         try:
             checkpoint.write_whole(path, write)
@@ -331,15 +361,17 @@ def _packed(name: str, offsets_name: str, values: list[bytes]) -> dict[str, tupl
     }
 
 
-def _write_tensors(path: Path, tensors: dict[str, tuple], description: dict) -> None:
+def _write_tensors(path: Path, tensors: dict[str, tuple], description: dict, checksum) -> None:
     """Write safetensors piece by piece, so that a shard of pixels is never whole in memory.
 
     Args:
         tensors: name -> (dtype, shape, pieces of its bytes). The widest dtypes come first in the
             file, so that all are aligned.
+        checksum: a hash, which all bytes of tensors are added to; it goes into the metadata.
     """
     names = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
-    header, end = {"__metadata__": {"zoobot": json.dumps(description)}}, 0
+    metadata = {"zoobot": json.dumps(description), CHECKSUM: "0" * 2 * checksum.digest_size}
+    header, end = {"__metadata__": metadata}, 0
     ordered = sorted(tensors.items(), key=lambda item: -item[1][0].itemsize)
     for name, (dtype, shape, _) in ordered:
         start, end = end, end + dtype.itemsize * math.prod(shape)
@@ -349,7 +381,21 @@ def _write_tensors(path: Path, tensors: dict[str, tuple], description: dict) -> 
     with open(path, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for _, (_, _, pieces) in ordered:
-            file.writelines(pieces)
+            for piece in pieces:
+                checksum.update(piece)
+                file.write(piece)
+        file.seek(8 + text.rindex(metadata[CHECKSUM].encode()))
+        file.write(checksum.hexdigest().encode())
+
+
+def _check_data(path: Path, checksum) -> None:
+    """ValueError unless the checksum in a sound shard's metadata is that of its tensors' bytes."""
+    with open(path, "rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        while piece := file.read(READ_AT_ONCE):
+            checksum.update(piece)
+    if header["__metadata__"].get(CHECKSUM) != checksum.hexdigest():
+        raise ValueError(f"shard {path} is altered, or of another plan")
 
 
 def _encode_raw(source, description: dict, name: str) -> bytes:

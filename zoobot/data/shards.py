@@ -8,6 +8,7 @@ A folder of shards holds ``index.json`` (written last: without it the folder is 
 - encoding 'jpeg': ``bytes`` uint8, the encoded images one after the other, and ``offsets`` (N + 1)
   int64; encoding 'raw': ``images`` uint8 (N, S, S, C).
 
+Its metadata describes it, and holds a checksum by which the writer knows its own shards again.
 Nothing in a shard is trusted: headers are bounded, and shapes and offsets are checked on opening.
 """
 

@@ -1,0 +1,52 @@
+"""Children that kill themselves at a named place, and disks of a given size."""
+
+import contextlib
+import multiprocessing
+import os
+import resource
+import signal
+from collections.abc import Callable
+
+PLACES = ("fsync", "replace", "unlink", "rmdir")  # of os: the steps by which files come and go
+
+
+def killed_before_step(number: int, run: Callable[[], object]) -> bool:
+    """Run in a forked child that is killed (SIGKILL) before its ``number``-th step on files.
+
+    Returns:
+        Whether it was; False if it ended before.
+    """
+
+    def child() -> None:
+        taken = 0
+
+        def dying(step):
+            def take(*arguments, **options):
+                nonlocal taken
+                taken += 1
+                if taken == number:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return step(*arguments, **options)
+
+            return take
+
+        for place in PLACES:
+            setattr(os, place, dying(getattr(os, place)))
+        run()
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode != 0
+
+
+@contextlib.contextmanager
+def largest_file(num_bytes: int):
+    """No file grows beyond so many bytes in a ``with`` block, as on a disk that is full then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -1,0 +1,275 @@
+"""Kill commands at random moments, many times, and compare what they leave with a run never killed.
+
+    python tests/faults/long_run.py --seed 0
+    python tests/faults/long_run.py --seed 0 --only predict,shards
+
+A trial measures how long its command takes, kills it again and again at moments of that time, lets
+the same command run to its end, and compares every file. Exit code 1 if a file differs, a
+process outlived its command, or a kill did not stop it.
+"""
+
+import argparse
+import dataclasses
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from killing import REPO, Command, contents, differences, torchrun, touched
+from torch import nn
+
+sys.path.insert(0, str(REPO / "tests"))
+from conftest import draw_galaxies
+
+from zoobot import checkpoint
+from zoobot.models import ZoobotTree
+from zoobot.schemas import Schema
+
+NUM_GALAXIES = 1500
+TREE = Schema(
+    {"smooth": ["_yes", "_no"], "bar": ["_strong", "_weak", "_no"], "merging": ["_yes", "_no"]},
+    {"smooth": None, "bar": "smooth_no", "merging": None},
+)
+
+
+@dataclasses.dataclass
+class Counts:
+    """What a trial did.
+
+    Attributes:
+        asked, hit: kills, and those that reached a live process.
+        restarts: of the command after a kill, with the one that ran to its end.
+        compared: files.
+        wrong: files that differ, and whatever else should not be.
+    """
+
+    asked: int = 0
+    hit: int = 0
+    restarts: int = 0
+    compared: int = 0
+    wrong: list[str] = dataclasses.field(default_factory=list)
+
+    def __add__(self, other: "Counts") -> "Counts":
+        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
+        return Counts(*(ours + theirs for ours, theirs in pairs))
+
+
+@dataclasses.dataclass
+class Trial:
+    """A command that is killed.
+
+    Attributes:
+        name: of the trial, and of its folder.
+        words: the output folder -> what follows ``python``.
+        phase: the output folder -> what the command is doing.
+        victims: name -> the command -> ids of the processes to kill.
+        event: besides random moments, kill as soon as the phase is this.
+        signal: that is sent.
+    """
+
+    name: str
+    words: Callable[[Path], list]
+    phase: Callable[[Path], str]
+    victims: dict[str, Callable[[Command], list[int]]]
+    event: str
+    signal: int = signal.SIGKILL
+
+
+def kill_and_compare(trial: Trial, kills: int, rng: np.random.Generator, folder: Path) -> Counts:
+    """Run a command once undisturbed, and again and again with kills; compare output folders.
+
+    Of every five kills one comes before the command touches its output folder, two up to half of
+    the undisturbed run's time after that, one after so many files, and one at the trial's event.
+    When a run ends before it is killed, its output is compared, and the next one begins with
+    nothing.
+    """
+    whole, out = (folder / trial.name / run / "out" for run in ("whole", "killed"))
+    whole.mkdir(parents=True)
+    out.mkdir(parents=True)
+    counts = Counts()
+
+    start = time.monotonic()
+    command = Command(trial.words(whole), whole.parent)
+    command.wait_for(lambda: bool(touched(whole)))
+    starting, most = time.monotonic() - start, 1
+
+    def count_files() -> bool:
+        nonlocal most
+        most = max(most, len(touched(whole)))
+        return False
+
+    command.wait_for(count_files)
+    _end(command, trial, counts, killed=False)
+    working = time.monotonic() - start - starting
+    print(f"  {trial.name}: starts in {starting:.1f} s, works for {working:.1f} s", flush=True)
+
+    for number in range(kills):
+        counts.asked += 1
+        before = touched(out)
+        command = Command(trial.words(out), out.parent)
+        if number % 5 == 0:
+            alive = _wait(command, rng.uniform(0, starting))
+        elif number % 5 == 4:
+            alive = command.wait_for(lambda: trial.phase(out) == trial.event)
+        elif number % 5 == 3:
+            wanted = len(before) + rng.integers(1, max(2, most // 2))
+            alive = command.wait_for(lambda: len(touched(out)) >= wanted)  # noqa: B023
+        else:
+            command.wait_for(lambda: touched(out) != before)  # noqa: B023
+            alive = _wait(command, rng.uniform(0, working / 2))
+        victim = str(rng.choice(list(trial.victims)))
+        pids = (trial.victims[victim](command) or command.processes()) if alive else []
+        reached = command.send(pids, trial.signal)
+        phase = trial.phase(out)
+        _end(command, trial, counts, killed=reached > 0)
+        counts.hit += reached > 0
+        counts.restarts += 1
+        told = f"{victim}, {reached} processes, {phase}" if reached else "it had ended"
+        print(f"  {trial.name}: kill {number + 1}: {told}", flush=True)
+        if not reached:
+            _compare(whole, out, trial, counts)
+            shutil.rmtree(out)
+            out.mkdir()
+
+    _end(Command(trial.words(out), out.parent), trial, counts, killed=False)
+    _compare(whole, out, trial, counts)
+    return counts
+
+
+def _wait(command: Command, seconds: float) -> bool:
+    """Wait so long, or for the command's end; whether it still runs."""
+    until = time.monotonic() + seconds
+    return command.wait_for(lambda: time.monotonic() > until)
+
+
+def _compare(whole: Path, out: Path, trial: Trial, counts: Counts) -> None:
+    counts.compared += len(contents(whole))
+    counts.wrong += [f"{trial.name}: {name} differs" for name in differences(whole, out)]
+
+
+def _end(command: Command, trial: Trial, counts: Counts, *, killed: bool) -> None:
+    code, orphans = command.finish()
+    if killed == (code == 0) and trial.signal == signal.SIGKILL:
+        counts.wrong.append(f"{trial.name}: exit code {code}, killed: {killed}, {command.log}")
+    if orphans:
+        counts.wrong.append(f"{trial.name}: {orphans} orphans, {command.log}")
+
+
+def predict(rng: np.random.Generator, folder: Path, kills: int) -> Counts:
+    """Predictions in every format, by one and by two processes: a rank, the main one, or all."""
+    catalog = draw_galaxies(folder, TREE, NUM_GALAXIES)
+    torch.manual_seed(0)
+    model = ZoobotTree(schema=TREE, architecture_name="test_convnext", dropout_rate=0.5)
+    nn.init.normal_(model.head.linear.weight, std=0.5)
+    seen = {"image_size": 32, "view": {"output_size": 32}}
+    weights = folder / "best.safetensors"
+    checkpoint.save_weights(weights, model.state_dict(), model.describe() | seen)
+
+    def trial(num_processes: int, suffix: str, *more: str) -> Trial:
+        file = f"p{suffix}"
+
+        def words(out: Path) -> list:
+            script = [*torchrun(num_processes), REPO / "predict.py", "--checkpoint", weights]
+            options = ["--n-samples", 3, "--batch-size", 4, "--precision", "fp32"]
+            where = ["--catalog", catalog, "--save-loc", out / file]
+            return [*script, *options, *where, *more]
+
+        def phase(out: Path) -> str:
+            parts = out / f"{file}.parts"
+            if not (parts / "plan.json").exists():
+                return "cleaning up" if (out / file).exists() else "starting"
+            if [*parts.glob(f".{file}.*"), *parts.glob(".p_summary.*"), *parts.glob("p[._]*")]:
+                return "joining"
+            return f"{len([*parts.glob('part-*')])} parts"
+
+        victims = {
+            "all": lambda command: command.processes(),
+            "the main rank": lambda command: _rank(command, 0, num_processes),
+        }
+        if num_processes > 1:
+            victims["a rank"] = lambda command: _rank(command, 1, num_processes)
+        return Trial(f"predict-{num_processes}{suffix}", words, phase, victims, "joining")
+
+    trials = [
+        trial(1, ".csv", "--num-workers", "1"),
+        trial(2, ".parquet", "--summary"),
+        trial(1, ".hdf5", "--summary", "--num-workers", "0"),
+        trial(2, ".csv"),
+    ]
+    each = [len(share) for share in np.array_split(np.arange(kills), len(trials))]
+    runs = zip(trials, each, strict=True)
+    return sum((kill_and_compare(trial, n, rng, folder) for trial, n in runs), Counts())
+
+
+def _rank(command: Command, rank: int, num_processes: int) -> list[int]:
+    """The process of a rank, which is the oldest that is told so; [] before there is one."""
+    told = {"RANK": str(rank)} if num_processes > 1 else {}
+    return command.processes(**told)[:1]
+
+
+def shards(rng: np.random.Generator, folder: Path, kills: int) -> Counts:
+    """JPEG and raw shards by three writing processes: one of them, the main one, or all."""
+    catalog = draw_galaxies(folder, TREE, NUM_GALAXIES, size_px=150)
+
+    def trial(encoding: str) -> Trial:
+        def words(out: Path) -> list:
+            script = ["-m", "zoobot.create_shards", "--labelled-catalog", catalog]
+            labels = ["--label-cols", *TREE.label_cols, "--encoding", encoding]
+            sizes = ["--img-size", 100, "--eval-size", 300, "--galaxies-a-shard", 25]
+            return [*script, *labels, *sizes, "--num-workers", 3, "--shard-dir", out]
+
+        def phase(out: Path) -> str:
+            if (out / "index.json").exists():
+                return "finished"
+            written = len([*out.glob("*/shard-*")])
+            return f"{written} shards" if written else "starting"
+
+        victims = {
+            "all": lambda command: command.processes(),
+            "the main process": lambda command: command.processes()[:1],
+            "a writer": lambda command: command.processes()[-1:],
+        }
+        return Trial(f"shards-{encoding}", words, phase, victims, "finished")
+
+    first, second = trial("jpeg"), trial("raw")
+    return kill_and_compare(first, kills - kills // 2, rng, folder) + kill_and_compare(
+        second, kills // 2, rng, folder
+    )
+
+
+TRIALS = {"predict": predict, "shards": shards}  # name -> (rng, folder, kills) -> Counts
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the trials; 1 if anything was wrong."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=0, help="of moments and victims")
+    parser.add_argument("--only", default=",".join(TRIALS), help="names of trials, with commas")
+    parser.add_argument("--kills", type=int, default=20, help="of each trial")
+    options = parser.parse_args(argv)
+    names = options.only.split(",")
+    if unknown := [name for name in names if name not in TRIALS]:
+        parser.error(f"no trial {unknown[0]}: {', '.join(TRIALS)}")
+    lines, wrong = [], []
+    for name in names:
+        with tempfile.TemporaryDirectory(prefix=f"zoobot-{name}-") as folder:
+            start = time.monotonic()
+            counts = TRIALS[name](np.random.default_rng(options.seed), Path(folder), options.kills)
+            seconds = time.monotonic() - start
+        wrong += counts.wrong
+        lines.append(
+            f"{name}: {counts.asked} kills asked, {counts.hit} hit, {counts.restarts} restarts, "
+            f"{counts.compared} files compared, identical: {'no' if counts.wrong else 'yes'}, "
+            f"{seconds:.0f} s"
+        )
+    print("\n".join([*wrong, *lines]))
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
