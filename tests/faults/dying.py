@@ -1,4 +1,4 @@
-"""Children that kill themselves at a named place, and disks of a given size."""
+"""Children that kill themselves at a named place or hold a lock, and disks of a given size."""
 
 import contextlib
 import multiprocessing
@@ -6,6 +6,8 @@ import os
 import resource
 import signal
 from collections.abc import Callable
+
+from zoobot import locks
 
 PLACES = ("fsync", "replace", "unlink", "rmdir")  # of os: the steps by which files come and go
 
@@ -50,3 +52,33 @@ def largest_file(num_bytes: int):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextlib.contextmanager
+def lock_of_another_process(path):
+    """A lock held by a process with a worker; gives what kills that process, but not the worker."""
+    told, tell = os.pipe()
+
+    def hold() -> None:
+        with locks.only_run(path):
+            worker = os.fork()
+            if worker:
+                os.write(tell, str(worker).encode())
+            while True:
+                signal.pause()
+
+    holder = multiprocessing.get_context("fork").Process(target=hold)
+    holder.start()
+    worker = int(os.read(told, 20))
+
+    def kill_it() -> None:
+        holder.kill()
+        holder.join()
+
+    try:
+        yield kill_it
+    finally:
+        kill_it()
+        os.kill(worker, signal.SIGKILL)
+        os.close(told)
+        os.close(tell)

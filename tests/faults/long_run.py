@@ -4,8 +4,8 @@
     python tests/faults/long_run.py --seed 0 --only predict,shards
 
 A trial measures how long its command takes, kills it again and again at moments of that time, lets
-the same command run to its end, and compares every file. Exit code 1 if a file differs, a
-process outlived its command, or a kill did not stop it.
+the same command run to its end, and compares every file. Exit code 1 if a file differs, a command
+that was left alone fails, or a process outlives its command.
 """
 
 import argparse
@@ -126,12 +126,13 @@ def kill_and_compare(trial: Trial, kills: int, rng: np.random.Generator, folder:
         pids = (trial.victims[victim](command) or command.processes()) if alive else []
         reached = command.send(pids, trial.signal)
         phase = trial.phase(out)
-        _end(command, trial, counts, killed=reached > 0)
-        counts.hit += reached > 0
+        code = _end(command, trial, counts, killed=reached > 0)
+        had_ended = not reached or (trial.signal == signal.SIGKILL and code == 0)
+        counts.hit += not had_ended
         counts.restarts += 1
-        told = f"{victim}, {reached} processes, {phase}" if reached else "it had ended"
+        told = "it had ended" if had_ended else f"{victim}, {reached} processes, {phase}"
         print(f"  {trial.name}: kill {number + 1}: {told}", flush=True)
-        if not reached:
+        if had_ended:
             _compare(whole, out, trial, counts)
             shutil.rmtree(out)
             out.mkdir()
@@ -152,12 +153,15 @@ def _compare(whole: Path, out: Path, trial: Trial, counts: Counts) -> None:
     counts.wrong += [f"{trial.name}: {name} differs" for name in differences(whole, out)]
 
 
-def _end(command: Command, trial: Trial, counts: Counts, *, killed: bool) -> None:
+def _end(command: Command, trial: Trial, counts: Counts, *, killed: bool) -> int:
+    """Wait for the end of a command; its exit code, which must be 0 unless it was killed."""
     code, orphans = command.finish()
-    if killed == (code == 0) and trial.signal == signal.SIGKILL:
-        counts.wrong.append(f"{trial.name}: exit code {code}, killed: {killed}, {command.log}")
+    if code and not killed:
+        told = command.log.read_text(errors="replace")[-1000:]
+        counts.wrong.append(f"{trial.name}: exit code {code}: {told}")
     if orphans:
-        counts.wrong.append(f"{trial.name}: {orphans} orphans, {command.log}")
+        counts.wrong.append(f"{trial.name}: {orphans} orphans")
+    return code
 
 
 def predict(rng: np.random.Generator, folder: Path, kills: int) -> Counts:

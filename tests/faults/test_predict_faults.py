@@ -1,6 +1,4 @@
-import contextlib
 import os
-import signal
 import sys
 
 import pandas as pd
@@ -8,12 +6,12 @@ import predict_worker
 import pytest
 import torch
 from conftest import REPO, draw_galaxies
-from dying import killed_before_step, largest_file
+from dying import killed_before_step, largest_file, lock_of_another_process
 from killing import contents
 from test_ddp import torchrun
 from torch import nn
 
-from zoobot import checkpoint, locks, options, predict, prediction_parts
+from zoobot import checkpoint, options, predict, prediction_parts
 from zoobot.models import ZoobotTree
 
 sys.path.insert(0, str(REPO))
@@ -338,32 +336,13 @@ def test_a_clock_that_was_set_back_changes_nothing(
 def test_a_second_run_into_the_same_file_is_refused_until_the_first_one_ends_or_is_killed(
     model, catalog, tmp_path, out
 ):
-    with lock_of_another_process(out / "p.csv.parts" / "lock") as its_child:
+    with lock_of_another_process(out / "p.csv.parts" / "lock") as kill_it:
         with pytest.raises(ValueError, match="p.csv.parts is in use by another run: wait"):
             run(catalog, model, out / "p.csv")
         assert not (out / "p.csv").exists()
-    os.kill(its_child, 0)  # a worker process that outlived the one killed holds no lock
-    run(catalog, model, out / "p.csv")
-    os.kill(its_child, signal.SIGKILL)
+        kill_it()
+        run(catalog, model, out / "p.csv")
     assert contents(out) == fresh(catalog, model, tmp_path)
-
-
-@contextlib.contextmanager
-def lock_of_another_process(path):
-    """Held for a ``with`` block by a process that is then killed; gives the id of its child."""
-    told, tell = os.pipe()
-    holder = os.fork()
-    if holder == 0:
-        with locks.only_run(path):
-            child = os.fork()
-            if child:
-                os.write(tell, str(child).encode())
-            while True:
-                signal.pause()
-    child = int(os.read(told, 20))
-    yield child
-    os.kill(holder, signal.SIGKILL)
-    os.waitpid(holder, 0)
 
 
 def test_a_rank_that_is_killed_ends_the_others_and_the_rerun_completes(model, catalog, tmp_path):

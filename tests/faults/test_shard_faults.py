@@ -3,9 +3,9 @@ import select
 import signal
 
 import pytest
-from dying import killed_before_step, largest_file
+from dying import killed_before_step, largest_file, lock_of_another_process
 from killing import contents
-from test_predict_faults import DAMAGES, flipped, lock_of_another_process, script_error
+from test_predict_faults import DAMAGES, flipped, script_error
 from test_shards import in_memory, write
 
 from zoobot import create_shards, options
@@ -198,12 +198,12 @@ def test_a_second_run_into_the_same_folder_is_refused_until_the_first_one_ends_o
     whole, tmp_path
 ):
     _, expected = whole
-    with lock_of_another_process(tmp_path / "out" / ".lock") as its_child:
+    with lock_of_another_process(tmp_path / "out" / ".lock") as kill_it:
         with pytest.raises(ValueError, match="out is in use by another run: wait"):
             write(in_memory(9), tmp_path / "out")
         assert list(contents(tmp_path / "out")) == [".lock"]
-    write(in_memory(9), tmp_path / "out")
-    os.kill(its_child, signal.SIGKILL)
+        kill_it()
+        write(in_memory(9), tmp_path / "out")
     assert contents(tmp_path / "out") == expected
 
 
