@@ -10,6 +10,8 @@ that was left alone fails, or a process outlives its command.
 
 import argparse
 import dataclasses
+import json
+import re
 import shutil
 import signal
 import sys
@@ -68,16 +70,19 @@ class Trial:
         words: the output folder -> what follows ``python``.
         phase: the output folder -> what the command is doing.
         victims: name -> the command -> ids of the processes to kill.
-        event: besides random moments, kill as soon as the phase is this.
+        event: besides random moments, kill as soon as the phase is this; None: at random moments
+            only.
         signal: that is sent.
+        differences: two output folders at rest -> names of files that differ.
     """
 
     name: str
     words: Callable[[Path], list]
     phase: Callable[[Path], str]
     victims: dict[str, Callable[[Command], list[int]]]
-    event: str
+    event: str | None = None
     signal: int = signal.SIGKILL
+    differences: Callable[[Path, Path], list[str]] = differences
 
 
 def kill_and_compare(trial: Trial, kills: int, rng: np.random.Generator, folder: Path) -> Counts:
@@ -112,7 +117,9 @@ def kill_and_compare(trial: Trial, kills: int, rng: np.random.Generator, folder:
         counts.asked += 1
         before = touched(out)
         command = Command(trial.words(out), out.parent)
-        if number % 5 == 0:
+        if trial.event is None:
+            alive = _wait(command, rng.uniform(starting / 2, starting + working / 2))
+        elif number % 5 == 0:
             alive = _wait(command, rng.uniform(0, starting))
         elif number % 5 == 4:
             alive = command.wait_for(lambda: trial.phase(out) == trial.event)
@@ -125,12 +132,11 @@ def kill_and_compare(trial: Trial, kills: int, rng: np.random.Generator, folder:
         victim = str(rng.choice(list(trial.victims)))
         pids = (trial.victims[victim](command) or command.processes()) if alive else []
         reached = command.send(pids, trial.signal)
-        phase = trial.phase(out)
         code = _end(command, trial, counts, killed=reached > 0)
         had_ended = not reached or (trial.signal == signal.SIGKILL and code == 0)
         counts.hit += not had_ended
         counts.restarts += 1
-        told = "it had ended" if had_ended else f"{victim}, {reached} processes, {phase}"
+        told = "it had ended" if had_ended else f"{victim}, {reached} processes, {trial.phase(out)}"
         print(f"  {trial.name}: kill {number + 1}: {told}", flush=True)
         if had_ended:
             _compare(whole, out, trial, counts)
@@ -150,7 +156,7 @@ def _wait(command: Command, seconds: float) -> bool:
 
 def _compare(whole: Path, out: Path, trial: Trial, counts: Counts) -> None:
     counts.compared += len(contents(whole))
-    counts.wrong += [f"{trial.name}: {name} differs" for name in differences(whole, out)]
+    counts.wrong += [f"{trial.name}: {name} differs" for name in trial.differences(whole, out)]
 
 
 def _end(command: Command, trial: Trial, counts: Counts, *, killed: bool) -> int:
@@ -246,7 +252,60 @@ def shards(rng: np.random.Generator, folder: Path, kills: int) -> Counts:
     )
 
 
-TRIALS = {"predict": predict, "shards": shards}  # name -> (rng, folder, kills) -> Counts
+def train_trial(folder: Path, name: str, number: int) -> Trial:
+    """A run of train.py by two processes; if it is to be killed, it saves several times a second."""
+    catalog = draw_galaxies(folder, TREE, 600)
+    (folder / "tree.json").write_text(json.dumps(TREE.to_dict()))
+
+    def words(out: Path) -> list:
+        data = ["--catalog", catalog, "--schema", folder / "tree.json", "--image-size", 32]
+        model = ["--encoder", "test_resnet", "--dropout", 0.5, "--precision", "fp32"]
+        every = 0.005 if number == signal.SIGKILL else 0  # minutes; 0: when asked to stop only
+        loop = ["--batch-size", 16, "--epochs", 6, "--num-workers", 1, "--save-every", every]
+        script = [*torchrun(2), REPO / "train.py", *data, *model, *loop, "--no-report"]
+        return [*script, "--save-dir", "out"]
+
+    def phase(out: Path) -> str:
+        """The place of the last state, read as the processes of a run that was killed would."""
+        try:
+            progress = checkpoint.load_checkpoint(out / "checkpoints" / "last.ckpt")["progress"]
+        except ValueError:
+            return "no state"
+        return f"epoch {progress['epoch'] + 1}, step {progress['epoch_step']}"
+
+    victims = {
+        "all": lambda command: command.processes(),
+        "the main rank": lambda command: command.processes(RANK="0")[:1],
+        "the other rank": lambda command: command.processes(RANK="1")[:1],
+        "torchrun": lambda command: command.processes()[:1],
+    }
+    if number == signal.SIGKILL:
+        del victims["torchrun"]  # whose processes would go on
+
+    def different(first: Path, second: Path) -> list[str]:
+        """All but files that tell the time, or which state was saved when."""
+        kept = re.compile(r"config.json|metrics.jsonl|best.safetensors|checkpoints/(epoch|last).*")
+        return [name for name in differences(first, second) if kept.fullmatch(name)]
+
+    return Trial(name, words, phase, victims, None, number, different)
+
+
+def train_sigkill(rng: np.random.Generator, folder: Path, kills: int) -> Counts:
+    """Training by two processes: a rank or all are killed."""
+    return kill_and_compare(train_trial(folder, "train", signal.SIGKILL), kills, rng, folder)
+
+
+def train_sigterm(rng: np.random.Generator, folder: Path, kills: int) -> Counts:
+    """Training by two processes: a rank, torchrun or all, workers too, are asked to stop."""
+    return kill_and_compare(train_trial(folder, "train", signal.SIGTERM), kills, rng, folder)
+
+
+TRIALS = {  # name -> (rng, folder, kills) -> Counts, and how many kills
+    "train-sigkill": (train_sigkill, 50),
+    "train-sigterm": (train_sigterm, 20),
+    "predict": (predict, 20),
+    "shards": (shards, 20),
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -254,7 +313,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0, help="of moments and victims")
     parser.add_argument("--only", default=",".join(TRIALS), help="names of trials, with commas")
-    parser.add_argument("--kills", type=int, default=20, help="of each trial")
+    parser.add_argument("--kills", type=int, help="of each trial, instead of its own number")
     options = parser.parse_args(argv)
     names = options.only.split(",")
     if unknown := [name for name in names if name not in TRIALS]:
@@ -263,7 +322,9 @@ def main(argv: list[str] | None = None) -> int:
     for name in names:
         with tempfile.TemporaryDirectory(prefix=f"zoobot-{name}-") as folder:
             start = time.monotonic()
-            counts = TRIALS[name](np.random.default_rng(options.seed), Path(folder), options.kills)
+            trial, kills = TRIALS[name]
+            rng = np.random.default_rng(options.seed)
+            counts = trial(rng, Path(folder), options.kills or kills)
             seconds = time.monotonic() - start
         wrong += counts.wrong
         lines.append(
