@@ -253,7 +253,7 @@ def shards(rng: np.random.Generator, folder: Path, kills: int) -> Counts:
 
 
 def train_trial(folder: Path, name: str, number: int) -> Trial:
-    """A run of train.py by two processes; if it is to be killed, it saves several times a second."""
+    """A run of train.py by two processes; to be killed, it saves several times a second."""
     catalog = draw_galaxies(folder, TREE, 600)
     (folder / "tree.json").write_text(json.dumps(TREE.to_dict()))
 
@@ -273,6 +273,11 @@ def train_trial(folder: Path, name: str, number: int) -> Trial:
             return "no state"
         return f"epoch {progress['epoch'] + 1}, step {progress['epoch_step']}"
 
+    def same_state(first: Path, second: Path) -> bool:
+        """Pickles of equal states can differ by which equal strings are one object."""
+        states = [checkpoint.load_checkpoint(path) for path in (first, second)]
+        return checkpoint.digest(states[0]) == checkpoint.digest(states[1])
+
     victims = {
         "all": lambda command: command.processes(),
         "the main rank": lambda command: command.processes(RANK="0")[:1],
@@ -283,9 +288,14 @@ def train_trial(folder: Path, name: str, number: int) -> Trial:
         del victims["torchrun"]  # whose processes would go on
 
     def different(first: Path, second: Path) -> list[str]:
-        """All but files that tell the time, or which state was saved when."""
+        """All but files that tell the time, or which state was saved when; states by content."""
         kept = re.compile(r"config.json|metrics.jsonl|best.safetensors|checkpoints/(epoch|last).*")
-        return [name for name in differences(first, second) if kept.fullmatch(name)]
+        names = [name for name in differences(first, second) if kept.fullmatch(name)]
+        return [
+            name
+            for name in names
+            if not (name.endswith(".ckpt") and same_state(first / name, second / name))
+        ]
 
     return Trial(name, words, phase, victims, None, number, different)
 
