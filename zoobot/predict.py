@@ -32,6 +32,7 @@ from zoobot.prediction_parts import PartSampler, Work
 from zoobot.predictors import column_names, describe_predictions, hash_weights, view_of
 from zoobot.schemas import Schema
 from zoobot.trainer import hardware
+from zoobot.untrusted import parse_json, read_json
 
 ON_BAD_IMAGE = ("error", "record")
 WRITERS = 4  # threads; intervals are most of their work, and scipy lets several compute at once
@@ -226,7 +227,10 @@ def _open_folder(work: Work, plan: dict, resume: bool) -> list[int]:
         _delete_parts(work)
     plan = json.loads(json.dumps(plan))
     if path.exists():
-        before = json.loads(path.read_text())
+        try:
+            before = read_json(path)
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}): delete the folder") from error
         changed = [key for key in plan if before.get(key) != plan[key]]
         if changed:
             raise ValueError(
@@ -333,15 +337,29 @@ def _summary_columns(work: Work) -> list[str]:
     return list(statistics.summary_table([], empty, work.schema).columns[1:])
 
 
+def _read_part(path: Path, name: str, shape: tuple[int, int, int]) -> tuple[np.ndarray, dict]:
+    """A finished part's values and errors; ValueError unless they are of this shape."""
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            values, told = file.get_tensor(name), parse_json(file.metadata()["errors"])
+    except (OSError, TypeError, KeyError, ValueError, safetensors.SafetensorError) as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it and rerun") from error
+    values = values if values.ndim == 3 else values[..., None]
+    if values.shape != shape or values.dtype != np.float32 or not isinstance(told, dict):
+        raise ValueError(
+            f"{path} is damaged (it holds {values.shape} {values.dtype}, not {shape}): "
+            "delete it and rerun"
+        )
+    return values, told
+
+
 def _write_joined(work: Work, galaxies, path: Path, name: str, like: Predictions) -> None:
     def write(aside: Path) -> None:
         with open_writer(aside, path.suffix, like, work.num_galaxies) as writer:
             for part in range(work.num_parts):
                 rows = work.rows(part)
-                with safetensors.safe_open(work.path(part), "numpy") as file:
-                    values = file.get_tensor(name)
-                    told = json.loads(file.metadata()["errors"])
-                values = values if values.ndim == 3 else values[..., None]
+                shape = (len(rows), *like.values.shape[1:])
+                values, told = _read_part(work.path(part), name, shape)
                 ids = np.array([galaxies.id_str(row) for row in rows], dtype=object)
                 errors = None
                 if like.errors is not None:
