@@ -159,13 +159,13 @@ class LargerThanItsFile(ValueError):
 
 @contextlib.contextmanager
 def no_larger_than(path: str | Path):
-    """A ``with`` block in which a model with the weights of this file is built.
+    """A ``with`` block in which a model with the weights of this file is built; gives its bytes.
 
     Raises:
         ValueError: there is no such file, or the model has more parameters than the file has bytes.
     """
     try:
-        left = Path(path).stat().st_size
+        left = size = Path(path).stat().st_size
     except OSError:
         raise ValueError(f"no weights file {path}; pickles of weights are not read") from None
 
@@ -177,7 +177,7 @@ def no_larger_than(path: str | Path):
 
     handle = register_module_parameter_registration_hook(count)
     try:
-        yield
+        yield size
     finally:
         handle.remove()
 

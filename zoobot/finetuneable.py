@@ -264,7 +264,12 @@ class FinetuneableZoobotAbstract(nn.Module):
                 f"{checkpoint_path} does not tell how to build its encoder: give encoder="
             )
         arguments = cls._arguments_of(saved["arguments"]) | overrides
-        with encoders.no_larger_than(checkpoint_path):
+        with encoders.no_larger_than(checkpoint_path) as num_bytes:
+            if arguments.get("num_classes", 0) > num_bytes:
+                raise ValueError(
+                    f"{checkpoint_path} describes {arguments['num_classes']} classes, more than "
+                    f"the file has bytes ({num_bytes})"
+                )
             if encoder is None:
                 encoder = encoders.build_encoder(saved["encoder"])
             model = cls(encoder=encoder, **arguments)

@@ -75,8 +75,8 @@ class Schema:
 
     Raises:
         ValueError: for a cycle, an unknown parent, a duplicate answer, a question with fewer than
-            two answers, a question without a dependency, more than ``MAX_ANSWERS`` answers, a name of
-            control characters, or label columns out of order.
+            two answers, a question without a dependency, more than ``MAX_ANSWERS`` answers, a name
+            of control characters, or label columns out of order.
     """
 
     def __init__(

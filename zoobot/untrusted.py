@@ -1,4 +1,4 @@
-"""What others wrote, read within bounds: JSON, YAML, archives of weights, and text for a terminal."""
+"""What others wrote, within bounds: JSON, YAML, archives of weights, text for a terminal."""
 
 import json
 import zipfile
@@ -7,8 +7,9 @@ from pathlib import Path
 import yaml
 
 MAX_JSON_BYTES = 2**24  # an index of 10^5 shards has 12 MB
-MAX_CONFIG_BYTES = 2**20
-MAX_PARTS = 10_000_000  # values and characters of a checkpoint, without its tensors
+MAX_CONFIG_BYTES = 2**18
+MAX_YAML_DEPTH = 50
+MAX_PARTS = 1_000_000  # values and characters of a checkpoint, without its tensors
 MAX_NAME_CHARS = 1000
 
 
@@ -39,21 +40,24 @@ def read_yaml(path: str | Path):
             aliases, by which a few lines can stand for any number of values.
     """
     content = _read_bounded(path, MAX_CONFIG_BYTES)
-    check_aliases(content)
+    check_yaml(content)
     try:
         return yaml.safe_load(content)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from error
 
 
-def check_aliases(text: str | bytes) -> None:
-    """ValueError if YAML has aliases, or is none."""
+def check_yaml(text: str | bytes) -> None:
+    """ValueError if YAML has aliases, is nested too deeply, or is none."""
+    depth = 0
     try:
         for event in yaml.parse(text, yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
                 raise ValueError(f"the alias *{event.anchor}: aliases are not read, write it out")
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_YAML_DEPTH:
+                raise ValueError("nested too deeply")
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from error
 

@@ -20,6 +20,7 @@ MAX_PIXELS = 100_000_000  # 400 MB once decoded: a larger file is refused before
 MAX_FILE_BYTES = 1_000_000_000  # of an encoded image, and of a FITS file unpacked
 FITS_SCALINGS = ("asinh", "linear", "none")
 GZIP_MAGIC = b"\x1f\x8b"
+READ_AT_ONCE = 2**20
 FITS_PERCENTILES = (0.0, 99.7)
 FITS_SUFFIXES = (".fits", ".fit", ".fts")
 PILLOW_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")
@@ -224,13 +225,17 @@ def _read_fits(file, name):
 
 def _unpacked(file, name):
     """A FITS file, perhaps of gzip, as a BytesIO. astropy would unpack without bound."""
+    unpacked = io.BytesIO()
     with open(file, "rb") if isinstance(file, str) else file as source:
-        packed = source.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+        is_packed = source.read(len(GZIP_MAGIC)) == GZIP_MAGIC
         source.seek(0)
-        content = (gzip.GzipFile(fileobj=source) if packed else source).read(MAX_FILE_BYTES + 1)
-    if len(content) > MAX_FILE_BYTES:
-        raise ImageError(f"{name}: unpacked it is over the limit of {MAX_FILE_BYTES:,} bytes")
-    return io.BytesIO(content)
+        stream = gzip.GzipFile(fileobj=source) if is_packed else source
+        while piece := stream.read(READ_AT_ONCE):
+            unpacked.write(piece)
+            if unpacked.tell() > MAX_FILE_BYTES:
+                raise ImageError(f"{name}: unpacked over the limit of {MAX_FILE_BYTES:,} bytes")
+    unpacked.seek(0)
+    return unpacked
 
 
 def _from_float(values, channels, scaling, name):

@@ -10,7 +10,7 @@ from xml.parsers import expat
 
 import pyarrow.parquet as pq
 
-from zoobot.untrusted import check_aliases
+from zoobot.untrusted import check_yaml
 
 MAX_CELLS_A_BYTE = 1000
 MAX_EXPANSION = 1000  # bytes unpacked for each byte of the file
@@ -60,7 +60,7 @@ def _check_fits(path: Path) -> None:
 def _check_ecsv(path: Path) -> None:
     with open(path, encoding="utf-8") as file:
         header = [line.removeprefix("#").removeprefix(" ") for line in file if line[:1] == "#"]
-    check_aliases("".join(header).removeprefix("%ECSV").partition("\n")[2])
+    check_yaml("".join(header).removeprefix("%ECSV").partition("\n")[2])
 
 
 def _check_votable(path: Path) -> None:
