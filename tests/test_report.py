@@ -12,7 +12,7 @@ from PIL import Image
 
 from zoobot.report import thumbnail, write_page
 
-HOSTILE = '</script><img src=x onerror=alert(1)>&"\u2028@@DATA@@'
+HOSTILE = '</script><!--<script><img src=x onerror=alert(1)>&"\u2028@@DATA@@'
 NUM_ANSWERS = 7
 QUESTIONS = [
     {"name": "smooth", "answers": ["yes", "featured"], "asked_after": []},
@@ -144,6 +144,7 @@ def test_hostile_text_stays_text(written, page):
     page["questions"] = [{**QUESTIONS[0], "name": HOSTILE}, *QUESTIONS[1:]]
     text = written(page)
     assert "<img src=x" not in text
+    assert "<!--" not in text
     assert text.count("</script>") == 2
     assert data_in(text)["galaxies"][0]["id"] == HOSTILE
     assert data_in(text)["questions"][0]["name"] == HOSTILE
@@ -265,6 +266,15 @@ def test_the_browser_reports_no_error_and_fetches_nothing(opened, page):
     assert any(url.startswith("file:") for url in urls)
     assert {url.partition(":")[0] for url in urls} <= {"file", "data"}
     assert len([url for url in urls if url.startswith("file:")]) == 1
+
+
+def test_a_script_that_is_not_the_pages_own_does_not_run(browser, written, page, tmp_path):
+    harm = "<script>document.title = 'harm'</script><img src=x onerror=\"document.title='harm'\">"
+    path = tmp_path / "harmed.html"
+    path.write_text(written(page).replace("<h1>", harm + "<h1>"))
+    gallery = Gallery(browser, path)
+    gallery.find("#grid button")
+    assert browser.title == "A model"
 
 
 def test_a_missing_image_leaves_a_placeholder(opened, page):

@@ -9,14 +9,16 @@ Lightning's checkpoints of Zoobot 2.x are read, not written.
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import safetensors
 import safetensors.torch
 import torch
+
+from zoobot.untrusted import check_archive, check_parts, parse_json
 
 FORMAT_VERSION = 2
 READABLE_VERSIONS = (1, 2)  # 1 has no checksum, and no position within an epoch
@@ -30,14 +32,13 @@ def write_whole(path: str | Path, write: Callable[[Path], None]) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(LEFTOVER, f".{path.name}.", path.parent)
-    os.close(handle)
-    aside = Path(name)
+    # Made here and by no one else, with the permissions of any new file.
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}{LEFTOVER}")
+    os.close(os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         write(aside)
         with open(aside, "rb+") as file:
             os.fsync(file.fileno())
-        aside.chmod(0o666 & ~_umask())
         os.replace(aside, path)
     except OSError as error:
         if error.errno and not error.filename:
@@ -60,12 +61,6 @@ def sync_folder(folder: Path) -> None:
 def remove_leftovers(folder: Path) -> None:
     """Delete what ``write_whole`` left in a folder when its process was killed."""
     remove(list(folder.glob(f".*{LEFTOVER}")))
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -146,10 +141,13 @@ LIGHTNING_CLASSES = ("zoobot.", "galaxy_datasets.", "lightning.", "pytorch_light
 def _unpickle(path: str | Path) -> object:
     """The contents of a ``torch.save`` file on the CPU; nothing in it is executed."""
     try:
+        check_archive(path)
         named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         inert = [(_Inert, name) for name in named if name.startswith(LIGHTNING_CLASSES)]
         with torch.serialization.safe_globals(inert):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        check_parts(state)
+        return state
     except FileNotFoundError:
         raise ValueError(f"no checkpoint {path}") from None
     except Exception as error:  # torch.load raises many kinds for a torn or foreign file
@@ -249,7 +247,7 @@ def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-        description = json.loads(metadata["zoobot"])
+        description = parse_json(metadata["zoobot"])
         if not isinstance(description, dict):
             raise ValueError("its description is no dictionary")
     except FileNotFoundError:

@@ -4,20 +4,26 @@ An encoder is described by ``{"architecture", "channels", "timm_kwargs"}``, whic
 it again without its weights.
 """
 
+import contextlib
 import copy
 import json
+import os
 from pathlib import Path
+from unittest import mock
 
 import timm
 import torch
 from timm.models import load_model_config_from_hf
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from zoobot import checkpoint
 from zoobot.schemas import did_you_mean
+from zoobot.untrusted import read_json
 
 HUB_PREFIXES = ("hf_hub:", "hf-hub:")
 FOLDER_PREFIX = "local-dir:"
+WEIGHTS_NAME = "model.safetensors"
 PROBE_PX = 64
 NOT_LAYOUT = (
     "pretrained num_classes in_chans checkpoint_path cache_dir pretrained_cfg "
@@ -83,7 +89,7 @@ def _outside_config(name: str) -> tuple[str, dict]:
     if name.startswith(FOLDER_PREFIX):
         path = Path(name.removeprefix(FOLDER_PREFIX)) / "config.json"
         try:
-            config = json.loads(path.read_text())
+            config = read_json(path)
             return config["architecture"], config.get("model_args") or {}
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise ValueError(
@@ -132,8 +138,14 @@ def load_encoder(name: str, channels: int = 3, **timm_kwargs) -> tuple[nn.Module
         raise ValueError(f"timm has no encoder {name!r}{near}")
     architecture, model_args = _outside_config(name) if outside else (name, {})
     options = {"pretrained": True, **timm_kwargs, "num_classes": 0, "in_chans": channels}
+    bound = contextlib.nullcontext()
+    if name.startswith(FOLDER_PREFIX) and options["pretrained"]:
+        bound = no_larger_than(Path(name.removeprefix(FOLDER_PREFIX)) / WEIGHTS_NAME)
     try:
-        encoder = timm.create_model(name.replace("hf_hub:", "hf-hub:"), **options)
+        with bound, _no_pickles():
+            encoder = timm.create_model(name.replace("hf_hub:", "hf-hub:"), **options)
+    except LargerThanItsFile:
+        raise
     except TypeError as error:
         raise ValueError(f"encoder {name!r} refuses {timm_kwargs}: {error}") from error
     except Exception as error:  # huggingface_hub and timm raise many kinds
@@ -141,16 +153,58 @@ def load_encoder(name: str, channels: int = 3, **timm_kwargs) -> tuple[nn.Module
     return encoder, describe(architecture, channels, {**model_args, **timm_kwargs})
 
 
+class LargerThanItsFile(ValueError):
+    """A file describes a model that is larger than itself."""
+
+
+@contextlib.contextmanager
+def no_larger_than(path: str | Path):
+    """A ``with`` block in which a model with the weights of this file is built; gives its bytes.
+
+    Raises:
+        ValueError: there is no such file, or the model has more parameters than the file has bytes.
+    """
+    try:
+        left = size = Path(path).stat().st_size
+    except OSError:
+        raise ValueError(f"no weights file {path}; pickles of weights are not read") from None
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal left
+        left -= 0 if parameter is None else parameter.numel()
+        if left < 0:
+            raise LargerThanItsFile(f"{path} describes a model that is larger than the file")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield size
+    finally:
+        handle.remove()
+
+
+def _no_pickles():
+    """A ``with`` block in which torch unpickles nothing but tensors, whatever timm asks for."""
+    return mock.patch.dict(os.environ, {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"})
+
+
+def layout(timm_kwargs: dict) -> dict:
+    """Those of timm's arguments that shape a model, without those that name weights to load."""
+    return {key: value for key, value in timm_kwargs.items() if key not in NOT_LAYOUT}
+
+
 def describe(architecture: str, channels: int, timm_kwargs: dict) -> dict:
     """What ``build_encoder`` needs, as plain types."""
-    kwargs = {key: value for key, value in timm_kwargs.items() if key not in NOT_LAYOUT}
     architecture = architecture.partition(".")[0]  # without the name of pretrained weights
-    return {"architecture": architecture, "channels": channels, "timm_kwargs": kwargs}
+    return {
+        "architecture": architecture,
+        "channels": channels,
+        "timm_kwargs": layout(timm_kwargs),
+    }
 
 
 def build_encoder(description: dict) -> nn.Module:
     """The encoder that ``describe`` described, with fresh weights; nothing is downloaded."""
-    kwargs = description["timm_kwargs"]
+    kwargs = layout(description["timm_kwargs"])
     return get_pytorch_encoder(description["architecture"], description["channels"], **kwargs)
 
 
@@ -217,7 +271,8 @@ def encoder_from_checkpoint(
             f"{path} does not tell which encoder it holds: build it with "
             "load_pretrained_zoobot(path, architecture='...') and give it as encoder="
         )
-    encoder = build_encoder(description)
+    with no_larger_than(path):
+        encoder = build_encoder(description)
     prefix = "encoder."
     ours = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
     load_exactly(encoder, ours, f"{path}, encoder {description['architecture']}")
@@ -271,5 +326,5 @@ def save_encoder(encoder: nn.Module, folder: str | Path) -> None:
         },
         "model_args": description["timm_kwargs"] | {"in_chans": description["channels"]},
     }
-    checkpoint.save_weights(folder / "model.safetensors", encoder.state_dict(), {})
+    checkpoint.save_weights(folder / WEIGHTS_NAME, encoder.state_dict(), {})
     checkpoint.write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from zoobot import distributed, options, report
+from zoobot import distributed, options, plots, report
 from zoobot.data import demo
 from zoobot.data.datamodule import CatalogDataModule
 from zoobot.joining import TASKS, Joined, join
@@ -24,6 +24,7 @@ MAX_GALAXIES = 400  # on the page: about 3 MB
 WORST_FRAC = 0.25  # of those, so many with the largest errors
 
 
+@plots.plain_text()
 def evaluate(
     predictions: Predictions | str | Path,
     catalog: pd.DataFrame | str | Path,

@@ -73,6 +73,7 @@ def confidence_distribution(confidence: np.ndarray, is_right: np.ndarray) -> Fig
     axis.set_xlabel("probability of the predicted class")
     axis.set_ylabel("galaxies")
     axis.set_yscale("symlog", linthresh=10)
+    axis.yaxis.set_major_formatter("{x:g}")
     axis.legend(frameon=False)
     tidy(axis)
     return figure

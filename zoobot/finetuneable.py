@@ -259,14 +259,20 @@ class FinetuneableZoobotAbstract(nn.Module):
                     else f": use {saved['class']}.load_from_checkpoint"
                 )
             )
-        if encoder is None:
-            if saved.get("encoder") is None:
-                raise ValueError(
-                    f"{checkpoint_path} does not tell how to build its encoder: give encoder="
-                )
-            encoder = encoders.build_encoder(saved["encoder"])
+        if encoder is None and saved.get("encoder") is None:
+            raise ValueError(
+                f"{checkpoint_path} does not tell how to build its encoder: give encoder="
+            )
         arguments = cls._arguments_of(saved["arguments"]) | overrides
-        model = cls(encoder=encoder, **arguments)
+        with encoders.no_larger_than(checkpoint_path) as num_bytes:
+            if arguments.get("num_classes", 0) > num_bytes:
+                raise ValueError(
+                    f"{checkpoint_path} describes {arguments['num_classes']} classes, more than "
+                    f"the file has bytes ({num_bytes})"
+                )
+            if encoder is None:
+                encoder = encoders.build_encoder(saved["encoder"])
+            model = cls(encoder=encoder, **arguments)
         if saved.get("encoder"):
             model.encoder_description = saved["encoder"]
         if saved.get("class") is None:  # Zoobot 2.x also saved its metrics

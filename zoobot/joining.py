@@ -14,7 +14,9 @@ from zoobot.data.catalog import (
 )
 from zoobot.prediction_files import Predictions, read_predictions
 from zoobot.schemas import Schema, get_schema
+from zoobot.untrusted import check_name
 
+MAX_CLASSES = 200  # a row, a column and a panel each
 TASKS = ("tree", "classification", "regression")
 
 
@@ -67,8 +69,13 @@ def join(predictions, catalog, task=None, schema=None, label_col=None, class_nam
         raise ValueError("there are no predictions")
     predictions, table, notes = _match(predictions, catalog, where)
     names = class_names or said.get("class_names") or predictions.columns
-    if task == "classification" and len(names) != len(predictions.columns):
-        raise ValueError(f"{len(names)} class names for {len(predictions.columns)} classes")
+    if task == "classification":
+        if len(names) != len(predictions.columns):
+            raise ValueError(f"{len(names)} class names for {len(predictions.columns)} classes")
+        if len(names) > MAX_CLASSES:
+            raise ValueError(f"{len(names)} classes: at most {MAX_CLASSES} can be evaluated")
+        for name in names:
+            check_name(str(name), "class")
     joined = Joined(predictions, table, task, schema, label_col or "", list(names), notes)
     _check_labels(joined, where)
     return joined

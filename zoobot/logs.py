@@ -17,6 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from zoobot import checkpoint, distributed, locks
+from zoobot.untrusted import parse_json
 
 PACKAGES = ("torchvision", "timm", "numpy", "pandas", "pyarrow", "pillow", "safetensors")
 ON_SAVE_ERROR = ("stop", "continue")
@@ -387,7 +388,10 @@ def read_metrics(save_dir: str | Path) -> list[dict]:
 
 
 def _read_lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    try:
+        return [parse_json(line) for line in path.read_text().splitlines()] if path.exists() else []
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): move it away") from error
 
 
 def _write_lines(path: Path, lines: list[dict]) -> None:

@@ -222,10 +222,11 @@ class ZoobotTree(nn.Module):
             "schema": schema_of(told),
             "architecture_name": encoder["architecture"],
             "channels": encoder["channels"],
-            "timm_kwargs": encoder["timm_kwargs"],
+            "timm_kwargs": encoders.layout(encoder["timm_kwargs"]),
             "dropout_rate": told.get("dropout_rate", 0.2),
         }
-        model = cls(**(arguments | overrides))
+        with encoders.no_larger_than(checkpoint_path):
+            model = cls(**(arguments | overrides))
         if saved.get("class") is None:  # Zoobot 2.x also saved its metrics
             weights = {k: v for k, v in weights.items() if k.startswith(("encoder.", "head."))}
         encoders.load_exactly(model, weights, f"{checkpoint_path}, a ZoobotTree")

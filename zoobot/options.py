@@ -5,9 +5,6 @@ import json
 import sys
 import traceback
 from collections.abc import Callable
-from pathlib import Path
-
-import yaml
 
 from zoobot import distributed, engine, logs
 from zoobot.data.catalog import load_splits
@@ -17,6 +14,7 @@ from zoobot.data.loaders import WorkerError
 from zoobot.data.shards import open_splits
 from zoobot.data.views import default_view_config, get_galaxy_transform, minimal_view_config
 from zoobot.schemas import did_you_mean
+from zoobot.untrusted import one_line, read_yaml
 
 MAY_CHANGE_ON_RESUME = set(
     "config debug resume save_dir epochs patience num_workers device compile no_report save_every "
@@ -64,8 +62,8 @@ class Parser(argparse.ArgumentParser):
     def _read_config(self, path: str) -> list[str]:
         """A YAML file's keys and values as command line words."""
         try:
-            settings = yaml.safe_load(Path(path).read_text())
-        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+            settings = read_yaml(path)
+        except (OSError, ValueError) as error:
             reason = str(error).replace("\n", " ")
             raise ValueError(f"config {path} can't be read: {reason}") from error
         if not isinstance(settings or {}, dict):
@@ -304,8 +302,7 @@ def run(
             traceback.print_exc()
         is_its_own = isinstance(error, ImageError | WorkerError | OSError)
         if distributed.local_rank() == 0 or is_its_own:
-            text = " ".join(str(error).split())
-            print(f"error: {text}", file=sys.stderr, flush=True)
+            print(f"error: {one_line(str(error))}", file=sys.stderr, flush=True)
         sys.exit(2)
     except KeyboardInterrupt:
         if "--debug" in sys.argv:

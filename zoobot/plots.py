@@ -1,5 +1,7 @@
 """Figures of a training run."""
 
+import functools
+import math
 from pathlib import Path
 
 import matplotlib
@@ -11,12 +13,17 @@ from zoobot import checkpoint
 from zoobot.data.images import read_image
 from zoobot.schemas import Schema
 
+MAX_FIGURE_PIXELS = 50_000_000
+# Names are of others: in their figures a dollar is a dollar, not the start of a formula.
+plain_text = functools.partial(matplotlib.rc_context, {"text.parse_math": False})
 BLUE, ORANGE, GREY = "#2a6fbb", "#d9722e", "#777777"
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write a PNG whole or not at all."""
-    checkpoint.write_whole(path, lambda aside: figure.savefig(aside, format="png", dpi=150))
+    """Write a PNG whole or not at all, coarser where it would be huge."""
+    width, height = figure.get_size_inches()
+    dpi = min(150, math.sqrt(MAX_FIGURE_PIXELS / (width * height)))
+    checkpoint.write_whole(path, lambda aside: figure.savefig(aside, format="png", dpi=dpi))
 
 
 def tidy(axis, lines: str = "y") -> None:
@@ -83,6 +90,7 @@ def _metrics(line: dict) -> dict[str, float]:
     return {key: value for key, value in line.items() if key not in ("epoch", "split")}
 
 
+@plain_text()
 def plot_questions(metrics: dict[str, float], schema: Schema, path: str | Path) -> None:
     """How often the leading answer is right, a bar a question, beside its loss."""
     asked = [q.text for q in schema.questions if f"question_loss/{q.text}" in metrics]
@@ -104,6 +112,7 @@ def plot_questions(metrics: dict[str, float], schema: Schema, path: str | Path) 
     save(figure, path)
 
 
+@plain_text()
 def plot_galaxies(catalog: pd.DataFrame, schema: Schema, path: str | Path, rows: int = 4) -> None:
     """A sheet of galaxies, from those asked few questions to those asked many, with their votes."""
     columns = 5

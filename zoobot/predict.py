@@ -34,6 +34,7 @@ from zoobot.prediction_parts import PartSampler, Work, read_part, write_part
 from zoobot.predictors import column_names, describe_predictions, hash_weights, view_of
 from zoobot.schemas import Schema
 from zoobot.trainer import hardware
+from zoobot.untrusted import read_json
 
 ON_BAD_IMAGE = ("error", "record")
 WRITERS = 4  # threads; intervals are most of their work, and scipy lets several compute at once
@@ -249,7 +250,7 @@ def _open_folder(work: Work, plan: dict, resume: bool) -> tuple[list[int], str]:
 
 def _read_plan(path: Path) -> dict:
     try:
-        plan = json.loads(path.read_text())
+        plan = read_json(path)
     except ValueError:
         plan = None
     if not isinstance(plan, dict):

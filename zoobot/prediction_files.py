@@ -15,6 +15,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from zoobot.data.table_bounds import check_claims, check_parquet
+from zoobot.untrusted import parse_json
+
 SUFFIXES = (".parquet", ".csv", ".hdf5", ".h5")
 VALUES_A_ROW_GROUP = 2**24
 METADATA_KEY = "zoobot"
@@ -225,18 +228,19 @@ def read_predictions(path: str | Path) -> Predictions:
     read = {".parquet": _read_parquet, ".csv": _read_csv}.get(path.suffix, _read_hdf5)
     try:
         return read(path)
-    except (OSError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
+    except (OSError, KeyError, ValueError, TypeError, MemoryError, pa.ArrowException) as error:
         raise ValueError(f"predictions {path} can't be read: {error}") from error
 
 
 def _read_parquet(path: Path) -> Predictions:
+    check_parquet(path)
     table = pq.read_table(path)
     metadata = (table.schema.metadata or {}).get(METADATA_KEY.encode(), b"{}")
     columns = [name for name in table.column_names if name not in ("id_str", "error")]
     values = [_cells(table[name].combine_chunks()) for name in columns]
     errors = table["error"].to_numpy() if "error" in table.column_names else None
     ids = table["id_str"].to_pandas().astype(str).to_numpy(dtype=object)
-    return Predictions(ids, np.stack(values, axis=1), columns, errors, json.loads(metadata))
+    return Predictions(ids, np.stack(values, axis=1), columns, errors, parse_json(metadata))
 
 
 def _cells(column: pa.Array) -> np.ndarray:
@@ -254,7 +258,7 @@ def _read_csv(path: Path) -> Predictions:
     columns = [name for name in table.columns if name not in ("id_str", "error")]
     values = table[columns]
     if len(table) and not all(map(pd.api.types.is_numeric_dtype, values.dtypes)):
-        cells = [[json.loads(cell) for cell in row] for row in values.to_numpy()]
+        cells = [[parse_json(cell) for cell in row] for row in values.to_numpy()]
         array = np.array(cells, dtype=np.float32)
     else:
         array = values.to_numpy(dtype=np.float32)[..., None]
@@ -266,9 +270,20 @@ def _read_csv(path: Path) -> Predictions:
 
 def _read_hdf5(path: Path) -> Predictions:
     with _h5py().File(path) as file:
+        for name in file:
+            _check_dataset(path, file, name)
         ids, columns = file["id_str"].asstr()[:], list(file["label_cols"].asstr()[:])
         errors = None
         if "error" in file:
             errors = np.array([text or None for text in file["error"].asstr()[:]], dtype=object)
-        metadata = json.loads(file.attrs.get(METADATA_KEY, "{}"))
+        metadata = parse_json(file.attrs.get(METADATA_KEY, "{}"))
         return Predictions(ids, file["predictions"][:], columns, errors, metadata)
+
+
+def _check_dataset(path: Path, file, name: str) -> None:
+    """ValueError for a dataset that is kept in another file, or too large for this one."""
+    h5py = _h5py()
+    dataset = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
+    if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
+        raise ValueError(f"{name!r} is no dataset of this file itself")
+    check_claims(path, dataset.size, dataset.nbytes)

@@ -15,6 +15,7 @@ from zoobot import checkpoint
 from zoobot.data.shards import hash_all
 from zoobot.prediction_files import Predictions
 from zoobot.schemas import Schema
+from zoobot.untrusted import parse_json
 
 PARTS_AIMED_AT = 256  # so that processes finish together and a killed run loses little
 LARGEST_PART_ROWS = 2**16
@@ -108,7 +109,7 @@ def read_part(work: Work, part: int) -> tuple[dict[str, np.ndarray], dict]:
         told = metadata["errors"]
         if metadata["checksum"] != _checksum(work, part, tensors, told):
             raise ValueError("another checksum")
-        return tensors, json.loads(told)
+        return tensors, parse_json(told)
     except (OSError, safetensors.SafetensorError, TypeError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is missing or damaged: rerun the same command") from error
 

@@ -1,9 +1,11 @@
 """One self-contained HTML page to judge a model by: numbers, figures and the galaxies themselves.
 
-The page is one ASCII file that fetches nothing. All but the gallery is static HTML.
+The page is one ASCII file that fetches nothing. All but the gallery is static HTML. Its policy lets
+the browser run its own script and no other.
 """
 
 import base64
+import hashlib
 import html
 import io
 import json
@@ -44,8 +46,11 @@ def write_page(path: str | Path, page: dict) -> None:
         "SECTIONS": "\n".join(_section(i, each) for i, each in enumerate(page["sections"])),
         "DATA": _script_json({key: page[key] for key in ("task", "questions", "galaxies")}),
     }
+    template = TEMPLATE.read_text("utf-8")
+    script = re.search(r"<script>(.*?)</script>", template, re.DOTALL)[1]
+    parts["SCRIPT"] = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     # One pass, so that a token inside the data is left alone.
-    text = re.sub(r"@@([A-Z]+)@@", lambda found: parts[found[1]], TEMPLATE.read_text("utf-8"))
+    text = re.sub(r"@@([A-Z]+)@@", lambda found: parts[found[1]], template)
     checkpoint.write_text(path, text.encode("ascii", "xmlcharrefreplace").decode())
 
 

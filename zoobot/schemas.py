@@ -15,7 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from zoobot.untrusted import check_name, read_json
+
 TREES_DIR = Path(__file__).parent / "trees"
+MAX_ANSWERS = 2000
 
 
 @dataclass(eq=False)
@@ -72,7 +75,8 @@ class Schema:
 
     Raises:
         ValueError: for a cycle, an unknown parent, a duplicate answer, a question with fewer than
-            two answers, a question without a dependency, or label columns out of order.
+            two answers, a question without a dependency, more than ``MAX_ANSWERS`` answers, a name
+            of control characters, or label columns out of order.
     """
 
     def __init__(
@@ -88,6 +92,8 @@ class Schema:
         self.answers: list[Answer] = []
         for text, suffixes in self.question_answer_pairs.items():
             self._add_question(text, suffixes)
+        if len(self.answers) > MAX_ANSWERS:
+            raise ValueError(f"the tree has {len(self.answers)} answers; at most {MAX_ANSWERS}")
         self._questions_by_text = {question.text: question for question in self.questions}
         self._answers_by_text = {answer.text: answer for answer in self.answers}
         self._check_unique()
@@ -107,6 +113,7 @@ class Schema:
         for suffix in suffixes:
             if not isinstance(suffix, str):
                 raise ValueError(f"question {text!r} has an answer that is not text: {suffix!r}")
+            check_name(text + suffix, f"question {question.index}: answer")
             answer = Answer(text + suffix, question, len(self.answers))
             question.answers.append(answer)
             self.answers.append(answer)
@@ -355,7 +362,7 @@ def did_you_mean(text: str, choices) -> str:
 def load_schema(path: str | Path) -> Schema:
     """Read a decision tree of one's own from a JSON file; ValueError says what is wrong with it."""
     try:
-        tree = json.loads(Path(path).read_text(), object_pairs_hook=_unique_keys)
+        tree = read_json(path, object_pairs_hook=_unique_keys)
         return Schema.from_dict(tree)
     except FileNotFoundError:
         raise ValueError(f"no schema file {path}") from None
@@ -364,11 +371,12 @@ def load_schema(path: str | Path) -> Schema:
 
 
 def _unique_keys(pairs: list[tuple[str, object]]) -> dict:
-    keys = [key for key, _ in pairs]
-    for key in keys:
-        if keys.count(key) > 1:
+    unique = {}
+    for key, value in pairs:
+        if key in unique:
             raise ValueError(f"{key!r} appears twice")
-    return dict(pairs)
+        unique[key] = value
+    return unique
 
 
 @cache

@@ -13,7 +13,9 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from zoobot.data.table_bounds import check_astropy, check_parquet
 from zoobot.schemas import did_you_mean
+from zoobot.untrusted import check_name
 
 SPLITS = ("train", "val", "test")
 ASTROPY_FORMATS = {".fits": "fits", ".ecsv": "ascii.ecsv", ".vot": "votable"}
@@ -96,7 +98,7 @@ def _tables(path: Path, wanted: set[str] | None, num_rows: int | None) -> Iterat
             )
     except pd.errors.EmptyDataError:
         raise ValueError(f"catalog {path} is empty") from None
-    except (pd.errors.ParserError, UnicodeDecodeError, OSError) as error:
+    except (pd.errors.ParserError, UnicodeDecodeError, OSError, MemoryError) as error:
         raise ValueError(f"catalog {path} can't be read: {error}") from error
     except ValueError as error:
         raise (
@@ -105,6 +107,7 @@ def _tables(path: Path, wanted: set[str] | None, num_rows: int | None) -> Iterat
 
 
 def _read_parquet(path, wanted, num_rows) -> Iterator[pd.DataFrame]:
+    check_parquet(path)
     if num_rows is None:
         yield pd.read_parquet(path)
         return
@@ -128,7 +131,11 @@ def _read_astropy(path: Path, table_format: str) -> pd.DataFrame:
         raise ValueError(
             f"catalog {path} needs astropy: pip install 'zoobot-torch[astro]'"
         ) from None
-    table = Table.read(path, format=table_format)
+    check_astropy(path)
+    try:
+        table = Table.read(path, format=table_format)
+    except Exception as error:  # a damaged file can raise nearly anything
+        raise ValueError(f"{type(error).__name__}: {error}") from error
     flat = [name for name in table.colnames if table[name].ndim == 1]
     catalog = table[flat].to_pandas()
     for name in catalog.columns:
@@ -234,6 +241,8 @@ def number_classes(splits: dict[str, pd.DataFrame], column: str, where: str) -> 
             )
         return [str(number) for number in range(max(2, int(largest) + 1))]
     names = sorted(labels.dropna().astype(str).unique())
+    for name in names:
+        check_name(name, f"catalog {where}: column {column!r}: class")
     for split, table in splits.items():
         numbers = table[column].map({name: i for i, name in enumerate(names)})
         if numbers.isna().any():

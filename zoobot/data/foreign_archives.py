@@ -1,6 +1,5 @@
 """Archives of galaxies that others wrote: webdataset's tars, as galaxy-datasets writes them."""
 
-import json
 import re
 import tarfile
 from collections.abc import Iterator
@@ -9,10 +8,21 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from zoobot.data.catalog import check_ids
+from zoobot.data.images import MAX_FILE_BYTES
+from zoobot.untrusted import parse_json
 
 IMAGE_NAME = re.compile(r"(.+?)(?:\.image)?\.(?:jpe?g|png)", re.IGNORECASE | re.DOTALL)
 LABELS_NAME = re.compile(r"(.+?)(?<!\.metadata)(?:\.labels)?\.json", re.IGNORECASE | re.DOTALL)
-LARGEST_LABELS_BYTES = 2**20
+LARGEST_BYTES = {"image": MAX_FILE_BYTES, "labels": 2**20}
+
+
+class _Member(tarfile.TarInfo):
+    """A member of a tar; one of negative size is an error, at which Python's own may never end."""
+
+    def _block(self, count):
+        if count < 0:
+            raise tarfile.ReadError("a member of negative size")
+        return super()._block(count)
 
 
 def is_webdataset(path: str | Path) -> bool:
@@ -64,7 +74,7 @@ def webdataset_catalog(path: str | Path) -> pd.DataFrame:
 
 def _read_tar(path: Path) -> Iterator[dict]:
     key, parts = None, {}
-    with tarfile.open(path, "r:") as tar:
+    with tarfile.open(path, "r:", tarinfo=_Member) as tar:
         for member in tar:
             kind, found = _kind(member)
             if kind is None:
@@ -75,8 +85,8 @@ def _read_tar(path: Path) -> Iterator[dict]:
                 key, parts = found, {}
             if kind in parts:
                 raise ValueError(f"{path}: {key!r} has more than one file of {kind}")
-            if kind == "labels" and member.size > LARGEST_LABELS_BYTES:
-                raise ValueError(f"{path}: the labels of {key!r} have {member.size} bytes")
+            if member.size > LARGEST_BYTES[kind]:
+                raise ValueError(f"{path}: the {kind} of {key!r} have {member.size:,} bytes")
             parts[kind] = tar.extractfile(member).read()
             tar.members.clear()  # else it keeps every header
     if parts:
@@ -100,8 +110,8 @@ def _galaxy(path: Path, key: str, parts: dict[str, bytes]) -> dict:
         if kind not in parts:
             raise ValueError(f"{path}: {key!r} has no {kind} beside its other file")
     try:
-        labels = json.loads(parts["labels"])
-    except (ValueError, RecursionError) as error:
+        labels = parse_json(parts["labels"])
+    except ValueError as error:
         raise ValueError(f"{path}: the labels of {key!r} are no JSON: {error}") from error
     if not isinstance(labels, dict):
         raise ValueError(f"{path}: the labels of {key!r} are no JSON object")

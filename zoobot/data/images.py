@@ -7,6 +7,7 @@ EXIF orientation is ignored, and FITS row 0 is the top row. Of many frames, the 
 import gzip
 import io
 import os
+import stat
 import warnings
 from pathlib import Path
 
@@ -16,14 +17,17 @@ from PIL import Image
 from torchvision.io import decode_jpeg
 
 MAX_PIXELS = 100_000_000  # 400 MB once decoded: a larger file is refused before it is decoded
+MAX_FILE_BYTES = 1_000_000_000  # of an encoded image, and of a FITS file unpacked
 FITS_SCALINGS = ("asinh", "linear", "none")
 GZIP_MAGIC = b"\x1f\x8b"
+READ_AT_ONCE = 2**20
 FITS_PERCENTILES = (0.0, 99.7)
 FITS_SUFFIXES = (".fits", ".fit", ".fts")
 PILLOW_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")
 MODES = {1: "L", 3: "RGB"}
 PILLOW_FORMATS = ("JPEG", "PNG", "TIFF", "WEBP")
 ASINH_Q = 1.0
+TIFF_TILE_SIDES = (322, 323)  # tags: a tile is decoded whole, however small the image
 
 
 class ImageError(ValueError):
@@ -55,8 +59,8 @@ def read_image(source, channels=3, fits_scaling="asinh", min_side_px=None, name=
         PIL.Image.Image of mode 'RGB' (channels=3) or 'L' (channels=1).
 
     Raises:
-        ImageError: missing, empty, truncated, corrupt, of no known format, or more than
-            MAX_PIXELS pixels.
+        ImageError: missing, empty, truncated, corrupt, of no known format, no ordinary file, or
+            more than MAX_PIXELS pixels or MAX_FILE_BYTES bytes.
         ValueError: `channels` or `fits_scaling` is not one of the above.
     """
     if channels not in MODES:
@@ -74,6 +78,8 @@ def read_image(source, channels=3, fits_scaling="asinh", min_side_px=None, name=
                 return _from_float(_read_fits(file, name), channels, fits_scaling, name)
             with Image.open(file, formats=PILLOW_FORMATS) as image:
                 _check_size(image.size, name)
+                if image.format == "TIFF":
+                    _check_size([image.tag_v2.get(tag) or 1 for tag in TIFF_TILE_SIDES], name)
                 if image.format == "JPEG":
                     _shrink_on_load(image, channels, min_side_px)
                 image.load()
@@ -95,6 +101,8 @@ def read_pixels(source, channels=3, fits_scaling="asinh", name=None):
         return source
     if isinstance(source, (bytes, str)) and channels == 3:
         try:
+            if isinstance(source, str):
+                check_file(source, source)
             content = source if isinstance(source, bytes) else Path(source).read_bytes()
             header = Image.open(io.BytesIO(content), formats=("JPEG",))
             if header.mode == "RGB" and header.width * header.height <= MAX_PIXELS:
@@ -136,8 +144,21 @@ def _resolve(source, name):
     if isinstance(source, (bytes, bytearray, memoryview)):
         return io.BytesIO(source), name or "embedded image"
     if isinstance(source, (str, os.PathLike)):
+        check_file(source, name or source)
         return os.fspath(source), name or source
     raise ImageError(f"{name or 'image'}: no path and no bytes, but {type(source).__name__}")
+
+
+def check_file(path, name):
+    """ImageError for a device or a pipe, which may never end, and for a file that is too large."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):  # opening it says what is wrong
+        return
+    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+        raise ImageError(f"{name}: a device or a pipe, not a file")
+    if found.st_size > MAX_FILE_BYTES:
+        raise ImageError(f"{name}: {found.st_size:,} bytes are over the limit {MAX_FILE_BYTES:,}")
 
 
 def is_image_name(name):
@@ -182,10 +203,11 @@ def _read_fits(file, name):
         raise ImageError(
             f"{name}: FITS needs astropy: pip install 'zoobot-torch[astro]'"
         ) from error
-    if isinstance(file, io.BytesIO) and file.getbuffer()[:2] == GZIP_MAGIC:
-        file = gzip.GzipFile(fileobj=file)
-    with fits.open(file, memmap=False) as hdus:
+    file = _unpacked(file, name)
+    with fits.open(file, memmap=False, disable_image_compression=True) as hdus:
         for hdu in hdus:
+            if hdu.header.get("ZIMAGE"):
+                raise ImageError(f"{name}: compressed in tiles: run funpack on it first")
             if hdu.is_image and len(hdu.shape) > 0:
                 break
         else:
@@ -199,6 +221,21 @@ def _read_fits(file, name):
     if data.ndim == 3:
         data = data[0] if len(data) == 1 else np.moveaxis(data, 0, -1)
     return data
+
+
+def _unpacked(file, name):
+    """A FITS file, perhaps of gzip, as a BytesIO. astropy would unpack without bound."""
+    unpacked = io.BytesIO()
+    with open(file, "rb") if isinstance(file, str) else file as source:
+        is_packed = source.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+        source.seek(0)
+        stream = gzip.GzipFile(fileobj=source) if is_packed else source
+        while piece := stream.read(READ_AT_ONCE):
+            unpacked.write(piece)
+            if unpacked.tell() > MAX_FILE_BYTES:
+                raise ImageError(f"{name}: unpacked over the limit of {MAX_FILE_BYTES:,} bytes")
+    unpacked.seek(0)
+    return unpacked
 
 
 def _from_float(values, channels, scaling, name):

@@ -30,7 +30,7 @@ from zoobot.data.catalog import (
     split_catalog,
 )
 from zoobot.data.galaxies import galaxy_table
-from zoobot.data.images import FITS_SCALINGS, MODES, ImageError, read_image
+from zoobot.data.images import FITS_SCALINGS, MODES, ImageError, check_file, read_image
 from zoobot.data.shards import (
     DESCRIBED,
     DTYPES,
@@ -45,6 +45,7 @@ from zoobot.data.shards import (
     read_shard,
     schema_hash,
 )
+from zoobot.untrusted import read_json
 
 CHECKSUM = "blake2b"
 LARGEST_EXACT_FLOAT = 2**24
@@ -224,7 +225,7 @@ def _fingerprints(galaxies: pa.Table, labels: np.ndarray, order: dict) -> dict[s
 def _is_finished(folder: Path, plan: dict) -> bool:
     """Whether a folder, if it is there, is finished; ValueError if it is of another plan."""
     try:
-        found = json.loads((folder / "plan.json").read_text())
+        found = read_json(folder / "plan.json")
     except FileNotFoundError:
         if (folder / "index.json").exists():
             raise ValueError(f"{folder} has an index.json but no plan.json: delete it") from None
@@ -448,6 +449,7 @@ def _jpeg_bytes(source) -> bytes | None:
     """The bytes of a JPEG; None for another source, or one that can't be read."""
     if isinstance(source, bytes):
         return source if source.startswith(JPEG_MAGIC) else None
+    check_file(source, source)
     try:
         with open(source, "rb") as file:
             start = file.read(len(JPEG_MAGIC))

@@ -26,12 +26,14 @@ import torch
 from zoobot.data.catalog import SPLITS
 from zoobot.data.galaxies import RowsOf
 from zoobot.data.images import FITS_SCALINGS, MODES
+from zoobot.untrusted import MAX_JSON_BYTES, parse_json, read_json
 
 FORMAT_VERSION = 1
 ENCODINGS = ("jpeg", "raw")
 DTYPES = {"U8": "uint8", "I32": "int32", "I64": "int64", "F32": "float32"}
 DESCRIBED = "format_version encoding img_size channels fits_scaling label_cols label_dtype".split()
-MAX_HEADER_BYTES = 100_000_000
+MAX_HEADER_BYTES = MAX_JSON_BYTES
+MIN_GALAXY_BYTES = 8  # its entry in id_offsets
 READ_AT_ONCE = 2**22
 VAL_FRAC = 0.1  # of the training galaxies, where there is no split 'val'
 CURE = ": rerun create_shards"
@@ -215,7 +217,7 @@ def read_index(folder: str | Path) -> dict:
     """The contents of ``index.json``; ValueError if it is missing, damaged or of another format."""
     path = Path(folder) / "index.json"
     try:
-        index = json.loads(path.read_text())
+        index = read_json(path)
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(
             f"{folder} has no index.json, so it holds no shards or unfinished ones{CURE}"
@@ -267,6 +269,9 @@ def _check_size(folder: Path, entry: dict) -> None:
         raise ValueError(f"shard {path} is missing{CURE}")
     if size != entry["bytes"]:
         raise ValueError(f"shard {path} is torn: {size} bytes, not {entry['bytes']}{CURE}")
+    if size < MIN_GALAXY_BYTES * entry["num_galaxies"]:
+        told = f"{size} bytes can't hold {entry['num_galaxies']} galaxies"
+        raise ValueError(f"shard {path} is damaged: {told}{CURE}")
 
 
 def read_shard(path: Path, description: dict, num_galaxies: int) -> dict[str, np.ndarray]:
@@ -294,8 +299,8 @@ def _map_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict]:
         length = int.from_bytes(file.read(8), "little")
         if not 0 < length <= min(MAX_HEADER_BYTES, size - 8):
             raise ValueError("no header")
-        header = json.loads(file.read(length))
-    description = json.loads(header.pop("__metadata__")["zoobot"])
+        header = parse_json(file.read(length))
+    description = parse_json(header.pop("__metadata__")["zoobot"])
     data = np.memmap(path, np.uint8, "r").view(np.ndarray)[8 + length :]
     tensors, last = {}, 0
     for name, entry in header.items():

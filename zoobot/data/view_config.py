@@ -9,6 +9,8 @@ from numbers import Integral, Real
 import numpy as np
 
 INTERPOLATIONS = ("bilinear", "nearest")
+MAX_SIDE_PX = 4096
+MAX_ERASE_ITERATIONS = 1000
 FIXED_CROP_KEYS = ("lower_left_x", "lower_left_y", "upper_right_x", "upper_right_y")
 CROP_RATIO = (3 / 4, 4 / 3)
 ERASING = {"p": 1.0, "scale": (0.002, 0.007), "ratio": (0.5, 2.0)}
@@ -103,12 +105,15 @@ def check_view_config(config):
     for name, cure in UNSUPPORTED.items():
         if getattr(config, name):
             _refuse(name, getattr(config, name), f"not supported: {cure}")
-    if not _is_whole(config.output_size) or config.output_size < 1:
-        _refuse("output_size", config.output_size, "give the side in pixels, a whole number >= 1")
+    if not _is_whole(config.output_size) or not 1 <= config.output_size <= MAX_SIDE_PX:
+        cure = f"give the side in pixels, a whole number >= 1 and <= {MAX_SIDE_PX}"
+        _refuse("output_size", config.output_size, cure)
     if config.interpolation_method not in INTERPOLATIONS:
         _refuse("interpolation_method", config.interpolation_method, f"one of {INTERPOLATIONS}")
-    if not _is_whole(config.erase_iterations) or config.erase_iterations < 0:
-        _refuse("erase_iterations", config.erase_iterations, "give a whole number >= 0")
+    iterations = config.erase_iterations
+    if not _is_whole(iterations) or not 0 <= iterations <= MAX_ERASE_ITERATIONS:
+        cure = f"give a whole number >= 0 and <= {MAX_ERASE_ITERATIONS}"
+        _refuse("erase_iterations", iterations, cure)
     for name in ("greyscale", "center_crop", "pil_to_tensor"):
         if not isinstance(getattr(config, name), (bool, np.bool_)):
             _refuse(name, getattr(config, name), "give True or False")
