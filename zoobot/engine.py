@@ -19,7 +19,7 @@ and ``set_epoch(epoch, first_step)``, after which it gives that epoch's batches 
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
@@ -72,8 +72,8 @@ class Progress:
     kept: list[list] = dataclasses.field(default_factory=list)  # [loss, epoch] of saved epochs
     losses: list[float] = dataclasses.field(default_factory=list)  # validation loss of each epoch
 
-    def record(self, loss: float, save_top_k: int) -> list[int]:
-        """Count a finished epoch; returns the saved epochs that are no longer among the best."""
+    def record(self, loss: float, save_top_k: int) -> None:
+        """Count a finished epoch, and rank it."""
         self.epoch, self.epoch_step, self.skipped = self.epoch + 1, 0, 0
         self.losses.append(loss)
         if loss < self.best_loss:
@@ -81,7 +81,6 @@ class Progress:
         ranked = sorted([*self.kept, [loss, self.epoch]])
         num_kept = len(ranked) if save_top_k < 0 else save_top_k
         self.kept = ranked[:num_kept]
-        return [epoch for _, epoch in ranked[num_kept:]]
 
     def rank_as(self, before: "Progress") -> None:
         """Rank epochs as before the last one, which could not be saved."""
@@ -294,7 +293,7 @@ def fit(
     if resume_from is not None:
         progress = restore(resume_from, raw, optimizer, scheduler, scaler, means, num_steps)
 
-    def save(outranked: Sequence[int] = ()) -> bool:
+    def save() -> bool:
         state = {
             "progress": dataclasses.asdict(progress),
             "model": raw.state_dict(),
@@ -302,7 +301,7 @@ def fit(
             "scaler": scaler.state_dict(),
             "ranks": distributed.gather(rank_state(raw, means)) if progress.epoch_step else [],
         }
-        return run.save(state, raw.state_dict(), outranked)
+        return run.save(state, raw.state_dict())
 
     def skipped(step_galaxies: list[str], bad_galaxies: list[str], steps_ago: int) -> None:
         progress.skipped += 1
@@ -334,10 +333,10 @@ def fit(
             validation = evaluate(raw, val_loader, settings, watch)
             loss = run.log_epoch(progress.epoch + 1, train, validation, raw.measure.names[0])
             before = dataclasses.replace(progress)
-            outranked = progress.record(loss, settings.save_top_k)
+            progress.record(loss, settings.save_top_k)
             scheduler.step(progress.epoch, loss)
             means.reset()
-            if not watch.save(outranked):
+            if not watch.save():
                 progress.rank_as(before)
     return progress
 

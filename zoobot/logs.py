@@ -9,7 +9,7 @@ import math
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -233,13 +233,13 @@ class Run:
         lines = [line for line in self._lines if line["epoch"] == epoch]
         return {k: v for line in lines for k, v in line.items() if k not in ("epoch", "split")}
 
-    def save(self, state: dict, weights: dict, outranked: Sequence[int] = ()) -> bool:
+    def save(self, state: dict, weights: dict) -> bool:
         """Write the state: ``last.ckpt``; what it was before becomes ``previous.ckpt``.
 
         At an epoch's end it is ``epoch=N.ckpt`` as well if it is among the best, and the best
         epoch's ``weights`` become ``best.safetensors``. ``last.ckpt`` comes last: a run killed
-        before repeats what followed the one before and writes the same files. Then ``outranked``
-        epochs go. Every rank must call it.
+        before repeats what followed the one before and writes the same files. Then epochs go that
+        are no longer among the best. Every rank must call it.
 
         Returns:
             Whether it was written.
@@ -247,9 +247,9 @@ class Run:
         Raises:
             ValueError: if it can't be, on every rank, unless ``on_save_error`` is ``continue``.
         """
-        return self._write("the state", lambda: self._save(state, weights, outranked))
+        return self._write("the state", lambda: self._save(state, weights))
 
-    def _save(self, state: dict, weights: dict, outranked: Sequence[int]) -> None:
+    def _save(self, state: dict, weights: dict) -> None:
         state = {**state, "description": self._description, "config": self._config}
         progress = state["progress"]
         epoch, is_epoch_end = progress["epoch"], progress["epoch_step"] == 0
@@ -257,14 +257,16 @@ class Run:
         if is_epoch_end and epoch == progress["best_epoch"]:
             best = self.save_dir / "best.safetensors"
             checkpoint.save_weights(best, weights, self._description)
-        is_kept = is_epoch_end and epoch in [kept_epoch for _, kept_epoch in progress["kept"]]
+        kept = [kept_epoch for _, kept_epoch in progress["kept"]]
+        is_kept = is_epoch_end and epoch in kept
         aside = self.checkpoint_dir / "next.ckpt"
         newest = self._epoch_path(epoch) if is_kept else aside
         checkpoint.save_checkpoint(newest, state)
         if last.exists():
             checkpoint.duplicate(last, self.checkpoint_dir / "previous.ckpt")
         checkpoint.duplicate(newest, last)
-        checkpoint.remove([aside, *(self._epoch_path(dropped) for dropped in outranked)])
+        outranked = [self._epoch_path(n) for n in range(1, epoch + 1) if n not in kept]
+        checkpoint.remove([aside, *outranked])
 
     def _write(self, what: str, write: Callable[[], None]) -> bool:
         """Let the main process write; if it can't, all ranks stop, or go on, together."""

@@ -43,7 +43,7 @@ class Watch:
     def __init__(
         self,
         device: torch.device,
-        save: Callable[..., bool] = lambda outranked=(): True,
+        save: Callable[[], bool] = lambda: True,
         save_every_s: float = math.inf,
         max_skipped: int = 10,
         skipped: Callable[[list[str], list[str], int], None] = lambda *_: None,
@@ -137,9 +137,9 @@ class Watch:
         if stop:
             raise Preempted
 
-    def save(self, *arguments) -> bool:
+    def save(self) -> bool:
         """Save now, and count the time to the next save from here."""
-        saved = self._save(*arguments)
+        saved = self._save()
         self._saved_at = time.monotonic()
         return saved
 

@@ -275,6 +275,8 @@ def train_trial(folder: Path, name: str, number: int) -> Trial:
 
     def same_state(first: Path, second: Path) -> bool:
         """Pickles of equal states can differ by which equal strings are one object."""
+        if not (first.exists() and second.exists()):
+            return False
         states = [checkpoint.load_checkpoint(path) for path in (first, second)]
         return checkpoint.digest(states[0]) == checkpoint.digest(states[1])
 

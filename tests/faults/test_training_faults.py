@@ -294,6 +294,17 @@ def test_what_killed_processes_left_is_removed(two_generations):
     assert not list(folder.rglob("*.partial"))
 
 
+def test_epochs_that_a_killed_process_did_not_delete_are_deleted_later(two_generations):
+    folder, config = two_generations
+    run = logs.Run(folder, config, {}, lambda split, name: name, find(folder, config))
+    left = folder / "checkpoints" / "epoch=1.ckpt"
+    left.write_bytes(b"outranked")
+    progress = vars(engine.Progress(epoch=2, step=9, best_epoch=2, kept=[[0.5, 2]]))
+    run.save({"progress": progress, "model": {}}, {})
+    assert not left.exists()
+    assert (folder / "checkpoints" / "epoch=2.ckpt").exists()
+
+
 def test_a_changed_batch_size_is_refused_within_an_epoch_only(arguments, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     changed = [*arguments, "--save-dir", folder, "--batch-size", 10, "--allow-changes"]
