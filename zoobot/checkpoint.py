@@ -5,6 +5,7 @@ A ``.ckpt`` is a dict of plain types and tensors saved by ``torch.save`` and rea
 needed to rebuild the model. Lightning's checkpoints of Zoobot 2.x are read, not written.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -15,8 +16,15 @@ from pathlib import Path
 import safetensors
 import safetensors.torch
 import torch
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 FORMAT_VERSION = 1
+SPARE_TENSORS = 100
+SPARE_VALUES = 10_000_000
+READING_ERRORS = (
+    *(safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError),
+    *(RecursionError, RuntimeError, MemoryError),
+)
 
 
 def write_whole(path: str | Path, write: Callable[[Path], None]) -> None:
@@ -109,19 +117,94 @@ def load_model(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
         ValueError: for a file that is none of these.
     """
     if str(path).endswith(".safetensors"):
-        return load_weights(path)
-    state = _unpickle(path)
-    if isinstance(state, dict) and "format_version" in state:
-        state = load_checkpoint(path)
-        return state["model"], state["description"]
-    if not isinstance(state, dict) or not isinstance(state.get("state_dict"), dict):
-        raise ValueError(f"{path} is no checkpoint of this package or of Zoobot 2.x")
-    weights = {
-        _key_without_wrappers(key): value
-        for key, value in state["state_dict"].items()
-        if torch.is_tensor(value)
-    }
-    return weights, _describe_lightning(state.get("hyper_parameters") or {})
+        weights, description = load_weights(path)
+    else:
+        state = _unpickle(path)
+        if isinstance(state, dict) and "format_version" in state:
+            state = load_checkpoint(path)
+            weights, description = state.get("model"), state.get("description")
+        elif isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+            weights, description = _read_lightning(path, state)
+        else:
+            raise ValueError(f"{path} is no checkpoint of this package or of Zoobot 2.x")
+    _check_model(path, weights, description)
+    return weights, description
+
+
+def _check_model(path: str | Path, weights, description) -> None:
+    """ValueError unless these are weights by their names, and a description of these types."""
+    is_sound = isinstance(weights, dict) and isinstance(description, dict)
+    if not is_sound or not all(
+        isinstance(name, str) and isinstance(weight, torch.Tensor)
+        for name, weight in weights.items()
+    ):
+        raise ValueError(f"{path} holds no weights with a description of their model")
+    kinds = {"class": str, "encoder": dict, "arguments": dict, "schema": dict, "view": dict}
+    kinds |= {"image_size": int, "transform": str, "fits_scaling": str}
+    for key, kind in kinds.items():
+        value = description.get(key)
+        if value is not None and not isinstance(value, kind):
+            raise ValueError(
+                f"{path} describes its {key} by {value!r:.80}, not by a {kind.__name__}"
+            )
+    encoder = description.get("encoder")
+    if encoder is not None and not _is_encoder(encoder):
+        raise ValueError(
+            f"{path} describes its encoder by {encoder!r:.200}: it must hold the architecture's "
+            "name, the number of channels, and timm's arguments"
+        )
+
+
+def _is_encoder(described: dict) -> bool:
+    channels, kwargs = described.get("channels"), described.get("timm_kwargs")
+    return (
+        isinstance(described.get("architecture"), str)
+        and isinstance(channels, int)
+        and channels > 0
+        and isinstance(kwargs, dict)
+        and all(isinstance(key, str) for key in kwargs)
+    )
+
+
+@contextlib.contextmanager
+def building(path: str | Path, weights: dict[str, torch.Tensor]):
+    """Within this, a model is built as a file describes it, which may be anything.
+
+    Any error becomes a ValueError that names the file, and a model that is much larger than the
+    file's weights is given up before its memory is used.
+    """
+    most_tensors = 2 * len(weights) + SPARE_TENSORS
+    most_values = 2 * sum(weight.numel() for weight in weights.values()) + SPARE_VALUES
+    tensors = values = 0
+
+    def count(module, name, parameter) -> None:
+        nonlocal tensors, values
+        tensors, values = tensors + 1, values + (0 if parameter is None else parameter.numel())
+        if tensors > most_tensors or values > most_values:
+            raise ValueError("a model much larger than its weights")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    except Exception as error:
+        if type(error) is ValueError and str(path) in str(error):
+            raise
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path} describes a model that can't be built: {reason:.500}") from error
+    finally:
+        handle.remove()
+
+
+def _read_lightning(path: str | Path, state: dict) -> tuple[dict[str, torch.Tensor], dict]:
+    try:
+        weights = {
+            _key_without_wrappers(key): value
+            for key, value in state["state_dict"].items()
+            if torch.is_tensor(value)
+        }
+        return weights, _describe_lightning(state.get("hyper_parameters") or {})
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} has arguments that are no model's: {error}") from error
 
 
 def _key_without_wrappers(key: str) -> str:
@@ -183,7 +266,7 @@ def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
         description = json.loads(metadata["zoobot"])
     except FileNotFoundError:
         raise ValueError(f"no weights file {path}") from None
-    except (safetensors.SafetensorError, KeyError, ValueError, OSError) as error:
+    except READING_ERRORS as error:
         raise ValueError(f"{path} is not a weights file of this package: {error}") from error
     return tensors, description
 

@@ -84,8 +84,10 @@ def _outside_config(name: str) -> tuple[str, dict]:
         path = Path(name.removeprefix(FOLDER_PREFIX)) / "config.json"
         try:
             config = json.loads(path.read_text())
-            return config["architecture"], config.get("model_args") or {}
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            architecture, model_args = config["architecture"], config.get("model_args") or {}
+            _check_outside(architecture, model_args)
+            return architecture, model_args
+        except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise ValueError(
                 f"{name}: {path} can't be read ({type(error).__name__}: {error}); it must be a "
                 "timm folder of config.json and model.safetensors"
@@ -95,6 +97,15 @@ def _outside_config(name: str) -> tuple[str, dict]:
     except Exception as error:  # huggingface_hub raises many kinds, by version and by cause
         raise unreachable(name, error) from error
     return architecture, model_args or {}
+
+
+def _check_outside(architecture, model_args) -> None:
+    """ValueError unless these are a name, and arguments that only shape the model."""
+    if not isinstance(architecture, str) or not timm.is_model(architecture):
+        raise ValueError(f"timm has no encoder {architecture!r:.80}")
+    barred = {*NOT_LAYOUT} - {"num_classes", "in_chans"}
+    if not isinstance(model_args, dict) or barred & set(model_args):
+        raise ValueError(f"'model_args' can't be {model_args!r:.80}")
 
 
 def unreachable(name: str, error: Exception) -> ValueError:
@@ -143,14 +154,19 @@ def load_encoder(name: str, channels: int = 3, **timm_kwargs) -> tuple[nn.Module
 
 def describe(architecture: str, channels: int, timm_kwargs: dict) -> dict:
     """What ``build_encoder`` needs, as plain types."""
-    kwargs = {key: value for key, value in timm_kwargs.items() if key not in NOT_LAYOUT}
+    kwargs = layout_kwargs(timm_kwargs)
     architecture = architecture.partition(".")[0]  # without the name of pretrained weights
     return {"architecture": architecture, "channels": channels, "timm_kwargs": kwargs}
 
 
+def layout_kwargs(timm_kwargs: dict) -> dict:
+    """Those of timm's arguments that shape a model, not those that fetch or load weights."""
+    return {key: value for key, value in timm_kwargs.items() if key not in NOT_LAYOUT}
+
+
 def build_encoder(description: dict) -> nn.Module:
     """The encoder that ``describe`` described, with fresh weights; nothing is downloaded."""
-    kwargs = description["timm_kwargs"]
+    kwargs = layout_kwargs(description["timm_kwargs"])
     return get_pytorch_encoder(description["architecture"], description["channels"], **kwargs)
 
 
@@ -217,7 +233,8 @@ def encoder_from_checkpoint(
             f"{path} does not tell which encoder it holds: build it with "
             "load_pretrained_zoobot(path, architecture='...') and give it as encoder="
         )
-    encoder = build_encoder(description)
+    with checkpoint.building(path, weights):
+        encoder = build_encoder(description)
     prefix = "encoder."
     ours = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
     load_exactly(encoder, ours, f"{path}, encoder {description['architecture']}")
@@ -242,7 +259,11 @@ def load_exactly(module: nn.Module, weights: dict[str, torch.Tensor], where: str
     told = [f"{len(keys)} {fault} ({', '.join(keys[:3])})" for fault, keys in faults if keys]
     if told:
         raise ValueError(f"the weights of {where} do not fit: " + "; ".join(told))
-    module.load_state_dict(weights)
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ValueError(f"the weights of {where} can't be loaded: {reason}") from error
 
 
 def save_encoder(encoder: nn.Module, folder: str | Path) -> None:

@@ -264,9 +264,11 @@ class FinetuneableZoobotAbstract(nn.Module):
                 raise ValueError(
                     f"{checkpoint_path} does not tell how to build its encoder: give encoder="
                 )
-            encoder = encoders.build_encoder(saved["encoder"])
-        arguments = cls._arguments_of(saved["arguments"]) | overrides
-        model = cls(encoder=encoder, **arguments)
+            with checkpoint.building(checkpoint_path, weights):
+                encoder = encoders.build_encoder(saved["encoder"])
+        with checkpoint.building(checkpoint_path, weights):
+            arguments = cls._arguments_of(saved.get("arguments") or {}) | overrides
+            model = cls(encoder=encoder, **arguments)
         if saved.get("encoder"):
             model.encoder_description = saved["encoder"]
         if saved.get("class") is None:  # Zoobot 2.x also saved its metrics

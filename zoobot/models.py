@@ -217,15 +217,16 @@ class ZoobotTree(nn.Module):
                 f"{checkpoint_path} holds a {saved.get('class') or 'model that tells no encoder'}, "
                 "not a ZoobotTree"
             )
-        encoder, told = saved["encoder"], saved.get("arguments", saved)
-        arguments = {
-            "schema": schema_of(told),
-            "architecture_name": encoder["architecture"],
-            "channels": encoder["channels"],
-            "timm_kwargs": encoder["timm_kwargs"],
-            "dropout_rate": told.get("dropout_rate", 0.2),
-        }
-        model = cls(**(arguments | overrides))
+        encoder, told = saved["encoder"], saved.get("arguments") or saved
+        with checkpoint.building(checkpoint_path, weights):
+            arguments = {
+                "schema": schema_of(told),
+                "architecture_name": encoder["architecture"],
+                "channels": encoder["channels"],
+                "timm_kwargs": encoders.layout_kwargs(encoder["timm_kwargs"]),
+                "dropout_rate": told.get("dropout_rate", 0.2),
+            }
+            model = cls(**(arguments | overrides))
         if saved.get("class") is None:  # Zoobot 2.x also saved its metrics
             weights = {k: v for k, v in weights.items() if k.startswith(("encoder.", "head."))}
         encoders.load_exactly(model, weights, f"{checkpoint_path}, a ZoobotTree")

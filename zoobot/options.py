@@ -20,6 +20,8 @@ from zoobot.schemas import did_you_mean
 MAY_CHANGE_ON_RESUME = set(
     "config debug resume save_dir epochs patience num_workers device compile no_report".split()
 )
+LARGEST_SEED = 2**32 - 1
+LONGEST_CONFIG = 20_000  # characters
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,7 +37,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--debug", action="store_true", help="show tracebacks and check more")
 
     def error(self, message: str):
-        raise ValueError(message)
+        raise ValueError(f"{message:.1000}")
 
     def parse(self, argv: list[str] | None = None) -> argparse.Namespace:
         """Parse the command line over the ``--config`` file over the defaults.
@@ -62,9 +64,13 @@ class Parser(argparse.ArgumentParser):
     def _read_config(self, path: str) -> list[str]:
         """A YAML file's keys and values as command line words."""
         try:
-            settings = yaml.safe_load(Path(path).read_text())
-        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-            reason = str(error).replace("\n", " ")
+            with open(path, encoding="utf-8") as file:
+                text = file.read(LONGEST_CONFIG + 1)
+            if len(text) > LONGEST_CONFIG:
+                raise ValueError(f"it has more than {LONGEST_CONFIG:,} characters")
+            settings = yaml.load(text, Loader=_ConfigLoader)
+        except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
+            reason = " ".join(str(error).split())
             raise ValueError(f"config {path} can't be read: {reason}") from error
         if not isinstance(settings or {}, dict):
             raise ValueError(f"config {path} must hold options as 'name: value' lines")
@@ -79,6 +85,15 @@ class Parser(argparse.ArgumentParser):
         return words
 
 
+class _ConfigLoader(yaml.SafeLoader):
+    """Plain types only, and no aliases: a few lines of those can stand for terabytes."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has an alias (*name): write the value out")
+        return super().compose_node(parent, index)
+
+
 def _words(option: str, value, takes_value: bool) -> list[str]:
     if not takes_value:
         if not isinstance(value, bool):
@@ -89,7 +104,10 @@ def _words(option: str, value, takes_value: bool) -> list[str]:
     if isinstance(value, list):
         return [option, *map(str, value)]
     if isinstance(value, dict):
-        return [f"{option}={json.dumps(value)}"]
+        try:
+            return [f"{option}={json.dumps(value)}"]
+        except TypeError as error:
+            raise ValueError(f"config: {option[2:]} can't be {value!r:.80}: {error}") from error
     return [f"{option}={value}"]
 
 
@@ -113,6 +131,14 @@ def non_negative_int(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is less than 0")
+    return value
+
+
+def seed(text: str) -> int:
+    """An int that every generator takes."""
+    value = non_negative_int(text)
+    if value > LARGEST_SEED:
+        raise argparse.ArgumentTypeError(f"{text:.30} is more than {LARGEST_SEED}")
     return value
 
 
@@ -235,7 +261,10 @@ def add_hardware_options(parser: Parser) -> None:
     )
     group.add_argument("--compile", action="store_true", help="torch.compile the encoder")
     group.add_argument(
-        "--num-workers", type=int, default=2, help="image-reading processes for each process"
+        "--num-workers",
+        type=non_negative_int,
+        default=2,
+        help="image-reading processes for each process",
     )
 
 
@@ -257,7 +286,7 @@ def add_optimisation_options(
         help="stop after this many without improvement",
     )
     add("--grad-clip", type=non_negative, default=grad_clip, help="largest gradient norm; 0: none")
-    add("--seed", type=int, default=42, help="of weights, split, order, views and dropout")
+    add("--seed", type=seed, default=42, help="of weights, split, order, views and dropout")
     return group
 
 

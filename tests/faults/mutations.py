@@ -221,8 +221,31 @@ def damaged_fits(rng: random.Random, data: bytes) -> bytes:
     cards = [i for i in range(0, len(data), 80) if data[i + 8 : i + 10] == b"= "]
     start = rng.choice(cards)
     value = rng.choice(
-        (*INTEGERS, -1, -32, -64, 8, 10**18, 10**30, "T", "F", "'x'", "'100000000J'", "nan", "1e999")
-        + ("'P(99999999)'", "'1PB(0)'", "''", "/", "'RICE_1'", "'GZIP_1'", "'PLIO_1'", "'HCOMPRESS_1'")
+        (
+            *INTEGERS,
+            -1,
+            -32,
+            -64,
+            8,
+            10**18,
+            10**30,
+            "T",
+            "F",
+            "'x'",
+            "'100000000J'",
+            "nan",
+            "1e999",
+        )
+        + (
+            "'P(99999999)'",
+            "'1PB(0)'",
+            "''",
+            "/",
+            "'RICE_1'",
+            "'GZIP_1'",
+            "'PLIO_1'",
+            "'HCOMPRESS_1'",
+        )
     )
     data[start + 10 : start + 80] = str(value).rjust(20).ljust(70).encode()[:70]
     return bytes(data)

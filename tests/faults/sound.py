@@ -102,7 +102,9 @@ def images() -> dict[str, bytes]:
         "fixed.fits": encode_fits(fits.ImageHDU(sky)),
         "cube.fits": encode_fits(fits.ImageHDU(np.stack([sky] * 3))),
         "scaled.fits": encode_fits(fits.ImageHDU(sky.astype(np.uint16))),
-        "packed.fits": encode_fits(fits.CompImageHDU(sky.astype(np.int32), compression_type="RICE_1")),
+        "packed.fits": encode_fits(
+            fits.CompImageHDU(sky.astype(np.int32), compression_type="RICE_1")
+        ),
     }
     for name in ("raw", "tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits", "group4"):
         image = rgb if name != "group4" else grey.convert("1")

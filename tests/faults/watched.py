@@ -17,7 +17,14 @@ from kinds import KINDS
 
 TIME_LIMIT_S = 10
 MEMORY_LIMIT = 2 * 2**30
-FORBIDDEN = ("os.system", "os.exec", "os.fork", "subprocess.Popen", "socket.connect", "os.posix_spawn")
+FORBIDDEN = (
+    "os.system",
+    "os.exec",
+    "os.fork",
+    "subprocess.Popen",
+    "socket.connect",
+    "os.posix_spawn",
+)
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -30,7 +37,8 @@ class Outcome:
     """What came of an input.
 
     Attributes:
-        result: 'accepted', 'refused', or what went wrong.
+        result: 'accepted' by one of its readers at least, 'refused' by all, or what went wrong.
+        messages: the refusals.
         strays: files found outside the input's folder.
     """
 
@@ -75,15 +83,15 @@ class Watch:
 
 def read_input(kind: str, folder: Path, outcome: Outcome) -> None:
     """Make all that the package does with an input; fills in the outcome."""
+    accepted = 0
     for step in KINDS[kind].steps(folder):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 step()
+            accepted += 1
         except ValueError as error:
             outcome.messages.append(f"{type(error).__name__}: {error!s:.300}")
-            if outcome.result == "accepted":
-                outcome.result, outcome.reason = "refused", f"{error!s:.300}"
             if _lacked_memory(error):
                 outcome.result = "memory"
                 outcome.traceback = traceback.format_exc(limit=-12)
@@ -96,6 +104,8 @@ def read_input(kind: str, folder: Path, outcome: Outcome) -> None:
             outcome.reason = f"{type(error).__name__}: {error!s:.200} {_where()}"
             outcome.traceback = traceback.format_exc(limit=-12)
             return
+    if not accepted and outcome.result == "accepted":
+        outcome.result, outcome.reason = "refused", outcome.messages[0]
 
 
 def _where() -> str:
@@ -139,7 +149,7 @@ def _serve(pipe, folder: Path, seed: int, make_input: Callable) -> None:
     os.environ.update(HOME=str(elsewhere), TMPDIR=str(elsewhere))
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, 1), os.dup2(devnull, 2)
-    signal.signal(signal.SIGALRM, _out_of_time)
+    signal.signal(signal.SIGPROF, _out_of_time)
     _limit_memory()
     watch = Watch()
     while (number := pipe.recv()) is not None:
@@ -151,14 +161,14 @@ def _serve(pipe, folder: Path, seed: int, make_input: Callable) -> None:
             (inside / name).write_bytes(content)
         outcome = Outcome(number, kind)
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-        watch.folder, watch.notes, start = inside.resolve(), [], time.monotonic()
-        signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT_S)
+        watch.folder, watch.notes, start = inside.resolve(), [], time.process_time()
+        signal.setitimer(signal.ITIMER_PROF, TIME_LIMIT_S)
         try:
             read_input(kind, inside, outcome)
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
             watch.folder = None
-        outcome.seconds, outcome.peak_mb = time.monotonic() - start, _peak_mb()
+        outcome.seconds, outcome.peak_mb = time.process_time() - start, _peak_mb()
         _check_traces(outcome, watch.notes, elsewhere, folder)
         pipe.send(outcome)
 

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from zoobot.data.fits_headers import check_fits_headers
 from zoobot.schemas import did_you_mean
 
 SPLITS = ("train", "val", "test")
@@ -61,13 +63,21 @@ def read_galaxies(
         _check_columns(table, columns, path)
         for column in AS_TEXT.keys() & set(table.columns):
             missing = table[column].isna()
-            table[column] = table[column].astype(str).mask(missing)
+            try:
+                table[column] = table[column].astype(str).mask(missing)
+            except (pa.ArrowException, UnicodeError, TypeError) as error:
+                raise ValueError(
+                    f"catalog {path}: column {column!r} can't be read as text: {error!s:.100}"
+                ) from error
         if "file_loc" in table:
             table["file_loc"] = _absolute(table["file_loc"], path)
         yield table
 
 
 def _check_columns(table: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
+    repeated = table.columns[table.columns.duplicated()]
+    if len(repeated):
+        raise ValueError(f"catalog {path} has more than one column {repeated[0]!r}: rename one")
     require_columns(table, ["id_str", *columns], str(path))
     if "file_loc" not in table and "image" not in table:
         raise ValueError(
@@ -96,12 +106,12 @@ def _tables(path: Path, wanted: set[str] | None, num_rows: int | None) -> Iterat
             )
     except pd.errors.EmptyDataError:
         raise ValueError(f"catalog {path} is empty") from None
-    except (pd.errors.ParserError, UnicodeDecodeError, OSError) as error:
-        raise ValueError(f"catalog {path} can't be read: {error}") from error
-    except ValueError as error:
-        raise (
-            error if str(path) in str(error) else ValueError(f"catalog {path}: {error}")
-        ) from error
+    # A damaged file can raise nearly anything from within a reader.
+    except Exception as error:
+        if type(error) is ValueError and str(path) in str(error):
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"catalog {path} can't be read: {reason:.300}") from error
 
 
 def _read_parquet(path, wanted, num_rows) -> Iterator[pd.DataFrame]:
@@ -128,6 +138,8 @@ def _read_astropy(path: Path, table_format: str) -> pd.DataFrame:
         raise ValueError(
             f"catalog {path} needs astropy: pip install 'zoobot-torch[astro]'"
         ) from None
+    if table_format == "fits":
+        _check_fits_table(path)
     table = Table.read(path, format=table_format)
     flat = [name for name in table.colnames if table[name].ndim == 1]
     catalog = table[flat].to_pandas()
@@ -135,6 +147,22 @@ def _read_astropy(path: Path, table_format: str) -> pd.DataFrame:
         if catalog[name].dtype == object and isinstance(catalog[name].iloc[0], bytes):
             catalog[name] = catalog[name].str.decode("utf-8")
     return catalog
+
+
+def _check_fits_table(path: Path) -> None:
+    """ValueError unless the file is as large as it claims, and so is each row of its tables."""
+    from astropy.io import fits
+
+    with open(path, "rb") as file:
+        check_fits_headers(file)
+    with fits.open(path) as hdus:
+        for hdu in hdus:
+            if isinstance(hdu, fits.BinTableHDU):
+                width, told = hdu.columns.dtype.itemsize, hdu.header["NAXIS1"]
+                if width != told:
+                    raise ValueError(
+                        f"its columns take {width} bytes a row, its header says {told}"
+                    )
 
 
 def _absolute(file_locs: pd.Series, catalog_path: Path) -> pd.Series:

@@ -44,7 +44,7 @@ def read_webdataset(path: str | Path) -> Iterator[dict]:
             yield from _read_tar(tar)
         except FileNotFoundError:
             raise ValueError(f"no archive {tar}") from None
-        except (tarfile.TarError, EOFError) as error:
+        except (tarfile.TarError, EOFError, OverflowError, OSError) as error:
             raise ValueError(f"{tar} is no readable, uncompressed tar: {error}") from error
 
 
@@ -63,7 +63,7 @@ def webdataset_catalog(path: str | Path) -> pd.DataFrame:
 
 
 def _read_tar(path: Path) -> Iterator[dict]:
-    key, parts = None, {}
+    key, parts, size = None, {}, path.stat().st_size
     with tarfile.open(path, "r:") as tar:
         for member in tar:
             kind, found = _kind(member)
@@ -75,6 +75,8 @@ def _read_tar(path: Path) -> Iterator[dict]:
                 key, parts = found, {}
             if kind in parts:
                 raise ValueError(f"{path}: {key!r} has more than one file of {kind}")
+            if member.offset_data + member.size > size:
+                raise ValueError(f"{path} is cut short: {member.name!r:.100} is not whole")
             if kind == "labels" and member.size > LARGEST_LABELS_BYTES:
                 raise ValueError(f"{path}: the labels of {key!r} have {member.size} bytes")
             parts[kind] = tar.extractfile(member).read()

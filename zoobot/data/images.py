@@ -15,7 +15,10 @@ import torch
 from PIL import Image
 from torchvision.io import decode_jpeg
 
+from zoobot.data.fits_headers import check_fits_headers
+
 MAX_PIXELS = 100_000_000  # 400 MB once decoded: a larger file is refused before it is decoded
+MAX_UNZIPPED_BYTES = 4 * MAX_PIXELS
 FITS_SCALINGS = ("asinh", "linear", "none")
 GZIP_MAGIC = b"\x1f\x8b"
 FITS_PERCENTILES = (0.0, 99.7)
@@ -182,9 +185,7 @@ def _read_fits(file, name):
         raise ImageError(
             f"{name}: FITS needs astropy: pip install 'zoobot-torch[astro]'"
         ) from error
-    if isinstance(file, io.BytesIO) and file.getbuffer()[:2] == GZIP_MAGIC:
-        file = gzip.GzipFile(fileobj=file)
-    with fits.open(file, memmap=False) as hdus:
+    with _open_fits(file, name) as opened, fits.open(opened, memmap=False) as hdus:
         for hdu in hdus:
             if hdu.is_image and len(hdu.shape) > 0:
                 break
@@ -199,6 +200,24 @@ def _read_fits(file, name):
     if data.ndim == 3:
         data = data[0] if len(data) == 1 else np.moveaxis(data, 0, -1)
     return data
+
+
+def _open_fits(file, name):
+    """The content of a FITS file, unzipped if it is zipped, whose headers claim what is there."""
+    opened = open(file, "rb") if isinstance(file, str) else file
+    if opened.read(len(GZIP_MAGIC)) == GZIP_MAGIC:
+        opened.seek(0)
+        with opened, gzip.GzipFile(fileobj=opened) as zipped:
+            content = zipped.read(MAX_UNZIPPED_BYTES + 1)
+        if len(content) > MAX_UNZIPPED_BYTES:
+            raise ImageError(f"{name}: over the limit of {MAX_UNZIPPED_BYTES:,} bytes unzipped")
+        opened = io.BytesIO(content)
+    try:
+        check_fits_headers(opened)
+    except ValueError:
+        opened.close()
+        raise
+    return opened
 
 
 def _from_float(values, channels, scaling, name):

@@ -10,6 +10,7 @@ import numpy as np
 
 INTERPOLATIONS = ("bilinear", "nearest")
 FIXED_CROP_KEYS = ("lower_left_x", "lower_left_y", "upper_right_x", "upper_right_y")
+LARGEST_SIDE_PX = 10_000
 CROP_RATIO = (3 / 4, 4 / 3)
 ERASING = {"p": 1.0, "scale": (0.002, 0.007), "ratio": (0.5, 2.0)}
 COMPOSE = "compose with torchvision instead: T.Compose([get_galaxy_transform(config), {}])"
@@ -103,8 +104,9 @@ def check_view_config(config):
     for name, cure in UNSUPPORTED.items():
         if getattr(config, name):
             _refuse(name, getattr(config, name), f"not supported: {cure}")
-    if not _is_whole(config.output_size) or config.output_size < 1:
-        _refuse("output_size", config.output_size, "give the side in pixels, a whole number >= 1")
+    if not _is_whole(config.output_size) or not 1 <= config.output_size <= LARGEST_SIDE_PX:
+        cure = f"give the side in pixels, a whole number >= 1 and <= {LARGEST_SIDE_PX}"
+        _refuse("output_size", config.output_size, cure)
     if config.interpolation_method not in INTERPOLATIONS:
         _refuse("interpolation_method", config.interpolation_method, f"one of {INTERPOLATIONS}")
     if not _is_whole(config.erase_iterations) or config.erase_iterations < 0:
