@@ -5,7 +5,6 @@ import json
 import sys
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 
 import yaml
 

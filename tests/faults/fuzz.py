@@ -4,8 +4,8 @@
     python tests/faults/fuzz.py --replay failures/0-1234-schema.zip
 
 Input number i is a function of the seed and i. It fails if another error than ValueError comes
-out, if it takes more than 10 s of a core or 2 GB, if a file is written outside its folder, or if something
-is executed or fetched. Failing inputs are saved, to be replayed.
+out, if it takes more than 10 s of a core or 2 GB, if a file is written outside its folder, or if
+something is executed or fetched. Failing inputs are saved, to be replayed.
 """
 
 import argparse

@@ -6,6 +6,7 @@ catalog is a ValueError that names the column, the galaxy and the value.
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -75,9 +76,6 @@ def read_galaxies(
 
 
 def _check_columns(table: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
-    repeated = table.columns[table.columns.duplicated()]
-    if len(repeated):
-        raise ValueError(f"catalog {path} has more than one column {repeated[0]!r}: rename one")
     require_columns(table, ["id_str", *columns], str(path))
     if "file_loc" not in table and "image" not in table:
         raise ValueError(
@@ -115,15 +113,19 @@ def _tables(path: Path, wanted: set[str] | None, num_rows: int | None) -> Iterat
 
 
 def _read_parquet(path, wanted, num_rows) -> Iterator[pd.DataFrame]:
-    if num_rows is None:
-        yield pd.read_parquet(path)
-        return
     start = 0
     with pq.ParquetFile(path) as file:
+        names = file.schema_arrow.names
+        repeated = [name for name, count in Counter(names).items() if count > 1]
+        if repeated:
+            raise ValueError(f"catalog {path} has more than one column {repeated[0]!r}: rename one")
+        if num_rows is None:
+            yield pd.read_parquet(path)
+            return
         if num_rows == 0:
             yield file.schema_arrow.empty_table().to_pandas()
             return
-        columns = [name for name in file.schema_arrow.names if name in wanted]
+        columns = [name for name in names if name in wanted]
         for batch in file.iter_batches(num_rows, columns=columns):
             table = batch.to_pandas()
             table.index += start

@@ -76,7 +76,7 @@ def _read_tar(path: Path) -> Iterator[dict]:
             if kind in parts:
                 raise ValueError(f"{path}: {key!r} has more than one file of {kind}")
             if member.offset_data + member.size > size:
-                raise ValueError(f"{path} is cut short: {member.name!r:.100} is not whole")
+                raise tarfile.ReadError(f"{member.name!r:.100} is cut short")
             if kind == "labels" and member.size > LARGEST_LABELS_BYTES:
                 raise ValueError(f"{path}: the labels of {key!r} have {member.size} bytes")
             parts[kind] = tar.extractfile(member).read()
