@@ -7,10 +7,18 @@ import random
 import struct
 import zipfile
 import zlib
+from collections.abc import Callable, Iterator
 
+Files = dict[str, bytes]  # name -> content
+Steps = Iterator[Callable[[], object]]
 INTEGERS = (0, 1, 2, 127, 128, 255, 256, 2**15, 2**16 - 1, 2**24, 2**31 - 1, 2**31, 2**32 - 1)
 LONG_INTEGERS = (*INTEGERS, 2**53, 2**62, 2**63 - 1, 2**63, 2**64 - 1)
 SPAN_BYTES = 64
+
+
+def as_text(value) -> str:
+    """A value as a cell or a word."""
+    return value if isinstance(value, str) else repr(value)
 
 
 def deep(depth: int):

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from zoobot.data.fits_headers import check_fits_headers
+from zoobot.data.fits_headers import check_fits_table
 from zoobot.schemas import did_you_mean
 
 SPLITS = ("train", "val", "test")
@@ -141,7 +141,7 @@ def _read_astropy(path: Path, table_format: str) -> pd.DataFrame:
             f"catalog {path} needs astropy: pip install 'zoobot-torch[astro]'"
         ) from None
     if table_format == "fits":
-        _check_fits_table(path)
+        check_fits_table(path)
     table = Table.read(path, format=table_format)
     flat = [name for name in table.colnames if table[name].ndim == 1]
     catalog = table[flat].to_pandas()
@@ -149,22 +149,6 @@ def _read_astropy(path: Path, table_format: str) -> pd.DataFrame:
         if catalog[name].dtype == object and isinstance(catalog[name].iloc[0], bytes):
             catalog[name] = catalog[name].str.decode("utf-8")
     return catalog
-
-
-def _check_fits_table(path: Path) -> None:
-    """ValueError unless the file is as large as it claims, and so is each row of its tables."""
-    from astropy.io import fits
-
-    with open(path, "rb") as file:
-        check_fits_headers(file)
-    with fits.open(path) as hdus:
-        for hdu in hdus:
-            if isinstance(hdu, fits.BinTableHDU):
-                width, told = hdu.columns.dtype.itemsize, hdu.header["NAXIS1"]
-                if width != told:
-                    raise ValueError(
-                        f"its columns take {width} bytes a row, its header says {told}"
-                    )
 
 
 def _absolute(file_locs: pd.Series, catalog_path: Path) -> pd.Series:
