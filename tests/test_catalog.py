@@ -207,3 +207,13 @@ def test_ids_that_are_no_text_are_told(tmp_path):
     pq.write_table(frame, tmp_path / "a.pq")
     with pytest.raises(ValueError, match="a.pq: column 'id_str' can't be read as text"):
         catalog.read_catalog(tmp_path / "a.pq")
+
+
+@pytest.mark.parametrize("column", ["file_loc", "split"])
+def test_text_that_is_none_is_told(tmp_path, column):
+    texts = {name: pa.array(["x", "y"]) for name in ("id_str", "file_loc", "split")}
+    texts[column] = pa.array([b"\xff\xfe", b"y"]).view(pa.string())
+    pq.write_table(pa.table(texts), tmp_path / "a.pq")
+    for num_rows in (None, 1):
+        with pytest.raises(ValueError, match="a.pq can't be read: .*Invalid UTF8"):
+            next(catalog.read_galaxies(tmp_path / "a.pq", ["split"], num_rows))

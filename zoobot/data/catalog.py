@@ -120,13 +120,16 @@ def _read_parquet(path, wanted, num_rows) -> Iterator[pd.DataFrame]:
         if repeated:
             raise ValueError(f"catalog {path} has more than one column {repeated[0]!r}: rename one")
         if num_rows is None:
-            yield pd.read_parquet(path)
+            whole = file.read()
+            whole.validate(full=True)  # else text may be none, which shows up anywhere later
+            yield whole.to_pandas()
             return
         if num_rows == 0:
             yield file.schema_arrow.empty_table().to_pandas()
             return
         columns = [name for name in names if name in wanted]
         for batch in file.iter_batches(num_rows, columns=columns):
+            batch.validate(full=True)
             table = batch.to_pandas()
             table.index += start
             start += len(table)
