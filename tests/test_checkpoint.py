@@ -99,7 +99,11 @@ ENCODER = {"architecture": "resnet18", "channels": 3, "timm_kwargs": {}}
         ({"encoder": {"architecture": "resnet18", "channels": 3}}, "it must hold"),
         ({"encoder": ENCODER | {"architecture": ["resnet18"]}}, "it must hold"),
         ({"encoder": ENCODER | {"channels": 0}}, "it must hold"),
+        ({"encoder": ENCODER | {"channels": 10**12}}, "it must hold"),
         ({"encoder": ENCODER | {"timm_kwargs": [1]}}, "it must hold"),
+        ({"encoder": ENCODER | {"timm_kwargs": {"depths": [3, 10**9]}}}, "moderate numbers"),
+        ({"encoder": ENCODER | {"timm_kwargs": {"depth": float("nan")}}}, "moderate numbers"),
+        ({"arguments": {"num_classes": 10**12}}, "a model of 1000000000000 cl"),
         ({"encoder": ENCODER | {"timm_kwargs": {3: 4}}}, "it must hold"),
     ],
 )

@@ -395,6 +395,21 @@ def test_a_fits_header_that_claims_what_is_not_there_is_refused(tmp_path, card, 
         assert "its header" in one_line_error(source)
 
 
+@pytest.mark.parametrize(
+    ("card", "value"),
+    [("ZTILE1", 10**9), ("ZVAL2", -32), ("ZVAL1", 1000), ("ZNAXIS", 10**9), ("ZTILE2", 0)],
+)
+def test_compressed_fits_with_impossible_tiles_is_refused(tmp_path, card, value):
+    fits = pytest.importorskip("astropy.io.fits")
+    packed = fits.CompImageHDU(sky().astype(np.int32), compression_type="RICE_1")
+    fits.HDUList([fits.PrimaryHDU(), packed]).writeto(tmp_path / "a.fits")
+    content = (tmp_path / "a.fits").read_bytes()
+    assert read_image(content).size == (WIDTH, HEIGHT)
+    start = content.index(f"{card:<8}= ".encode())
+    card = f"{card:<8}= {value:>20}".ljust(80).encode()
+    assert "its header" in one_line_error(content[:start] + card + content[start + 80 :])
+
+
 def test_an_unzipped_fits_file_is_bounded(tmp_path, monkeypatch):
     content = gzip.compress(fits_file(tmp_path / "a.fits", sky()).read_bytes())
     monkeypatch.setattr(images, "MAX_UNZIPPED_BYTES", 5000)

@@ -122,9 +122,9 @@ def saved(model, folder, **encoder):
 @pytest.mark.parametrize(
     "encoder",
     [
-        {"channels": 10**9},
-        {"architecture": "test_vit", "timm_kwargs": {"depth": 10**9}},
-        {"architecture": "test_vit", "timm_kwargs": {"img_size": 10**6}},
+        {"architecture": "test_vit", "timm_kwargs": {"embed_dim": 100_000}},
+        {"architecture": "test_vit", "timm_kwargs": {"depth": 10_000}},
+        {"architecture": "test_vit", "timm_kwargs": {"img_size": 100_000}},
         {"architecture": "test_vit", "timm_kwargs": {"depth": "x"}},
         {"architecture": "test_vit", "timm_kwargs": {"absent": 1}},
         {"architecture": "../a"},

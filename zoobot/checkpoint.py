@@ -19,7 +19,9 @@ import torch
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 FORMAT_VERSION = 1
-SPARE_TENSORS = 100
+MOST_CHANNELS = 1000
+LARGEST_SETTING = 100_000
+SPARE_TENSORS = 100  # of a model beyond those of its file
 SPARE_VALUES = 10_000_000
 READING_ERRORS = (
     *(safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError),
@@ -147,11 +149,14 @@ def _check_model(path: str | Path, weights, description) -> None:
             raise ValueError(
                 f"{path} describes its {key} by {value!r:.80}, not by a {kind.__name__}"
             )
+    num_classes = (description.get("arguments") or {}).get("num_classes")
+    if not is_moderate(num_classes):
+        raise ValueError(f"{path} describes a model of {num_classes!r:.40} classes")
     encoder = description.get("encoder")
     if encoder is not None and not _is_encoder(encoder):
         raise ValueError(
             f"{path} describes its encoder by {encoder!r:.200}: it must hold the architecture's "
-            "name, the number of channels, and timm's arguments"
+            "name, the number of channels, and timm's arguments, with moderate numbers"
         )
 
 
@@ -160,10 +165,20 @@ def _is_encoder(described: dict) -> bool:
     return (
         isinstance(described.get("architecture"), str)
         and isinstance(channels, int)
-        and channels > 0
+        and 0 < channels <= MOST_CHANNELS
         and isinstance(kwargs, dict)
         and all(isinstance(key, str) for key in kwargs)
+        and is_moderate(kwargs)
     )
+
+
+def is_moderate(value) -> bool:
+    """Whether no number within a value is so large that a model of it would fill the memory."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return all(map(is_moderate, value))
+    return not isinstance(value, int | float) or abs(value) <= LARGEST_SETTING
 
 
 @contextlib.contextmanager

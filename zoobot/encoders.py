@@ -104,7 +104,8 @@ def _check_outside(architecture, model_args) -> None:
     if not isinstance(architecture, str) or not timm.is_model(architecture):
         raise ValueError(f"timm has no encoder {architecture!r:.80}")
     barred = {*NOT_LAYOUT} - {"num_classes", "in_chans"}
-    if not isinstance(model_args, dict) or barred & set(model_args):
+    is_layout = isinstance(model_args, dict) and not barred & set(model_args)
+    if not is_layout or not checkpoint.is_moderate(model_args):
         raise ValueError(f"'model_args' can't be {model_args!r:.80}")
 
 

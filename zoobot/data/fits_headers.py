@@ -7,7 +7,8 @@ from typing import BinaryIO
 
 BLOCK = 2880
 CARD = 80
-SIZES = ("BITPIX", "NAXIS", "PCOUNT", "GCOUNT", "ZNAXIS", "TFIELDS")
+SIZES = tuple("BITPIX NAXIS PCOUNT GCOUNT TFIELDS ZNAXIS ZTILE ZNAME ZVAL".split())
+RICE = {"'BYTEPIX '": (1, 2, 4, 8), "'BLOCKSIZE'": (16, 32)}  # what its decoder can do
 MOST = 999  # axes or fields, of the standard
 
 
@@ -62,6 +63,7 @@ def _data_bytes(cards: dict[str, str]) -> int:
     for name in ("NAXIS", "ZNAXIS", "TFIELDS"):
         if _whole(cards, name, 0, 0) > MOST:
             raise ValueError(f"its header's {name} is {cards[name]}; it can be {MOST} at most")
+    _check_tiles(cards)
     num_axes = _whole(cards, "NAXIS", 0, 0)
     if num_axes == 0:
         return 0
@@ -70,6 +72,19 @@ def _data_bytes(cards: dict[str, str]) -> int:
         sides = sides[1:]
     values = _whole(cards, "PCOUNT", 0, 0) + math.prod(sides)
     return abs(_whole(cards, "BITPIX", 8, -64)) // 8 * _whole(cards, "GCOUNT", 1, 0) * values
+
+
+def _check_tiles(cards: dict[str, str]) -> None:
+    """ValueError unless a compressed image's tiles lie within it, and Rice's settings are known."""
+    for i in range(_whole(cards, "ZNAXIS", 0, 0)):
+        side, tile = _whole(cards, f"ZNAXIS{i + 1}", 0, 0), _whole(cards, f"ZTILE{i + 1}", 1, 1)
+        if tile > max(side, 1):
+            raise ValueError(f"its header claims tiles of {tile} pixels in an image of {side}")
+    for name, value in cards.items():
+        setting = f"ZVAL{name.removeprefix('ZNAME')}"
+        if name.startswith("ZNAME") and value in RICE:
+            if _whole(cards, setting, 0, 0) not in RICE[value]:
+                raise ValueError(f"its header's {value} is {cards[setting]:.40}")
 
 
 def _whole(cards: dict[str, str], name: str, default: int, least: int) -> int:
