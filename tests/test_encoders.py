@@ -220,3 +220,12 @@ def test_a_folder_with_a_hostile_config_is_told(tmp_path, config, message):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ValueError, match=f"config.json can't be read .*{message}"):
         encoders.load_encoder(f"local-dir:{tmp_path}")
+
+
+def test_a_folder_whose_model_is_larger_than_its_weights_is_given_up(tmp_path):
+    encoders.save_encoder(timm.create_model("test_vit", num_classes=0), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for model_args in ({"depth": 10_000}, {"embed_dim": 100_000}, {"img_size": 100_000}):
+        (tmp_path / "config.json").write_text(json.dumps(config | {"model_args": model_args}))
+        with pytest.raises(ValueError, match="local-dir:.* (larger than its weights|can't be)"):
+            encoders.load_encoder(f"local-dir:{tmp_path}")

@@ -21,8 +21,8 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 FORMAT_VERSION = 1
 MOST_CHANNELS = 1000
 LARGEST_SETTING = 100_000
-SPARE_TENSORS = 100  # of a model beyond those of its file
-SPARE_VALUES = 10_000_000
+SPARE_VALUES = 10_000_000  # of a model beyond the bytes of its weights
+VALUES_A_TENSOR = 1000  # what a tensor counts for, however small
 READING_ERRORS = (
     *(safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError),
     *(RecursionError, RuntimeError, MemoryError),
@@ -182,20 +182,20 @@ def is_moderate(value) -> bool:
 
 
 @contextlib.contextmanager
-def building(path: str | Path, weights: dict[str, torch.Tensor]):
-    """Within this, a model is built as a file describes it, which may be anything.
+def building(path: str | Path):
+    """Within this, a model is built as a file or folder describes it, which may be anything.
 
-    Any error becomes a ValueError that names the file, and a model that is much larger than the
-    file's weights is given up before its memory is used.
+    Any error becomes a ValueError that names it, and a model that is much larger than what is
+    stored is given up before its memory is used.
     """
-    most_tensors = 2 * len(weights) + SPARE_TENSORS
-    most_values = 2 * sum(weight.numel() for weight in weights.values()) + SPARE_VALUES
-    tensors = values = 0
+    files = Path(path).iterdir() if Path(path).is_dir() else [Path(path)]
+    most = sum(file.stat().st_size for file in files) + SPARE_VALUES
+    values = 0
 
     def count(module, name, parameter) -> None:
-        nonlocal tensors, values
-        tensors, values = tensors + 1, values + (0 if parameter is None else parameter.numel())
-        if tensors > most_tensors or values > most_values:
+        nonlocal values
+        values += 0 if parameter is None else parameter.numel() + VALUES_A_TENSOR
+        if values > most:
             raise ValueError("a model much larger than its weights")
 
     handle = register_module_parameter_registration_hook(count)

@@ -4,6 +4,7 @@ An encoder is described by ``{"architecture", "channels", "timm_kwargs"}``, whic
 it again without its weights.
 """
 
+import contextlib
 import copy
 import json
 from pathlib import Path
@@ -144,8 +145,12 @@ def load_encoder(name: str, channels: int = 3, **timm_kwargs) -> tuple[nn.Module
         raise ValueError(f"timm has no encoder {name!r}{near}")
     architecture, model_args = _outside_config(name) if outside else (name, {})
     options = {"pretrained": True, **timm_kwargs, "num_classes": 0, "in_chans": channels}
+    bounded = contextlib.nullcontext()
+    if name.startswith(FOLDER_PREFIX):
+        bounded = checkpoint.building(name.removeprefix(FOLDER_PREFIX))
     try:
-        encoder = timm.create_model(name.replace("hf_hub:", "hf-hub:"), **options)
+        with bounded:
+            encoder = timm.create_model(name.replace("hf_hub:", "hf-hub:"), **options)
     except TypeError as error:
         raise ValueError(f"encoder {name!r} refuses {timm_kwargs}: {error}") from error
     except Exception as error:  # huggingface_hub and timm raise many kinds
@@ -234,7 +239,7 @@ def encoder_from_checkpoint(
             f"{path} does not tell which encoder it holds: build it with "
             "load_pretrained_zoobot(path, architecture='...') and give it as encoder="
         )
-    with checkpoint.building(path, weights):
+    with checkpoint.building(path):
         encoder = build_encoder(description)
     prefix = "encoder."
     ours = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}

@@ -264,9 +264,9 @@ class FinetuneableZoobotAbstract(nn.Module):
                 raise ValueError(
                     f"{checkpoint_path} does not tell how to build its encoder: give encoder="
                 )
-            with checkpoint.building(checkpoint_path, weights):
+            with checkpoint.building(checkpoint_path):
                 encoder = encoders.build_encoder(saved["encoder"])
-        with checkpoint.building(checkpoint_path, weights):
+        with checkpoint.building(checkpoint_path):
             arguments = cls._arguments_of(saved.get("arguments") or {}) | overrides
             model = cls(encoder=encoder, **arguments)
         if saved.get("encoder"):

@@ -218,7 +218,7 @@ class ZoobotTree(nn.Module):
                 "not a ZoobotTree"
             )
         encoder, told = saved["encoder"], saved.get("arguments") or saved
-        with checkpoint.building(checkpoint_path, weights):
+        with checkpoint.building(checkpoint_path):
             arguments = {
                 "schema": schema_of(told),
                 "architecture_name": encoder["architecture"],
