@@ -57,7 +57,7 @@ def make_parser() -> options.Parser:
     add = output.add_argument
     add("--save-loc", required=True, help="OUT.parquet, OUT.csv or OUT.hdf5")
     add("--summary", action="store_true", help="of trees: also write OUT_summary.parquet")
-    add("--seed", type=int, default=42, help="of the dropout")
+    add("--seed", type=options.seed, default=42, help="of the dropout")
     return parser
 
 

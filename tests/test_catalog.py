@@ -1,5 +1,7 @@
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -151,3 +153,67 @@ def test_an_empty_split_is_refused(small_catalog, tree, tmp_path):
     path = write(tmp_path, frame, "all_train.csv")
     with pytest.raises(ValueError, match="no galaxies in split 'val' .60 galaxies in all"):
         catalog.load_splits(path, None, None, tree.label_cols, seed=0)
+
+
+def test_a_column_that_repeats_is_told(tmp_path):
+    ids = pa.array(["g0", "g1"])
+    pq.write_table(
+        pa.Table.from_arrays([ids] * 3, ["id_str", "id_str", "file_loc"]), tmp_path / "a.pq"
+    )
+    with pytest.raises(ValueError, match="a.pq has more than one column 'id_str'"):
+        catalog.read_catalog(tmp_path / "a.pq")
+
+
+@pytest.mark.parametrize(
+    "metadata", [b'{"index_columns": ["absent"]}', b'["a"]', b"[" * 100_000, b'{"columns": ["a"]}']
+)
+def test_damaged_metadata_of_pandas_are_told(tmp_path, metadata):
+    path = write(tmp_path, table(), "cat.parquet")
+    pq.write_table(pq.read_table(path).replace_schema_metadata({"pandas": metadata}), path)
+    with pytest.raises(ValueError, match="cat.parquet can't be read: "):
+        catalog.read_catalog(path)
+
+
+def fits_catalog(path, card):
+    """A FITS catalog, the card of this name in its table's header replaced."""
+    pytest.importorskip("astropy.table").Table.from_pandas(table()).write(path)
+    content = path.read_bytes()
+    start = content.index(card[:10], 2880)
+    path.write_bytes(content[:start] + card.ljust(80) + content[start + 80 :])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("card", "value", "message"),
+    [
+        ("NAXIS2", "999999999", "its header claims"),
+        ("NAXIS1", "-9223372036854775808", "NAXIS1 is '-9223372036854775808', not a whole"),
+        ("NAXIS", "9007199254740992", "NAXIS is 9007199254740992; it can be 999 at most"),
+        ("TFIELDS", "4294967296", "TFIELDS is 4294967296"),
+        ("BITPIX", "nan", "BITPIX is 'nan'"),
+        ("TFORM3", "'100000000J'", "its columns take 400000007 bytes a row"),
+        ("TTYPE1", "7", "Column name"),
+        ("TFORM1", "''", "Format"),
+    ],
+)
+def test_a_fits_catalog_that_claims_what_is_not_there_is_refused(tmp_path, card, value, message):
+    path = fits_catalog(tmp_path / "cat.fits", f"{card:<8}= {value:>20}".encode())
+    with pytest.raises(ValueError, match=f"cat.fits can't be read: .*{message}"):
+        catalog.read_catalog(path)
+
+
+def test_ids_that_are_no_text_are_told(tmp_path):
+    frame = pa.table({"id_str": pa.array([b"\xff\xfe", b"b"]), "file_loc": ["x", "y"]})
+    pq.write_table(frame, tmp_path / "a.pq")
+    with pytest.raises(ValueError, match="a.pq: column 'id_str' can't be read as text"):
+        catalog.read_catalog(tmp_path / "a.pq")
+
+
+@pytest.mark.parametrize("column", ["file_loc", "split"])
+def test_text_that_is_none_is_told(tmp_path, column):
+    texts = {name: pa.array(["x", "y"]) for name in ("id_str", "file_loc", "split")}
+    texts[column] = pa.array([b"\xff\xfe", b"y"]).view(pa.string())
+    pq.write_table(pa.table(texts), tmp_path / "a.pq")
+    for num_rows in (None, 1):
+        with pytest.raises(ValueError, match="a.pq can't be read: .*Invalid UTF8"):
+            next(catalog.read_galaxies(tmp_path / "a.pq", ["split"], num_rows))

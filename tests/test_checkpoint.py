@@ -1,6 +1,7 @@
 import pickle
 
 import pytest
+import safetensors.torch
 import torch
 
 from zoobot import checkpoint
@@ -81,3 +82,54 @@ def test_a_pickle_is_never_executed(tmp_path):
         with pytest.raises(ValueError, match=name):
             checkpoint.load_checkpoint(tmp_path / name)
     assert not target.exists()
+
+
+ENCODER = {"architecture": "resnet18", "channels": 3, "timm_kwargs": {}}
+
+
+@pytest.mark.parametrize(
+    ("description", "message"),
+    [
+        (["a"], "no weights with a description"),
+        ({"class": 3}, "its class by 3"),
+        ({"arguments": [1]}, r"its arguments by \[1\]"),
+        ({"image_size": "x"}, "its image_size by 'x'"),
+        ({"transform": 3}, "its transform by 3"),
+        ({"encoder": "resnet18"}, "its encoder by 'resnet18'"),
+        ({"encoder": {"architecture": "resnet18", "channels": 3}}, "it must hold"),
+        ({"encoder": ENCODER | {"architecture": ["resnet18"]}}, "it must hold"),
+        ({"encoder": ENCODER | {"channels": 0}}, "it must hold"),
+        ({"encoder": ENCODER | {"channels": 10**12}}, "it must hold"),
+        ({"encoder": ENCODER | {"timm_kwargs": [1]}}, "it must hold"),
+        ({"encoder": ENCODER | {"timm_kwargs": {"depths": [3, 10**9]}}}, "moderate numbers"),
+        ({"encoder": ENCODER | {"timm_kwargs": {"depth": float("nan")}}}, "moderate numbers"),
+        ({"arguments": {"num_classes": 10**12}}, "a model of 1000000000000 cl"),
+        ({"encoder": ENCODER | {"timm_kwargs": {3: 4}}}, "it must hold"),
+    ],
+)
+def test_a_description_of_other_types_is_told(tmp_path, description, message):
+    state = {"model": {}, "description": description}
+    checkpoint.save_checkpoint(tmp_path / "a.ckpt", state)
+    with pytest.raises(ValueError, match=f"a.ckpt .*{message}"):
+        checkpoint.load_model(tmp_path / "a.ckpt")
+
+
+@pytest.mark.parametrize("weights", [None, [1], {"w": "text"}, {"w": None}, {3: torch.zeros(1)}])
+def test_weights_that_are_no_tensors_by_name_are_told(tmp_path, weights):
+    checkpoint.save_checkpoint(tmp_path / "a.ckpt", {"model": weights, "description": {}})
+    with pytest.raises(ValueError, match="a.ckpt holds no weights"):
+        checkpoint.load_model(tmp_path / "a.ckpt")
+
+
+@pytest.mark.parametrize("arguments", [3, {"name": 3}, {"timm_kwargs": 3}])
+def test_arguments_of_a_lightning_file_that_are_none_are_told(tmp_path, arguments):
+    torch.save({"state_dict": {}, "hyper_parameters": arguments}, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match="a.ckpt has arguments that are no model's"):
+        checkpoint.load_model(tmp_path / "a.ckpt")
+
+
+@pytest.mark.parametrize("metadata", [{"zoobot": "[" * 100_000}, {"zoobot": "9" * 5000}, {}])
+def test_a_damaged_description_of_weights_is_told(tmp_path, metadata):
+    safetensors.torch.save_file({}, tmp_path / "a.safetensors", metadata)
+    with pytest.raises(ValueError, match=r"a.safetensors is not a weights file"):
+        checkpoint.load_weights(tmp_path / "a.safetensors")

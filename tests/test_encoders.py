@@ -202,3 +202,30 @@ def test_nothing_in_a_lightning_file_is_executed(tmp_path):
     with pytest.raises(ValueError, match="not a readable checkpoint"):
         encoders.load_pretrained_zoobot(tmp_path / "a.ckpt")
     assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"architecture": ["resnet18"]}, "timm has no encoder"),
+        ({"architecture": "hf-hub:a/b"}, "timm has no encoder 'hf-hub:a/b'"),
+        ({"architecture": "resnet18", "model_args": [1]}, "'model_args' can't be"),
+        ({"architecture": "resnet18", "model_args": {"checkpoint_path": "x.pth"}}, "can't be"),
+        ({"architecture": "test_vit", "model_args": {"depth": 10**9}}, "can't be"),
+        ("[" * 100_000, "RecursionError"),
+    ],
+)
+def test_a_folder_with_a_hostile_config_is_told(tmp_path, config, message):
+    text = config if isinstance(config, str) else json.dumps(config)
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=f"config.json can't be read .*{message}"):
+        encoders.load_encoder(f"local-dir:{tmp_path}")
+
+
+def test_a_folder_whose_model_is_larger_than_its_weights_is_given_up(tmp_path):
+    encoders.save_encoder(timm.create_model("test_vit", num_classes=0), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for model_args in ({"depth": 10_000}, {"embed_dim": 100_000}, {"img_size": 100_000}):
+        (tmp_path / "config.json").write_text(json.dumps(config | {"model_args": model_args}))
+        with pytest.raises(ValueError, match="local-dir:.* (larger than its weights|can't be)"):
+            encoders.load_encoder(f"local-dir:{tmp_path}")

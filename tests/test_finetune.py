@@ -471,3 +471,23 @@ def test_a_finetuned_model_is_loaded_from_the_hub_by_name(tmp_path, monkeypatch)
     )
     FinetuneableZoobotClassifier.load_from_name("hf_hub:mwalmsley/zoobot-finetuned-x")
     assert asked == [("mwalmsley/zoobot-finetuned-x", "FinetuneableZoobotClassifier.ckpt")]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"num_classes": -1},
+        {"num_classes": "x"},
+        {"head_dropout_prob": "x"},
+        {"class_names": 3},
+        None,
+    ],
+)
+def test_saved_arguments_that_make_no_model_are_told(tmp_path, arguments):
+    model = classifier()
+    description = model.describe()
+    described = None if arguments is None else {**description["arguments"], **arguments}
+    state = {"model": model.state_dict(), "description": {**description, "arguments": described}}
+    checkpoint.save_checkpoint(tmp_path / "a.ckpt", state)
+    with pytest.raises(ValueError, match="a.ckpt describes a model that can't be built"):
+        FinetuneableZoobotClassifier.load_from_checkpoint(tmp_path / "a.ckpt")

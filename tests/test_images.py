@@ -381,3 +381,21 @@ def test_astropy_is_imported_for_fits_only():
 def test_to_8bit_leaves_an_image_of_the_wanted_mode_untouched():
     image = Image.fromarray(smooth_rgb())
     assert to_8bit(image, 3) is image
+
+
+@pytest.mark.parametrize(
+    ("card", "value"),
+    [("NAXIS1", -(2**31)), ("NAXIS", 2**53), ("NAXIS2", 10**9), ("BITPIX", "nan")],
+)
+def test_a_fits_header_that_claims_what_is_not_there_is_refused(tmp_path, card, value):
+    content = fits_file(tmp_path / "a.fits", sky()).read_bytes()
+    start = content.index(f"{card:<8}= ".encode())
+    content = content[:start] + f"{card:<8}= {value:>20}".ljust(80).encode() + content[start + 80 :]
+    for source in (content, gzip.compress(content)):
+        assert "its header" in one_line_error(source)
+
+
+def test_an_unzipped_fits_file_is_bounded(tmp_path, monkeypatch):
+    content = gzip.compress(fits_file(tmp_path / "a.fits", sky()).read_bytes())
+    monkeypatch.setattr(images, "MAX_FILE_BYTES", 5000)
+    assert "over the limit of 5,000 bytes" in one_line_error(content)

@@ -2,7 +2,7 @@ import pytest
 import timm
 import torch
 
-from zoobot import checkpoint, models
+from zoobot import checkpoint, encoders, models
 from zoobot.schemas import get_schema
 
 
@@ -109,3 +109,50 @@ def test_an_unknown_encoder_is_answered_with_names():
     with pytest.raises(ValueError, match="refuses"):
         models.get_pytorch_encoder("resnet18", no_such_option=1)
     assert timm.is_model("resnet18")
+
+
+def saved(model, folder, **encoder):
+    """The model's weights under a description of another encoder."""
+    description = model.describe()
+    description["encoder"] |= encoder
+    checkpoint.save_weights(folder / "a.safetensors", model.state_dict(), description)
+    return folder / "a.safetensors"
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        {"architecture": "test_vit", "timm_kwargs": {"embed_dim": 100_000}},
+        {"architecture": "test_vit", "timm_kwargs": {"depth": 10_000}},
+        {"architecture": "test_vit", "timm_kwargs": {"img_size": 100_000}},
+        {"architecture": "test_vit", "timm_kwargs": {"depth": "x"}},
+        {"architecture": "test_vit", "timm_kwargs": {"absent": 1}},
+        {"architecture": "../a"},
+    ],
+)
+def test_a_described_model_that_is_too_large_or_impossible_is_given_up(model, tmp_path, encoder):
+    path = saved(model, tmp_path, **encoder)
+    for load in (models.ZoobotTree.load_from_checkpoint, encoders.load_pretrained_zoobot):
+        with pytest.raises(ValueError, match="a.safetensors describes a model that can't be built"):
+            load(path)
+
+
+def test_a_description_can_not_make_timm_fetch_or_load_weights(model, tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("weights were asked for")
+
+    monkeypatch.setattr("timm.models._builder.load_pretrained", refuse)
+    monkeypatch.setattr("timm.models._factory.load_checkpoint", refuse)
+    kwargs = {"pretrained": True, "checkpoint_path": "other.ckpt"}
+    path = saved(model, tmp_path, timm_kwargs=kwargs)
+    models.ZoobotTree.load_from_checkpoint(path)
+    encoders.load_pretrained_zoobot(path)
+
+
+def test_weights_of_another_kind_are_told(model, tmp_path):
+    weights = model.state_dict()
+    weights["head.linear.bias"] = weights["head.linear.bias"].to_sparse()
+    path = tmp_path / "a.ckpt"
+    checkpoint.save_checkpoint(path, {"model": weights, "description": model.describe()})
+    with pytest.raises(ValueError, match="a.ckpt, a ZoobotTree can't be loaded"):
+        models.ZoobotTree.load_from_checkpoint(path)

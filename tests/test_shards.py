@@ -18,7 +18,7 @@ from zoobot.create_shards import write_shards
 from zoobot.data import foreign_archives
 from zoobot.data.catalog import read_catalog
 from zoobot.data.images import read_image
-from zoobot.data.shards import MAX_HEADER_BYTES, open_shards, read_index, verify
+from zoobot.data.shards import MAX_HEADER_BYTES, open_shards, read_index, schema_hash, verify
 
 QUIET = {"num_workers": 0, "show_progress": False}
 
@@ -576,3 +576,25 @@ def test_misuse_is_one_line(tmp_path, small_catalog, capsys, words, message):
     assert error.startswith("error: ")
     assert message in error
     assert not (tmp_path / "shards").exists()
+
+
+def test_an_archive_that_claims_more_than_it_holds_is_refused_unread(tmp_path):
+    for size, message in (
+        (2**40, "a.tar is no readable.*'g.jpg' is cut short"),
+        (2**63 + 2**60, "a.tar"),
+    ):
+        member = tarfile.TarInfo("g.jpg")
+        member.size = size
+        (tmp_path / "a.tar").write_bytes(member.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+        with pytest.raises(ValueError, match=message):
+            foreign_archives.webdataset_catalog(tmp_path / "a.tar")
+
+
+def test_label_columns_of_an_index_must_be_text(tmp_path):
+    write(in_memory(8), tmp_path)
+    index = json.loads((tmp_path / "index.json").read_text())
+    index["label_cols"][1] = {"a": 1}
+    index["schema_hash"] = schema_hash(index["label_cols"])
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="index.json is damaged"):
+        open_shards(tmp_path, "train")

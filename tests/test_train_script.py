@@ -232,3 +232,28 @@ def test_help_groups_the_options_and_shows_defaults(capsys):
     text = capsys.readouterr().out
     for words in ("optimisation:", "hardware:", "output:", "(default: 0.001)", "torchrun"):
         assert words in text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 5000, "can't be read"),
+        ("lr: &a [&b [x, x], *b, *b]", "it has an alias"),
+        ("betas: &a [*a]", "it has an alias"),
+        ("lr: " + "x" * 20_000, "it has more than 20,000 characters"),
+        ("seed: 2001-13-45", "can't be read: month must be"),
+        ("seed: " + "9" * 5000, "can't be read: Exceeds the limit"),
+        ("lr: {2001-01-01: 3}", "lr can't be"),
+        ("lr: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
+        ("seed: 4294967296", "4294967296 is more than 4294967295"),
+        ("seed: -1", "-1 is less than 0"),
+        ("num_workers: -1", "-1 is less than 0"),
+    ],
+)
+def test_a_hostile_config_is_one_line(folder, capsys, text, message):
+    (folder / "run.yaml").write_text(text)
+    assert message in refusal(capsys, "--config", "run.yaml")
+
+
+def test_an_error_does_not_repeat_a_value_of_any_length(folder, capsys):
+    assert len(refusal(capsys, "--epochs", "x" * 50_000)) < 1100

@@ -50,7 +50,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--fits-scaling", choices=FITS_SCALINGS, default="asinh", help="brightness of FITS images")
     add("--galaxies-a-shard", type=options.positive_int, default=4096, help="at most")
     add("--num-workers", type=options.non_negative_int, default=2, help="processes; 0: this one")
-    add("--seed", type=int, default=42, help="of the split and the order")
+    add("--seed", type=options.seed, default=42, help="of the split and the order")
     add("--quality", type=int, default=95, help="of JPEG, 1 to 100")
     add("--verify", action="store_true", help="only compare finished shards with their checksums")
     return parser.parse(argv)

@@ -15,7 +15,6 @@ import timm
 import torch
 from timm.models import load_model_config_from_hf
 from torch import nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from zoobot import checkpoint
 from zoobot.schemas import did_you_mean
@@ -90,8 +89,10 @@ def _outside_config(name: str) -> tuple[str, dict]:
         path = Path(name.removeprefix(FOLDER_PREFIX)) / "config.json"
         try:
             config = read_json(path)
-            return config["architecture"], config.get("model_args") or {}
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            architecture, model_args = config["architecture"], config.get("model_args") or {}
+            _check_outside(architecture, model_args)
+            return architecture, model_args
+        except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise ValueError(
                 f"{name}: {path} can't be read ({type(error).__name__}: {error}); it must be a "
                 "timm folder of config.json and model.safetensors"
@@ -101,6 +102,16 @@ def _outside_config(name: str) -> tuple[str, dict]:
     except Exception as error:  # huggingface_hub raises many kinds, by version and by cause
         raise unreachable(name, error) from error
     return architecture, model_args or {}
+
+
+def _check_outside(architecture, model_args) -> None:
+    """ValueError unless these are a name, and arguments that only shape the model."""
+    if not isinstance(architecture, str) or not timm.is_model(architecture):
+        raise ValueError(f"timm has no encoder {architecture!r:.80}")
+    barred = {*NOT_LAYOUT} - {"num_classes", "in_chans"}
+    is_layout = isinstance(model_args, dict) and not barred & set(model_args)
+    if not is_layout or not checkpoint.is_moderate(model_args):
+        raise ValueError(f"'model_args' can't be {model_args!r:.80}")
 
 
 def unreachable(name: str, error: Exception) -> ValueError:
@@ -138,48 +149,20 @@ def load_encoder(name: str, channels: int = 3, **timm_kwargs) -> tuple[nn.Module
         raise ValueError(f"timm has no encoder {name!r}{near}")
     architecture, model_args = _outside_config(name) if outside else (name, {})
     options = {"pretrained": True, **timm_kwargs, "num_classes": 0, "in_chans": channels}
-    bound = contextlib.nullcontext()
-    if name.startswith(FOLDER_PREFIX) and options["pretrained"]:
-        bound = no_larger_than(Path(name.removeprefix(FOLDER_PREFIX)) / WEIGHTS_NAME)
+    bounded = contextlib.nullcontext()
+    if name.startswith(FOLDER_PREFIX):
+        folder = Path(name.removeprefix(FOLDER_PREFIX))
+        if options["pretrained"] and not (folder / WEIGHTS_NAME).is_file():
+            raise ValueError(f"no weights file {folder / WEIGHTS_NAME}; pickles are not read")
+        bounded = checkpoint.building(folder)
     try:
-        with bound, _no_pickles():
+        with bounded, _no_pickles():
             encoder = timm.create_model(name.replace("hf_hub:", "hf-hub:"), **options)
-    except LargerThanItsFile:
-        raise
     except TypeError as error:
         raise ValueError(f"encoder {name!r} refuses {timm_kwargs}: {error}") from error
     except Exception as error:  # huggingface_hub and timm raise many kinds
         raise unreachable(name, error) from error
     return encoder, describe(architecture, channels, {**model_args, **timm_kwargs})
-
-
-class LargerThanItsFile(ValueError):
-    """A file describes a model that is larger than itself."""
-
-
-@contextlib.contextmanager
-def no_larger_than(path: str | Path):
-    """A ``with`` block in which a model with the weights of this file is built; gives its bytes.
-
-    Raises:
-        ValueError: there is no such file, or the model has more parameters than the file has bytes.
-    """
-    try:
-        left = size = Path(path).stat().st_size
-    except OSError:
-        raise ValueError(f"no weights file {path}; pickles of weights are not read") from None
-
-    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        nonlocal left
-        left -= 0 if parameter is None else parameter.numel()
-        if left < 0:
-            raise LargerThanItsFile(f"{path} describes a model that is larger than the file")
-
-    handle = register_module_parameter_registration_hook(count)
-    try:
-        yield size
-    finally:
-        handle.remove()
 
 
 def _no_pickles():
@@ -271,7 +254,7 @@ def encoder_from_checkpoint(
             f"{path} does not tell which encoder it holds: build it with "
             "load_pretrained_zoobot(path, architecture='...') and give it as encoder="
         )
-    with no_larger_than(path):
+    with checkpoint.building(path):
         encoder = build_encoder(description)
     prefix = "encoder."
     ours = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
@@ -297,7 +280,11 @@ def load_exactly(module: nn.Module, weights: dict[str, torch.Tensor], where: str
     told = [f"{len(keys)} {fault} ({', '.join(keys[:3])})" for fault, keys in faults if keys]
     if told:
         raise ValueError(f"the weights of {where} do not fit: " + "; ".join(told))
-    module.load_state_dict(weights)
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ValueError(f"the weights of {where} can't be loaded: {reason}") from error
 
 
 def save_encoder(encoder: nn.Module, folder: str | Path) -> None:

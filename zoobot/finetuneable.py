@@ -259,19 +259,15 @@ class FinetuneableZoobotAbstract(nn.Module):
                     else f": use {saved['class']}.load_from_checkpoint"
                 )
             )
-        if encoder is None and saved.get("encoder") is None:
-            raise ValueError(
-                f"{checkpoint_path} does not tell how to build its encoder: give encoder="
-            )
-        arguments = cls._arguments_of(saved["arguments"]) | overrides
-        with encoders.no_larger_than(checkpoint_path) as num_bytes:
-            if arguments.get("num_classes", 0) > num_bytes:
+        if encoder is None:
+            if saved.get("encoder") is None:
                 raise ValueError(
-                    f"{checkpoint_path} describes {arguments['num_classes']} classes, more than "
-                    f"the file has bytes ({num_bytes})"
+                    f"{checkpoint_path} does not tell how to build its encoder: give encoder="
                 )
-            if encoder is None:
+            with checkpoint.building(checkpoint_path):
                 encoder = encoders.build_encoder(saved["encoder"])
+        with checkpoint.building(checkpoint_path):
+            arguments = cls._arguments_of(saved.get("arguments") or {}) | overrides
             model = cls(encoder=encoder, **arguments)
         if saved.get("encoder"):
             model.encoder_description = saved["encoder"]

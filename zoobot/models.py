@@ -217,15 +217,15 @@ class ZoobotTree(nn.Module):
                 f"{checkpoint_path} holds a {saved.get('class') or 'model that tells no encoder'}, "
                 "not a ZoobotTree"
             )
-        encoder, told = saved["encoder"], saved.get("arguments", saved)
-        arguments = {
-            "schema": schema_of(told),
-            "architecture_name": encoder["architecture"],
-            "channels": encoder["channels"],
-            "timm_kwargs": encoders.layout(encoder["timm_kwargs"]),
-            "dropout_rate": told.get("dropout_rate", 0.2),
-        }
-        with encoders.no_larger_than(checkpoint_path):
+        encoder, told = saved["encoder"], saved.get("arguments") or saved
+        with checkpoint.building(checkpoint_path):
+            arguments = {
+                "schema": schema_of(told),
+                "architecture_name": encoder["architecture"],
+                "channels": encoder["channels"],
+                "timm_kwargs": encoders.layout(encoder["timm_kwargs"]),
+                "dropout_rate": told.get("dropout_rate", 0.2),
+            }
             model = cls(**(arguments | overrides))
         if saved.get("class") is None:  # Zoobot 2.x also saved its metrics
             weights = {k: v for k, v in weights.items() if k.startswith(("encoder.", "head."))}

@@ -20,6 +20,7 @@ MAY_CHANGE_ON_RESUME = set(
     "config debug resume save_dir epochs patience num_workers device compile no_report save_every "
     "on_save_error max_skipped_steps allow_changes".split()
 )
+LARGEST_SEED = 2**32 - 1
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,7 +36,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--debug", action="store_true", help="show tracebacks and check more")
 
     def error(self, message: str):
-        raise ValueError(message)
+        raise ValueError(f"{message:.1000}")
 
     def parse(self, argv: list[str] | None = None) -> argparse.Namespace:
         """Parse the command line over the ``--config`` file over the defaults.
@@ -89,7 +90,10 @@ def _words(option: str, value, takes_value: bool) -> list[str]:
     if isinstance(value, list):
         return [option, *map(str, value)]
     if isinstance(value, dict):
-        return [f"{option}={json.dumps(value)}"]
+        try:
+            return [f"{option}={json.dumps(value)}"]
+        except TypeError as error:
+            raise ValueError(f"config: {option[2:]} can't be {value!r:.80}: {error}") from error
     return [f"{option}={value}"]
 
 
@@ -113,6 +117,14 @@ def non_negative_int(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is less than 0")
+    return value
+
+
+def seed(text: str) -> int:
+    """An int that every generator takes."""
+    value = non_negative_int(text)
+    if value > LARGEST_SEED:
+        raise argparse.ArgumentTypeError(f"{text:.30} is more than {LARGEST_SEED}")
     return value
 
 
@@ -253,7 +265,10 @@ def add_hardware_options(parser: Parser) -> None:
     )
     group.add_argument("--compile", action="store_true", help="torch.compile the encoder")
     group.add_argument(
-        "--num-workers", type=int, default=2, help="image-reading processes for each process"
+        "--num-workers",
+        type=non_negative_int,
+        default=2,
+        help="image-reading processes for each process",
     )
 
 
@@ -282,7 +297,7 @@ def add_optimisation_options(
         metavar="N",
         help="stop after N steps in a row whose loss or gradient is not finite",
     )
-    add("--seed", type=int, default=42, help="of weights, split, order, views and dropout")
+    add("--seed", type=seed, default=42, help="of weights, split, order, views and dropout")
     return group
 
 

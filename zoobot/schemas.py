@@ -17,6 +17,8 @@ import torch
 
 from zoobot.untrusted import check_name, read_json
 
+DEEPEST_INDENT = 40  # of the tree as text
+LONGEST_NAME = 200  # that is compared with others, which takes time
 TREES_DIR = Path(__file__).parent / "trees"
 MAX_ANSWERS = 2000
 
@@ -85,15 +87,22 @@ class Schema:
         dependencies: Mapping[str, str | Sequence[str] | None],
         label_cols: Sequence[str] | None = None,
     ):
+        for pairs in (question_answer_pairs, dependencies):
+            if not isinstance(pairs, Mapping):
+                raise ValueError(f"a schema is made of dicts of questions, not {pairs!r:.80}")
         if not question_answer_pairs:
             raise ValueError("a schema needs at least one question")
-        self.question_answer_pairs = {q: list(a) for q, a in question_answer_pairs.items()}
+        answers = sum(len(a) for a in question_answer_pairs.values() if hasattr(a, "__len__"))
+        if answers > MAX_ANSWERS:
+            raise ValueError(f"the tree has {answers} answers; at most {MAX_ANSWERS}")
+        self.question_answer_pairs = {
+            q: list(a) if isinstance(a, Sequence) and not isinstance(a, str) else None
+            for q, a in question_answer_pairs.items()
+        }
         self.questions: list[Question] = []
         self.answers: list[Answer] = []
         for text, suffixes in self.question_answer_pairs.items():
             self._add_question(text, suffixes)
-        if len(self.answers) > MAX_ANSWERS:
-            raise ValueError(f"the tree has {len(self.answers)} answers; at most {MAX_ANSWERS}")
         self._questions_by_text = {question.text: question for question in self.questions}
         self._answers_by_text = {answer.text: answer for answer in self.answers}
         self._check_unique()
@@ -107,6 +116,8 @@ class Schema:
     def _add_question(self, text: str, suffixes: Sequence[str]) -> None:
         if not isinstance(text, str) or not text:
             raise ValueError(f"a question's name must be a non-empty string, not {text!r}")
+        if suffixes is None:
+            raise ValueError(f"question {text!r}: give its answers as a list of texts")
         if len(suffixes) < 2:
             raise ValueError(f"question {text!r} has {len(suffixes)} answers; it needs at least 2")
         question = Question(text, len(self.questions))
@@ -137,29 +148,40 @@ class Schema:
             )
         parents = dependencies[question.text]
         parents = [parents] if isinstance(parents, str) else parents or []
+        if not isinstance(parents, Sequence):
+            raise ValueError(
+                f"question {question.text!r} is asked after {parents!r:.80}, which is neither a "
+                "label column nor a list of them"
+            )
+        seen = set()
         for text in parents:
-            parent = self._answers_by_text.get(text)
+            parent = self._answers_by_text.get(text) if isinstance(text, str) else None
             if parent is None:
                 raise ValueError(
                     f"question {question.text!r} is asked after {text!r}, which is no answer "
                     f"of this tree{did_you_mean(text, self._answers_by_text)}"
                 )
-            if parent in question.asked_after:
+            if text in seen:
                 raise ValueError(f"question {question.text!r} is asked after {text!r} twice")
+            seen.add(text)
             question.asked_after.append(parent)
             parent.next_questions.append(question)
 
     def _sort_into_levels(self) -> list[list[Question]]:
         """Group questions so that each one's parents stand in earlier groups."""
-        placed, levels, waiting = set(), [], list(self.questions)
-        while waiting:
-            level = [q for q in waiting if all(a.question.index in placed for a in q.asked_after)]
-            if not level:
-                names = ", ".join(q.text for q in waiting)
-                raise ValueError(f"the questions form a cycle, each asked after another: {names}")
+        unplaced_parents = [len(question.asked_after) for question in self.questions]
+        levels, level = [], [q for q in self.questions if not q.asked_after]
+        while level:
             levels.append(level)
-            placed.update(q.index for q in level)
-            waiting = [q for q in waiting if q.index not in placed]
+            following = set()
+            for child in (c for q in level for answer in q.answers for c in answer.next_questions):
+                unplaced_parents[child.index] -= 1
+                if unplaced_parents[child.index] == 0:
+                    following.add(child.index)
+            level = [self.questions[i] for i in sorted(following)]
+        if any(unplaced_parents):
+            names = ", ".join(q.text for q in self.questions if unplaced_parents[q.index])
+            raise ValueError(f"the questions form a cycle, each asked after another: {names:.300}")
         return levels
 
     def check_label_cols(self, label_cols: Sequence[str]) -> None:
@@ -329,20 +351,18 @@ class Schema:
 
     def __str__(self) -> str:
         """The tree as indented text, each question under the first answer that leads to it."""
-        lines = []
-
-        def describe(question: Question, depth: int) -> None:
+        lines, waiting = [], [(root, 0) for root in reversed(self.levels[0])]
+        while waiting:
+            question, depth = waiting.pop()
             after = ", ".join(a.text for a in question.asked_after)
             answers = ", ".join(a.pretty_text for a in question.answers)
-            indent, reason = "  " * depth, f"  (after {after})" if after else ""
+            indent, reason = (
+                "  " * min(depth, DEEPEST_INDENT),
+                f"  (after {after})" if after else "",
+            )
             lines.append(f"{indent}{question.text}: {answers}{reason}")
-            for answer in question.answers:
-                for child in answer.next_questions:
-                    if child.asked_after[0] is answer:
-                        describe(child, depth + 1)
-
-        for root in self.levels[0]:
-            describe(root, 0)
+            below = [c for a in question.answers for c in a.next_questions if c.asked_after[0] is a]
+            waiting += [(child, depth + 1) for child in reversed(below)]
         return "\n".join(lines)
 
 
@@ -353,6 +373,8 @@ def _compact(parents: list[Answer]) -> str | list[str] | None:
 
 def did_you_mean(text: str, choices) -> str:
     """``"; did you mean 'x', 'y'?"`` for the nearest choices, or nothing if none is near."""
+    if len(str(text)) > LONGEST_NAME:
+        return ""
     choices = [str(choice) for choice in choices]
     near = difflib.get_close_matches(str(text), choices, n=3, cutoff=0.5)
     near = near or [choice for choice in choices if str(text) in choice][:3]
@@ -366,6 +388,8 @@ def load_schema(path: str | Path) -> Schema:
         return Schema.from_dict(tree)
     except FileNotFoundError:
         raise ValueError(f"no schema file {path}") from None
+    except RecursionError:
+        raise ValueError(f"schema {path}: its lists or objects are nested too deeply") from None
     except (ValueError, OSError) as error:
         raise ValueError(f"schema {path}: {error}") from None
 

@@ -6,13 +6,16 @@ catalog is a ValueError that names the column, the galaxy and the value.
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from zoobot.data.fits_headers import check_fits_table
 from zoobot.data.table_bounds import check_astropy, check_parquet
 from zoobot.schemas import did_you_mean
 from zoobot.untrusted import check_name
@@ -63,7 +66,12 @@ def read_galaxies(
         _check_columns(table, columns, path)
         for column in AS_TEXT.keys() & set(table.columns):
             missing = table[column].isna()
-            table[column] = table[column].astype(str).mask(missing)
+            try:
+                table[column] = table[column].astype(str).mask(missing)
+            except (pa.ArrowException, UnicodeError, TypeError) as error:
+                raise ValueError(
+                    f"catalog {path}: column {column!r} can't be read as text: {error!s:.100}"
+                ) from error
         if "file_loc" in table:
             table["file_loc"] = _absolute(table["file_loc"], path)
         yield table
@@ -98,26 +106,33 @@ def _tables(path: Path, wanted: set[str] | None, num_rows: int | None) -> Iterat
             )
     except pd.errors.EmptyDataError:
         raise ValueError(f"catalog {path} is empty") from None
-    except (pd.errors.ParserError, UnicodeDecodeError, OSError, MemoryError) as error:
-        raise ValueError(f"catalog {path} can't be read: {error}") from error
-    except ValueError as error:
-        raise (
-            error if str(path) in str(error) else ValueError(f"catalog {path}: {error}")
-        ) from error
+    # A damaged file can raise nearly anything from within a reader.
+    except Exception as error:
+        if type(error) is ValueError and str(path) in str(error):
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"catalog {path} can't be read: {reason:.300}") from error
 
 
 def _read_parquet(path, wanted, num_rows) -> Iterator[pd.DataFrame]:
     check_parquet(path)
-    if num_rows is None:
-        yield pd.read_parquet(path)
-        return
     start = 0
     with pq.ParquetFile(path) as file:
+        names = file.schema_arrow.names
+        repeated = [name for name, count in Counter(names).items() if count > 1]
+        if repeated:
+            raise ValueError(f"catalog {path} has more than one column {repeated[0]!r}: rename one")
+        if num_rows is None:
+            whole = file.read()
+            whole.validate(full=True)  # else text may be none, which shows up anywhere later
+            yield whole.to_pandas()
+            return
         if num_rows == 0:
             yield file.schema_arrow.empty_table().to_pandas()
             return
-        columns = [name for name in file.schema_arrow.names if name in wanted]
+        columns = [name for name in names if name in wanted]
         for batch in file.iter_batches(num_rows, columns=columns):
+            batch.validate(full=True)
             table = batch.to_pandas()
             table.index += start
             start += len(table)
@@ -132,10 +147,9 @@ def _read_astropy(path: Path, table_format: str) -> pd.DataFrame:
             f"catalog {path} needs astropy: pip install 'zoobot-torch[astro]'"
         ) from None
     check_astropy(path)
-    try:
-        table = Table.read(path, format=table_format)
-    except Exception as error:  # a damaged file can raise nearly anything
-        raise ValueError(f"{type(error).__name__}: {error}") from error
+    if table_format == "fits":
+        check_fits_table(path)
+    table = Table.read(path, format=table_format)
     flat = [name for name in table.colnames if table[name].ndim == 1]
     catalog = table[flat].to_pandas()
     for name in catalog.columns:

@@ -54,7 +54,7 @@ def read_webdataset(path: str | Path) -> Iterator[dict]:
             yield from _read_tar(tar)
         except FileNotFoundError:
             raise ValueError(f"no archive {tar}") from None
-        except (tarfile.TarError, EOFError) as error:
+        except (tarfile.TarError, EOFError, OverflowError, OSError) as error:
             raise ValueError(f"{tar} is no readable, uncompressed tar: {error}") from error
 
 
@@ -73,7 +73,7 @@ def webdataset_catalog(path: str | Path) -> pd.DataFrame:
 
 
 def _read_tar(path: Path) -> Iterator[dict]:
-    key, parts = None, {}
+    key, parts, size = None, {}, path.stat().st_size
     with tarfile.open(path, "r:", tarinfo=_Member) as tar:
         for member in tar:
             kind, found = _kind(member)
@@ -85,6 +85,8 @@ def _read_tar(path: Path) -> Iterator[dict]:
                 key, parts = found, {}
             if kind in parts:
                 raise ValueError(f"{path}: {key!r} has more than one file of {kind}")
+            if member.offset_data + member.size > size:
+                raise tarfile.ReadError(f"{member.name!r:.100} is cut short")
             if member.size > LARGEST_BYTES[kind]:
                 raise ValueError(f"{path}: the {kind} of {key!r} have {member.size:,} bytes")
             parts[kind] = tar.extractfile(member).read()

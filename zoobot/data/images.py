@@ -16,6 +16,8 @@ import torch
 from PIL import Image
 from torchvision.io import decode_jpeg
 
+from zoobot.data.fits_headers import check_fits_headers
+
 MAX_PIXELS = 100_000_000  # 400 MB once decoded: a larger file is refused before it is decoded
 MAX_FILE_BYTES = 1_000_000_000  # of an encoded image, and of a FITS file unpacked
 FITS_SCALINGS = ("asinh", "linear", "none")
@@ -204,6 +206,7 @@ def _read_fits(file, name):
             f"{name}: FITS needs astropy: pip install 'zoobot-torch[astro]'"
         ) from error
     file = _unpacked(file, name)
+    check_fits_headers(file)
     with fits.open(file, memmap=False, disable_image_compression=True) as hdus:
         for hdu in hdus:
             if hdu.header.get("ZIMAGE"):

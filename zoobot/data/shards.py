@@ -254,6 +254,7 @@ def _is_sound(index: dict) -> bool:
         and index["channels"] in MODES
         and index["fits_scaling"] in FITS_SCALINGS
         and index["label_dtype"] in ("int32", "float32")
+        and all(isinstance(column, str) for column in index["label_cols"])
         and index["schema_hash"] == schema_hash(index["label_cols"])
     )
 

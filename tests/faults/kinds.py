@@ -1,0 +1,33 @@
+"""The six kinds of files from outside: how one is damaged, and all that is done with it."""
+
+import dataclasses
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import of_galaxies
+import of_models
+from mutations import Files, Steps
+
+
+@dataclasses.dataclass
+class Kind:
+    """One kind of input.
+
+    Attributes:
+        make: gives the files of an input.
+        steps: gives the calls that read them: each must return, or raise a ValueError.
+    """
+
+    make: Callable[[random.Random], Files]
+    steps: Callable[[Path], Steps]
+
+
+KINDS = {
+    "catalog": Kind(of_galaxies.make_catalog, of_galaxies.catalog_steps),
+    "schema": Kind(of_models.make_schema, of_models.schema_steps),
+    "image": Kind(of_galaxies.make_image, of_galaxies.image_steps),
+    "shards": Kind(of_galaxies.make_shards, of_galaxies.shard_steps),
+    "config": Kind(of_models.make_config, of_models.config_steps),
+    "checkpoint": Kind(of_models.make_checkpoint, of_models.checkpoint_steps),
+}

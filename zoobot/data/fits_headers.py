@@ -1,0 +1,79 @@
+"""Whether a FITS file holds what its headers claim, before astropy takes them at their word."""
+
+import math
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+BLOCK = 2880
+CARD = 80
+SIZES = tuple("BITPIX NAXIS PCOUNT GCOUNT TFIELDS".split())
+MOST = 999  # axes or fields, of the standard
+
+
+def check_fits_headers(file: BinaryIO) -> None:
+    """ValueError unless each header ends, and its data lie within the file; rewinds the file."""
+    size = file.seek(0, os.SEEK_END)
+    place = 0
+    while place < size:
+        file.seek(place)
+        cards, place = _read_cards(file, place)
+        if place is None:
+            break  # what follows the last data is no header
+        place += -(-_data_bytes(cards) // BLOCK) * BLOCK
+        if place - size >= BLOCK:  # the last block's padding may be missing
+            raise ValueError(f"its header claims {place:,} bytes of {size:,}")
+    file.seek(0)
+
+
+def check_fits_table(path: Path) -> None:
+    """ValueError unless the file is as large as it claims, and so is each row of its tables."""
+    from astropy.io import fits
+
+    with open(path, "rb") as file:
+        check_fits_headers(file)
+    with fits.open(path) as hdus:
+        for hdu in hdus:
+            if isinstance(hdu, fits.BinTableHDU):
+                width, told = hdu.columns.dtype.itemsize, hdu.header["NAXIS1"]
+                if width != told:
+                    raise ValueError(
+                        f"its columns take {width} bytes a row, its header says {told}"
+                    )
+
+
+def _read_cards(file: BinaryIO, place: int) -> tuple[dict[str, str], int | None]:
+    """Name -> value of a header's sizes, and where its data begin; None if it does not end."""
+    cards: dict[str, str] = {}
+    while len(block := file.read(BLOCK)) >= CARD:
+        place += BLOCK
+        for start in range(0, len(block), CARD):
+            card = block[start : start + CARD].decode("latin-1")
+            name = card[:8].strip().upper()
+            if name == "END":
+                return cards, place
+            if name.startswith(SIZES):
+                cards.setdefault(name, card[10:].partition("/")[0].strip())
+    return cards, None
+
+
+def _data_bytes(cards: dict[str, str]) -> int:
+    """Bytes of the data that a header describes."""
+    for name in ("NAXIS", "TFIELDS"):
+        if _whole(cards, name, 0, 0) > MOST:
+            raise ValueError(f"its header's {name} is {cards[name]}; it can be {MOST} at most")
+    num_axes = _whole(cards, "NAXIS", 0, 0)
+    if num_axes == 0:
+        return 0
+    sides = [_whole(cards, f"NAXIS{i + 1}", 0, 0) for i in range(num_axes)]
+    if sides[0] == 0:  # random groups
+        sides = sides[1:]
+    values = _whole(cards, "PCOUNT", 0, 0) + math.prod(sides)
+    return abs(_whole(cards, "BITPIX", 8, -64)) // 8 * _whole(cards, "GCOUNT", 1, 0) * values
+
+
+def _whole(cards: dict[str, str], name: str, default: int, least: int) -> int:
+    text = cards.get(name, str(default))
+    if len(text) > 20 or not text.lstrip("+-").isdecimal() or int(text) < least:
+        raise ValueError(f"its header's {name} is {text!r:.40}, not a whole number >= {least}")
+    return int(text)
