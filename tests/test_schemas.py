@@ -159,7 +159,7 @@ def test_label_columns_must_be_in_the_trees_order():
         ('{"a": {"answers": ["_x", "_y"], "asked_after": [["a_x"]]}}', "after ['a_x'], which"),
         ("[" * 100_000, "nested too deeply"),
         ('{"a": {"answers": ["_x", "_y"]}, "b": {"answers": [' + '"_x", ' * 10_000 + '"_y"]}}',
-         "at most 10,000 answers"),
+         "10003 answers; at most 2000"),
     ],
 )  # fmt: skip
 def test_a_broken_tree_file_is_named(tmp_path, text, message):
@@ -197,17 +197,17 @@ def test_pairs_that_are_no_lists_of_answers_are_refused(pairs):
         Schema({"a": ["_x", "_y"]}, pairs if pairs != {"a": None} else 3)
 
 
-def test_a_chain_of_thousands_of_questions_is_sorted_and_printed_at_once():
-    num_questions = 5000
+def test_a_chain_of_a_thousand_questions_is_sorted_and_printed_at_once():
+    num_questions = 1000
     pairs = {f"q{i}": ["_yes", "_no"] for i in reversed(range(num_questions))}
     after = {f"q{i}": f"q{i - 1}_yes" if i else None for i in range(num_questions)}
     schema = Schema(pairs, after)
     assert [level[0].text for level in schema.levels[:3]] == ["q0", "q1", "q2"]
     lines = str(schema).splitlines()
     assert len(lines) == num_questions
-    assert lines[-1].strip().startswith("q4999: yes, no")
+    assert lines[-1].strip().startswith("q999: yes, no")
     with pytest.raises(ValueError, match="form a cycle"):
-        Schema(pairs, after | {"q0": "q4999_no"})
+        Schema(pairs, after | {"q0": "q999_no"})
 
 
 def test_a_very_long_name_is_not_compared_with_others():

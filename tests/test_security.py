@@ -272,9 +272,9 @@ def test_an_image_of_absurd_size_is_refused_before_it_is_decoded(cheap, tmp_path
     pytest.importorskip("astropy")
     (tmp_path / name).write_bytes(HUGE[name])
     for read in (read_image, read_pixels):
-        assert "over the limit of 100,000,000 pixels" in refused(
-            lambda read=read: read(str(tmp_path / name)), name
-        )
+        told = refused(lambda read=read: read(str(tmp_path / name)), name)
+        is_fits = name.endswith(".fits")
+        assert ("its header claims" if is_fits else "over the limit of 100,000,000") in told
         if name != "b.fits":
             refused(lambda read=read: read(HUGE[name], name="embedded"), "embedded")
 
@@ -374,7 +374,7 @@ def test_a_checkpoint_can_not_unpack_to_more_than_itself(cheap, tmp_path, monkey
 def test_a_file_can_not_describe_a_model_larger_than_itself(cheap, tmp_path, tree):
     wide = encoders.describe("test_convnext", 3, {"dims": [8192] * 4, "depths": [9] * 4})
     path = saved_model(tmp_path, tree, encoder=wide)
-    refused(lambda: load_predictor(path), "best.safetensors describes a model that is larger")
+    refused(lambda: load_predictor(path), "best.safetensors describes a model that can't be built")
     refused(lambda: encoders.load_pretrained_zoobot(path), "best.safetensors")
     model = FinetuneableZoobotClassifier(encoder=tiny_model(tree).encoder, num_classes=2)
     described = model.describe()
@@ -588,38 +588,12 @@ def test_temporary_files_are_new_and_the_umask_is_left_alone(tmp_path, monkeypat
         secret = tmp_path / "secret"
         secret.write_text("kept")
         monkeypatch.setattr("secrets.token_hex", lambda _: "guessed")
-        (tmp_path / ".a.guessed").symlink_to(secret)
+        (tmp_path / ".a.guessed.partial").symlink_to(secret)
         with pytest.raises(FileExistsError):
             checkpoint.write_text(tmp_path / "a", "y")
         assert secret.read_text() == "kept"
     finally:
         os.umask(before)
-
-
-@pytest.mark.parametrize("damage", [b"torn", "shape", pickle.dumps(None)])
-def test_parts_of_a_killed_run_are_checked(tmp_path, tree, monkeypatch, damage):
-    import safetensors.numpy
-
-    catalog, model = draw_galaxies(tmp_path, tree, 6), tiny_model(tree)
-
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(predict, "_join_parts", killed)
-        with pytest.raises(KeyboardInterrupt):
-            predict.predict_to_file(catalog, model, tmp_path / "p.csv", **QUICK)
-    part = tmp_path / "p.csv.parts" / "part-0000001.safetensors"
-    if damage == "shape":
-        values = {"predictions": np.zeros((10, 7, 1), np.float32)}
-        damage = safetensors.numpy.save(values, metadata={"errors": "{}"})
-    part.write_bytes(damage)
-    told = refused(
-        lambda: predict.predict_to_file(catalog, model, tmp_path / "p.csv", **QUICK), part.name
-    )
-    assert "delete it and rerun" in told
-    part.unlink()
-    predict.predict_to_file(catalog, model, tmp_path / "p.csv", **QUICK)
 
 
 # Text stays text.

@@ -239,7 +239,7 @@ def test_a_killed_run_leaves_nothing_half_and_goes_on(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="no index.json.*rerun"):
         open_shards(tmp_path / "killed", "train")
 
-    (tmp_path / "killed/train/.shard-00002.safetensors.abc").write_bytes(b"of kill -9")
+    (tmp_path / "killed/train/.shard-00002.safetensors.abc.partial").write_bytes(b"of kill -9")
     (tmp_path / "killed/train/shard-00001.safetensors").write_bytes(b"torn")
     kept = (tmp_path / "killed/train/shard-00000.safetensors").stat().st_mtime_ns
     write(table, tmp_path / "killed")

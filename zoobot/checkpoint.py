@@ -105,13 +105,21 @@ def load_checkpoint(path: str | Path) -> dict:
             f"{path} has checkpoint format {version}; this version reads {FORMAT_VERSION}"
         )
     expected = state.pop("sha256", None)
-    if version > 1 and digest(state) != expected:
+    try:
+        is_sound = version == 1 or digest(state) == expected
+    except ValueError as error:
+        raise ValueError(f"{path} is no state of training: it holds {error}") from error
+    if not is_sound:
         raise ValueError(f"{path} is corrupt: its contents do not have the checksum it tells")
     return state
 
 
 def digest(value) -> str:
-    """SHA-256 of plain types and tensors, however nested: of types, order, shapes and bytes."""
+    """SHA-256 of plain types and tensors, however nested: of types, order, shapes and bytes.
+
+    Raises:
+        ValueError: for a tensor that is sparse, quantised, or has no values.
+    """
     hashed = hashlib.sha256()
     _feed(hashed, value)
     return hashed.hexdigest()
@@ -119,6 +127,8 @@ def digest(value) -> str:
 
 def _feed(hashed, value) -> None:
     if torch.is_tensor(value):
+        if value.layout != torch.strided or value.is_meta or value.is_quantized:
+            raise ValueError("a tensor that is not plain numbers")
         value = value.detach().cpu().contiguous()
         hashed.update(f"{value.dtype}{tuple(value.shape)}".encode())
         hashed.update(value.reshape(-1).view(torch.uint8).numpy())

@@ -33,6 +33,8 @@ from zoobot.models import ZoobotTree
 from zoobot.schemas import Schema
 
 NUM_GALAXIES = 1500
+EPOCHS = 12
+MOST_WAIT_S = 10
 TREE = Schema(
     {"smooth": ["_yes", "_no"], "bar": ["_strong", "_weak", "_no"], "merging": ["_yes", "_no"]},
     {"smooth": None, "bar": "smooth_no", "merging": None},
@@ -74,6 +76,7 @@ class Trial:
             only.
         signal: that is sent.
         differences: two output folders at rest -> names of files that differ.
+        is_done: the output folder -> whether hardly anything is left to do: then let it end.
     """
 
     name: str
@@ -83,6 +86,7 @@ class Trial:
     event: str | None = None
     signal: int = signal.SIGKILL
     differences: Callable[[Path, Path], list[str]] = differences
+    is_done: Callable[[Path], bool] = lambda out: False
 
 
 def kill_and_compare(trial: Trial, kills: int, rng: np.random.Generator, folder: Path) -> Counts:
@@ -118,7 +122,7 @@ def kill_and_compare(trial: Trial, kills: int, rng: np.random.Generator, folder:
         before = touched(out)
         command = Command(trial.words(out), out.parent)
         if trial.event is None:
-            alive = _wait(command, rng.uniform(starting / 2, starting + working / 2))
+            alive = _wait(command, starting + rng.uniform(-starting / 2, min(working, MOST_WAIT_S)))
         elif number % 5 == 0:
             alive = _wait(command, rng.uniform(0, starting))
         elif number % 5 == 4:
@@ -138,6 +142,10 @@ def kill_and_compare(trial: Trial, kills: int, rng: np.random.Generator, folder:
         counts.restarts += 1
         told = "it had ended" if had_ended else f"{victim}, {reached} processes, {trial.phase(out)}"
         print(f"  {trial.name}: kill {number + 1}: {told}", flush=True)
+        if not had_ended and trial.is_done(out):
+            counts.restarts += 1
+            _end(Command(trial.words(out), out.parent), trial, counts, killed=False)
+            had_ended = True
         if had_ended:
             _compare(whole, out, trial, counts)
             shutil.rmtree(out)
@@ -261,7 +269,7 @@ def train_trial(folder: Path, name: str, number: int) -> Trial:
         data = ["--catalog", catalog, "--schema", folder / "tree.json", "--image-size", 32]
         model = ["--encoder", "test_resnet", "--dropout", 0.5, "--precision", "fp32"]
         every = 0.005 if number == signal.SIGKILL else 0  # minutes; 0: when asked to stop only
-        loop = ["--batch-size", 16, "--epochs", 6, "--num-workers", 1, "--save-every", every]
+        loop = ["--batch-size", 16, "--epochs", EPOCHS, "--num-workers", 1, "--save-every", every]
         script = [*torchrun(2), REPO / "train.py", *data, *model, *loop, "--no-report"]
         return [*script, "--save-dir", "out"]
 
@@ -299,7 +307,10 @@ def train_trial(folder: Path, name: str, number: int) -> Trial:
             if not (name.endswith(".ckpt") and same_state(first / name, second / name))
         ]
 
-    return Trial(name, words, phase, victims, None, number, different)
+    def is_done(out: Path) -> bool:
+        return phase(out) == f"epoch {EPOCHS + 1}, step 0"
+
+    return Trial(name, words, phase, victims, None, number, different, is_done)
 
 
 def train_sigkill(rng: np.random.Generator, folder: Path, kills: int) -> Counts:

@@ -15,7 +15,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from zoobot.data.fits_headers import check_fits_table
 from zoobot.data.table_bounds import check_astropy, check_parquet
 from zoobot.schemas import did_you_mean
 from zoobot.untrusted import check_name
@@ -147,8 +146,6 @@ def _read_astropy(path: Path, table_format: str) -> pd.DataFrame:
             f"catalog {path} needs astropy: pip install 'zoobot-torch[astro]'"
         ) from None
     check_astropy(path)
-    if table_format == "fits":
-        check_fits_table(path)
     table = Table.read(path, format=table_format)
     flat = [name for name in table.colnames if table[name].ndim == 1]
     catalog = table[flat].to_pandas()

@@ -2,7 +2,6 @@
 
 import math
 import os
-from pathlib import Path
 from typing import BinaryIO
 
 BLOCK = 2880
@@ -24,22 +23,6 @@ def check_fits_headers(file: BinaryIO) -> None:
         if place - size >= BLOCK:  # the last block's padding may be missing
             raise ValueError(f"its header claims {place:,} bytes of {size:,}")
     file.seek(0)
-
-
-def check_fits_table(path: Path) -> None:
-    """ValueError unless the file is as large as it claims, and so is each row of its tables."""
-    from astropy.io import fits
-
-    with open(path, "rb") as file:
-        check_fits_headers(file)
-    with fits.open(path) as hdus:
-        for hdu in hdus:
-            if isinstance(hdu, fits.BinTableHDU):
-                width, told = hdu.columns.dtype.itemsize, hdu.header["NAXIS1"]
-                if width != told:
-                    raise ValueError(
-                        f"its columns take {width} bytes a row, its header says {told}"
-                    )
 
 
 def _read_cards(file: BinaryIO, place: int) -> tuple[dict[str, str], int | None]:
