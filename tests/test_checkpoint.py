@@ -84,6 +84,12 @@ def test_a_pickle_is_never_executed(tmp_path):
     assert not target.exists()
 
 
+def nested(value, depth):
+    for _ in range(depth):
+        value = {"a": value}
+    return value
+
+
 ENCODER = {"architecture": "resnet18", "channels": 3, "timm_kwargs": {}}
 
 
@@ -103,6 +109,8 @@ ENCODER = {"architecture": "resnet18", "channels": 3, "timm_kwargs": {}}
         ({"encoder": ENCODER | {"timm_kwargs": [1]}}, "it must hold"),
         ({"encoder": ENCODER | {"timm_kwargs": {"depths": [3, 10**9]}}}, "moderate numbers"),
         ({"encoder": ENCODER | {"timm_kwargs": {"depth": float("nan")}}}, "moderate numbers"),
+        ({"encoder": nested(ENCODER, 90)}, "it must hold"),
+        ({"encoder": ENCODER | {"timm_kwargs": {"a": nested([], 90)}}}, "moderate numbers"),
         ({"arguments": {"num_classes": 10**12}}, "a model of 1000000000000 cl"),
         ({"encoder": ENCODER | {"timm_kwargs": {3: 4}}}, "it must hold"),
     ],
@@ -133,3 +141,11 @@ def test_a_damaged_description_of_weights_is_told(tmp_path, metadata):
     safetensors.torch.save_file({}, tmp_path / "a.safetensors", metadata)
     with pytest.raises(ValueError, match=r"a.safetensors is not a weights file"):
         checkpoint.load_weights(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("depth", [100, 500, 900, 1000, 5000])
+def test_a_description_of_any_depth_is_refused(tmp_path, depth):
+    metadata = {"zoobot": '{"class": ' + "[" * depth + "]" * depth + "}"}
+    safetensors.torch.save_file({}, tmp_path / "a.safetensors", metadata)
+    with pytest.raises(ValueError, match="a.safetensors"):
+        checkpoint.load_model(tmp_path / "a.safetensors")

@@ -29,9 +29,10 @@ MOST_CHANNELS = 1000
 LARGEST_SETTING = 100_000
 SPARE_VALUES = 10_000_000  # of a model beyond the bytes of its weights
 VALUES_A_TENSOR = 1000  # what a tensor counts for, however small
+DEEPEST_SETTING = 8
 READING_ERRORS = (
     *(safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError),
-    *(RecursionError, RuntimeError, MemoryError),
+    *(RuntimeError, MemoryError),
 )
 
 
@@ -195,7 +196,10 @@ def load_model(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
             weights, description = _read_lightning(path, state)
         else:
             raise ValueError(f"{path} is no checkpoint of this package or of Zoobot 2.x")
-    _check_model(path, weights, description)
+    try:
+        _check_model(path, weights, description)
+    except RecursionError:
+        raise ValueError(f"{path} has a description that is nested too deeply") from None
     return weights, description
 
 
@@ -238,12 +242,12 @@ def _is_encoder(described: dict) -> bool:
     )
 
 
-def is_moderate(value) -> bool:
+def is_moderate(value, depth: int = DEEPEST_SETTING) -> bool:
     """Whether no number within a value is so large that a model of it would fill the memory."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list | tuple):
-        return all(map(is_moderate, value))
+        return depth > 0 and all(is_moderate(item, depth - 1) for item in value)
     return not isinstance(value, int | float) or abs(value) <= LARGEST_SETTING
 
 

@@ -92,13 +92,13 @@ class Schema:
                 raise ValueError(f"a schema is made of dicts of questions, not {pairs!r:.80}")
         if not question_answer_pairs:
             raise ValueError("a schema needs at least one question")
-        answers = sum(len(a) for a in question_answer_pairs.values() if hasattr(a, "__len__"))
-        if answers > MAX_ANSWERS:
-            raise ValueError(f"the tree has {answers} answers; at most {MAX_ANSWERS}")
-        self.question_answer_pairs = {
-            q: list(a) if isinstance(a, Sequence) and not isinstance(a, str) else None
-            for q, a in question_answer_pairs.items()
-        }
+        for question, suffixes in question_answer_pairs.items():
+            if isinstance(suffixes, str) or not isinstance(suffixes, Sequence):
+                raise ValueError(f"question {question!r}: give its answers as a list of texts")
+        num_answers = sum(map(len, question_answer_pairs.values()))
+        if num_answers > MAX_ANSWERS:
+            raise ValueError(f"the tree has {num_answers} answers; at most {MAX_ANSWERS}")
+        self.question_answer_pairs = {q: list(a) for q, a in question_answer_pairs.items()}
         self.questions: list[Question] = []
         self.answers: list[Answer] = []
         for text, suffixes in self.question_answer_pairs.items():
@@ -116,8 +116,6 @@ class Schema:
     def _add_question(self, text: str, suffixes: Sequence[str]) -> None:
         if not isinstance(text, str) or not text:
             raise ValueError(f"a question's name must be a non-empty string, not {text!r}")
-        if suffixes is None:
-            raise ValueError(f"question {text!r}: give its answers as a list of texts")
         if len(suffixes) < 2:
             raise ValueError(f"question {text!r} has {len(suffixes)} answers; it needs at least 2")
         question = Question(text, len(self.questions))
@@ -356,10 +354,8 @@ class Schema:
             question, depth = waiting.pop()
             after = ", ".join(a.text for a in question.asked_after)
             answers = ", ".join(a.pretty_text for a in question.answers)
-            indent, reason = (
-                "  " * min(depth, DEEPEST_INDENT),
-                f"  (after {after})" if after else "",
-            )
+            indent = "  " * min(depth, DEEPEST_INDENT)
+            reason = f"  (after {after})" if after else ""
             lines.append(f"{indent}{question.text}: {answers}{reason}")
             below = [c for a in question.answers for c in a.next_questions if c.asked_after[0] is a]
             waiting += [(child, depth + 1) for child in reversed(below)]
