@@ -16,7 +16,7 @@ import torch
 from timm.models import load_model_config_from_hf
 from torch import nn
 
-from zoobot import checkpoint
+from zoobot import checkpoint, described_models
 from zoobot.schemas import did_you_mean
 from zoobot.untrusted import read_json
 
@@ -110,7 +110,7 @@ def _check_outside(architecture, model_args) -> None:
         raise ValueError(f"timm has no encoder {architecture!r:.80}")
     barred = {*NOT_LAYOUT} - {"num_classes", "in_chans"}
     is_layout = isinstance(model_args, dict) and not barred & set(model_args)
-    if not is_layout or not checkpoint.is_moderate(model_args):
+    if not is_layout or not described_models.is_moderate(model_args):
         raise ValueError(f"'model_args' can't be {model_args!r:.80}")
 
 
@@ -154,7 +154,7 @@ def load_encoder(name: str, channels: int = 3, **timm_kwargs) -> tuple[nn.Module
         folder = Path(name.removeprefix(FOLDER_PREFIX))
         if options["pretrained"] and not (folder / WEIGHTS_NAME).is_file():
             raise ValueError(f"no weights file {folder / WEIGHTS_NAME}; pickles are not read")
-        bounded = checkpoint.building(folder)
+        bounded = described_models.building(folder)
     try:
         with bounded, _no_pickles():
             encoder = timm.create_model(name.replace("hf_hub:", "hf-hub:"), **options)
@@ -254,7 +254,7 @@ def encoder_from_checkpoint(
             f"{path} does not tell which encoder it holds: build it with "
             "load_pretrained_zoobot(path, architecture='...') and give it as encoder="
         )
-    with checkpoint.building(path):
+    with described_models.building(path):
         encoder = build_encoder(description)
     prefix = "encoder."
     ours = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}

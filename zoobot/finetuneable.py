@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from zoobot import checkpoint, encoders, optim
+from zoobot import checkpoint, described_models, encoders, optim
 from zoobot.metrics import ExampleMeasures
 from zoobot.models import label_tensor
 from zoobot.schemas import Schema, did_you_mean
@@ -264,9 +264,9 @@ class FinetuneableZoobotAbstract(nn.Module):
                 raise ValueError(
                     f"{checkpoint_path} does not tell how to build its encoder: give encoder="
                 )
-            with checkpoint.building(checkpoint_path):
+            with described_models.building(checkpoint_path):
                 encoder = encoders.build_encoder(saved["encoder"])
-        with checkpoint.building(checkpoint_path):
+        with described_models.building(checkpoint_path):
             arguments = cls._arguments_of(saved.get("arguments") or {}) | overrides
             model = cls(encoder=encoder, **arguments)
         if saved.get("encoder"):

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from zoobot import checkpoint, encoders, losses, optim
+from zoobot import checkpoint, described_models, encoders, losses, optim
 from zoobot.encoders import get_encoder_dim as get_encoder_dim
 from zoobot.encoders import get_pytorch_encoder as get_pytorch_encoder
 from zoobot.encoders import save_encoder as save_encoder
@@ -218,7 +218,7 @@ class ZoobotTree(nn.Module):
                 "not a ZoobotTree"
             )
         encoder, told = saved["encoder"], saved.get("arguments") or saved
-        with checkpoint.building(checkpoint_path):
+        with described_models.building(checkpoint_path):
             arguments = {
                 "schema": schema_of(told),
                 "architecture_name": encoder["architecture"],
