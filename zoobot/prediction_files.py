@@ -149,39 +149,65 @@ class _CsvWriter:
         self._file.close()
 
 
-class _KeepsFailure(io.FileIO):
-    """A file that tells HDF5 nothing of a full disk, for then HDF5 could not even be closed."""
+class _NeverFull(io.FileIO):
+    """A file that keeps in memory what its disk does not take.
 
-    failure: OSError | None = None
+    HDF5 can't close a file that it can't write to, and goes astray where it does not read what it
+    wrote. So it learns nothing, and whoever writes with it asks ``check`` after each part.
+    """
+
+    def __init__(self, path: Path):
+        super().__init__(path, "w+")
+        self._failure: OSError | None = None
+        self._kept: list[tuple[int, bytes]] = []
 
     def write(self, data) -> int:
-        """Write all; a failure is kept for ``check``."""
-        left = memoryview(data).cast("B")
+        """Write all, to the disk until it fails."""
+        place, left = self.tell(), memoryview(data).cast("B")
         try:
-            while len(left):
+            while len(left) and self._failure is None:
                 left = left[super().write(left) :]
         except OSError as error:
-            self.failure = self.failure or error
+            self._failure = error
+        if self._failure is not None:
+            self._kept.append((place, bytes(data)))
         return len(data)
 
-    def truncate(self, size: int | None = None) -> int:
-        """Change the size; a failure is kept for ``check``."""
+    def readinto(self, buffer) -> int:
+        """Read all that is asked for; what was never written is zero."""
+        place, view = self.tell(), memoryview(buffer).cast("B")
+        read = super().readinto(view)
+        view[read:] = bytes(len(view) - read)
+        for start, data in self._kept:
+            first, last = max(start, place), min(start + len(data), place + len(view))
+            if first < last:
+                view[first - place : last - place] = data[first - start : last - start]
+        return len(view)
+
+    def read(self, size: int) -> bytes:
+        """Read so many bytes, as ``readinto`` does."""
+        buffer = bytearray(size)
+        self.readinto(buffer)
+        return bytes(buffer)
+
+    def truncate(self, size: int) -> int:
+        """Change the size, if the disk lets it."""
         try:
             return super().truncate(size)
         except OSError as error:
-            self.failure = self.failure or error
+            self._failure = self._failure or error
             return size
 
     def check(self) -> None:
-        """Raise the first failure."""
-        if self.failure is not None:
-            raise self.failure
+        """Raise what the disk said first, if it did not take all."""
+        if self._failure is not None:
+            raise self._failure
 
 
 class _Hdf5Writer:
     def __init__(self, path: Path, like: Predictions, num_galaxies: int):
         h5py = _h5py()
-        self._disk = _KeepsFailure(path, "w+")
+        self._disk = _NeverFull(path)
         self._file = h5py.File(self._disk, "w")
         self._file.attrs[METADATA_KEY] = json.dumps(like.metadata)
         shape, text = (num_galaxies, *like.values.shape[1:]), h5py.string_dtype()

@@ -1,6 +1,7 @@
 import os
 import sys
 
+import numpy as np
 import pandas as pd
 import predict_worker
 import pytest
@@ -13,6 +14,7 @@ from torch import nn
 
 from zoobot import checkpoint, options, predict, prediction_parts
 from zoobot.models import ZoobotTree
+from zoobot.prediction_files import Predictions, _NeverFull, open_writer, read_predictions
 
 sys.path.insert(0, str(REPO))
 import predict as script
@@ -263,6 +265,42 @@ def test_a_full_disk_is_one_line_and_leaves_the_earlier_files_until_there_is_spa
     assert len(told) == 3
     options.run(script.main, lambda: script.parse([str(word) for word in words]))
     assert contents(out) == expected
+
+
+def test_wherever_in_an_hdf5_file_a_disk_is_full_it_is_told_as_such(tmp_path):
+    pytest.importorskip("h5py")
+    ids = np.array([f"J{i:030d}" for i in range(200)], dtype=object)
+    errors = np.array([None if i % 3 else "damaged" * i for i in range(200)], dtype=object)
+    values = np.random.default_rng(0).random((200, 20, 3)).astype(np.float32)
+    whole = Predictions(ids, values, [f"c{i}" for i in range(20)], errors)
+
+    def write(aside):
+        with open_writer(aside, ".hdf5", whole, 200) as writer:
+            for rows in (slice(0, 70), slice(70, 200)):
+                writer.write(Predictions(ids[rows], values[rows], whole.columns, errors[rows]))
+
+    path = tmp_path / "p.hdf5"
+    checkpoint.write_whole(path, write)
+    assert (read_predictions(path).values == values).all()
+    size = path.stat().st_size
+    for num_bytes in range(0, size, size // 60):
+        with largest_file(num_bytes), pytest.raises(OSError, match="File too large: .*again.hdf5"):
+            checkpoint.write_whole(tmp_path / "again.hdf5", write)
+    assert list(contents(tmp_path)) == ["p.hdf5"]
+
+
+def test_hdf5_reads_what_it_wrote_also_when_the_disk_did_not_take_it(tmp_path):
+    file = _NeverFull(tmp_path / "file")
+    file.write(b"abcd")
+    with largest_file(6):
+        file.write(b"efgh")
+        file.seek(1)
+        file.write(b"BC")
+    file.seek(0)
+    assert file.read(12) == b"aBCdefgh" + bytes(4)
+    with pytest.raises(OSError, match="File too large"):
+        file.check()
+    file.close()
 
 
 def test_a_full_disk_of_any_process_is_told(monkeypatch, capsys):
