@@ -141,6 +141,15 @@ def _out_of_time(*_):
     raise OutOfTime
 
 
+def _next_number(pipe) -> int | None:
+    """The next input's number; None once the fuzzer is gone."""
+    parent = os.getppid()
+    while not pipe.poll(TIME_LIMIT_S):
+        if os.getppid() != parent:
+            return None
+    return pipe.recv()
+
+
 def _serve(pipe, folder: Path, seed: int, make_input: Callable) -> None:
     """The process: for every number that comes, read that input and send its outcome."""
     elsewhere = folder / "elsewhere"
@@ -152,7 +161,7 @@ def _serve(pipe, folder: Path, seed: int, make_input: Callable) -> None:
     signal.signal(signal.SIGPROF, _out_of_time)
     _limit_memory()
     watch = Watch()
-    while (number := pipe.recv()) is not None:
+    while (number := _next_number(pipe)) is not None:
         kind, files = make_input(seed, number)
         inside = folder / "input"
         shutil.rmtree(inside, ignore_errors=True)
