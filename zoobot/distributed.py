@@ -72,6 +72,11 @@ def join(device: torch.device) -> None:
         atexit.register(dist.destroy_process_group)
 
 
+def has_lost_another(error: RuntimeError) -> bool:
+    """Whether gloo or nccl say so: it is not this process that failed."""
+    return world_size() > 1 and (isinstance(error, dist.DistError) or "/gloo/" in str(error))
+
+
 def choose_device(name: str) -> torch.device:
     """The device of this process for ``auto``, ``cpu`` or ``cuda`` (one GPU a local rank).
 

@@ -319,6 +319,12 @@ def run(
         if distributed.local_rank() == 0 or is_its_own:
             print(f"error: {one_line(str(error))}", file=sys.stderr, flush=True)
         sys.exit(2)
+    except RuntimeError as error:
+        if "--debug" in sys.argv or not distributed.has_lost_another(error):
+            raise
+        told = "another process of this run has ended, and with it this one"
+        print(f"rank {distributed.rank()}: {told}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         if "--debug" in sys.argv:
             traceback.print_exc()

@@ -129,6 +129,8 @@ def test_ranks_stop_skip_and_recover_together_under_torchrun(arguments, tmp_path
     for rank in (0, 1):
         assert f"start 0 rank {rank}: exit {EXIT_PREEMPTED}" in done.stdout
     assert_same_run(tmp_path / "whole", tmp_path / "again")
+    assert "rank 1: another process of this run has ended" in done.stderr
+    assert "[rank1]: Traceback" not in done.stderr
     told = [(tmp_path / run / "skipped_steps.jsonl").read_text() for run in ("whole", "again")]
     assert told[0] == told[1]
     line = json.loads(told[0])
