@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from zoobot import distributed, encoders, evaluate, finetune, logs, options, plots
+from zoobot import distributed, encoders, evaluate, finetune, logs, options, plots, resuming
 from zoobot.data import catalog
 from zoobot.data.galaxies import label_frame
 from zoobot.schemas import get_schema
@@ -96,7 +96,7 @@ def run(opt: argparse.Namespace) -> None:
         class_names = class_names_of(opt, splits)
     data = options.make_data(opt, splits, label_cols)
     config = vars(opt)
-    resume_from = logs.find_state(
+    resume_from = resuming.find_state(
         opt.save_dir, opt.resume, config, options.MAY_CHANGE_ON_RESUME, opt.allow_changes
     )
     source = encoder_arguments(opt, resume_from)

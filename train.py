@@ -16,7 +16,18 @@ from pathlib import Path
 
 import torch
 
-from zoobot import checkpoint, distributed, engine, evaluate, logs, metrics, optim, options, plots
+from zoobot import (
+    checkpoint,
+    distributed,
+    engine,
+    evaluate,
+    logs,
+    metrics,
+    optim,
+    options,
+    plots,
+    resuming,
+)
 from zoobot.data import catalog, demo
 from zoobot.encoders import image_size_kwargs
 from zoobot.models import ZoobotTree
@@ -106,7 +117,7 @@ def train(opt: argparse.Namespace, device: torch.device) -> None:
         max_skipped_steps=opt.max_skipped_steps,
     )
     config = vars(opt)
-    resume_from = logs.find_state(
+    resume_from = resuming.find_state(
         opt.save_dir, opt.resume, config, options.MAY_CHANGE_ON_RESUME, opt.allow_changes
     )
     train_galaxies, val_galaxies = data.galaxies("train"), data.galaxies("val")

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2 as T
 
 from zoobot import engine
-from zoobot.data import catalog, loaders
+from zoobot.data import catalog, loaders, samplers
 from zoobot.data.device_views import DeviceView
 from zoobot.data.images import ImageError
 from zoobot.data.views import GalaxyView, default_view_config, minimal_view_config
@@ -103,7 +103,7 @@ def test_few_shards_are_in_use_at_a_time_and_epochs_differ():
     sampler = loaders.TrainSampler(3200, 100, 1, seed=3, shard_sizes=sizes)
     order = sampler._order()
     for quarter in np.split(order // 50, 4):
-        assert len(set(quarter)) == loaders.SHARDS_MIXED
+        assert len(set(quarter)) == samplers.SHARDS_MIXED
     sampler.set_epoch(1)
     assert not np.array_equal(order, sampler._order())
 

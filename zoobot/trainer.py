@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data.distributed import DistributedSampler
 
-from zoobot import checkpoint, distributed, encoders, engine, logs, optim
+from zoobot import checkpoint, distributed, encoders, engine, logs, optim, resuming
 from zoobot.data.foreign import ForeignLoader
 from zoobot.data.loaders import GalaxyLoader
 from zoobot.schemas import did_you_mean
@@ -184,7 +184,7 @@ class Trainer:
             ckpt_path: a checkpoint to go on from; ``last``: this folder's, if there is one.
             config: what to write to ``config.json``; by default the trainer's and the model's
                 arguments.
-            resume_from: a state as ``logs.find_state`` reads it, instead of ``ckpt_path``.
+            resume_from: a state as ``resuming.find_state`` reads it, instead of ``ckpt_path``.
 
         Raises:
             ValueError: for labels that the model can't learn, or if the loss is not finite.
@@ -214,7 +214,7 @@ class Trainer:
         if ckpt_path is not None:
             resume = "auto" if ckpt_path == "last" else str(ckpt_path)
             may_change = {"epochs", "patience", "save_top_k"}
-            resume_from = logs.find_state(self.save_dir, resume, config, may_change)
+            resume_from = resuming.find_state(self.save_dir, resume, config, may_change)
         self._run = logs.Run(
             self.save_dir,
             config,

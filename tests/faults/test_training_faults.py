@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import REPO, draw_galaxies
+from dying import largest_file
 from test_resume import assert_bitwise_equal, assert_same_run, last_state
 
-from zoobot import engine, logs, options
+from zoobot import engine, logs, options, resuming
 from zoobot.watch import EXIT_PREEMPTED
 
 sys.path.insert(0, str(REPO))
@@ -140,16 +141,6 @@ def test_ranks_stop_skip_and_recover_together_under_torchrun(arguments, tmp_path
     assert "step 2 skipped: the loss of g" in whole.stderr
 
 
-def with_limited_files(most_bytes, function):
-    """Call a function that can write no file larger than this, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, hard))
-    try:
-        function()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def files(folder):
     return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
@@ -165,8 +156,8 @@ def test_a_full_disk_stops_the_run_with_one_line_and_it_goes_on_when_there_is_ro
     before = files(folder / "checkpoints")
     room = len(before[next(iter(before))]) // 2
     words = [str(a) for a in arguments]
-    with pytest.raises(SystemExit) as leaving:
-        with_limited_files(room, lambda: options.run(train.main, lambda: train.parse(words)))
+    with pytest.raises(SystemExit) as leaving, largest_file(room):
+        options.run(train.main, lambda: train.parse(words))
     assert leaving.value.code == 2
     said = capsys.readouterr().err
     assert said.count("error:") == 1
@@ -238,7 +229,7 @@ def two_generations(tmp_path):
 
 
 def find(folder, config, **changes):
-    return logs.find_state(folder, "auto", config | changes, {"epochs"})
+    return resuming.find_state(folder, "auto", config | changes, {"epochs"})
 
 
 def test_a_spoilt_state_is_named_and_the_one_before_is_used(two_generations, capsys):
@@ -272,20 +263,20 @@ def test_changed_options_are_listed_and_refused_unless_allowed(two_generations, 
     folder, config = two_generations
     with pytest.raises(ValueError, match=r"lr was 0.1, now 0.2.*--allow-changes"):
         find(folder, config, lr=0.2, epochs=9)
-    state = logs.find_state(folder, "auto", config | {"lr": 0.2, "epochs": 9}, {"epochs"}, True)
+    state = resuming.find_state(folder, "auto", config | {"lr": 0.2, "epochs": 9}, {"epochs"}, True)
     assert state["progress"]["step"] == 2
     assert "lr was 0.1, now 0.2; epochs was 5, now 9" in capsys.readouterr().out
 
 
 def test_a_restarted_run_goes_on_with_its_own_state_only(two_generations, monkeypatch):
     folder, config = two_generations
-    assert logs.find_state(folder, "never", config | {"resume": "never"}, {"resume"}) is None
+    assert resuming.find_state(folder, "never", config | {"resume": "never"}, {"resume"}) is None
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     never = config | {"resume": "never"}
-    assert logs.find_state(folder, "never", never, {"resume"}) is None  # an earlier run's
+    assert resuming.find_state(folder, "never", never, {"resume"}) is None  # an earlier run's
     run = logs.Run(folder, never, {}, lambda split, name: name)
     run.save({"progress": {**vars(engine.Progress()), "step": 7}, "model": {}}, {})
-    assert logs.find_state(folder, "never", never, {"resume"})["progress"]["step"] == 7
+    assert resuming.find_state(folder, "never", never, {"resume"})["progress"]["step"] == 7
 
 
 def test_what_killed_processes_left_is_removed(two_generations):
