@@ -197,6 +197,11 @@ class WorkerError(ValueError):
     """A worker crashed, was killed, or took too long over a batch."""
 
 
+def is_worker_failure(error: RuntimeError) -> bool:
+    """Whether torch says that a worker died or hangs; it may say so in the midst of anything."""
+    return str(error).startswith("DataLoader")
+
+
 class GalaxyLoader:
     """Batches of a dataset through worker processes.
 
@@ -268,14 +273,16 @@ class GalaxyLoader:
 
     def _in_processes(self) -> Iterator[dict]:
         """Batches of torch's loader, whose complaints about its workers get a batch's name."""
-        batches = iter(self._loader)
+        batches = None
         for number in itertools.count():
             try:
+                batches = batches or iter(self._loader)
                 batch = next(batches, None)
             except RuntimeError as error:
-                if not str(error).startswith("DataLoader"):
+                if not is_worker_failure(error):
                     raise
-                batches._shutdown_workers()  # or torch complains again, whatever is done by then
+                if batches is not None:  # or torch complains again, whatever is done by then
+                    batches._shutdown_workers()
                 key = next(itertools.islice(self.sampler, number, None))
                 raise self._worker_error(key, str(error)) from error
             if batch is None:
