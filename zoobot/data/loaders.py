@@ -37,6 +37,7 @@ from zoobot.data.views import (
 )
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # SIGUSR1: Slurm's warning
+NOT_FOR_WORKERS = (signal.SIGINT, *STOP_SIGNALS)
 WORKER_TIMEOUT_S = 600
 MOST_THREADS = 4
 
@@ -276,18 +277,29 @@ class GalaxyLoader:
         batches = None
         for number in itertools.count():
             try:
-                batches = batches or iter(self._loader)
+                batches = batches or self._start()
                 batch = next(batches, None)
             except RuntimeError as error:
                 if not is_worker_failure(error):
                     raise
-                if batches is not None:  # or torch complains again, whatever is done by then
-                    batches._shutdown_workers()
+                self._loader._iterator._shutdown_workers()  # or torch complains again and again
                 key = next(itertools.islice(self.sampler, number, None))
                 raise self._worker_error(key, str(error)) from error
             if batch is None:
                 return
             yield batch
+
+    def _start(self) -> Iterator[dict]:
+        """torch's iterator, whose workers are deaf from birth to what asks a whole run to stop.
+
+        One that dies meanwhile is told of when all have started.
+        """
+        held = (*NOT_FOR_WORKERS, signal.SIGCHLD)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
+        try:
+            return iter(self._loader)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _in_threads(self) -> Iterator[dict]:
         """Batches made by threads, which hand over nothing; in order, some ahead of their use."""
@@ -325,9 +337,8 @@ class GalaxyLoader:
 
 
 def _start_worker(worker: int) -> None:
-    """One thread each; what asks a whole run to stop does not stop its workers first."""
     torch.set_num_threads(1)
-    for number in (signal.SIGINT, *STOP_SIGNALS):
+    for number in NOT_FOR_WORKERS:  # those that a fork server started may hear
         signal.signal(number, signal.SIG_IGN)
 
 
