@@ -343,13 +343,15 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"no trial {unknown[0]}: {', '.join(TRIALS)}")
     lines, wrong = [], []
     for name in names:
-        with tempfile.TemporaryDirectory(prefix=f"zoobot-{name}-") as folder:
-            start = time.monotonic()
-            trial, kills = TRIALS[name]
-            rng = np.random.default_rng(options.seed)
-            counts = trial(rng, Path(folder), options.kills or kills)
-            seconds = time.monotonic() - start
-        wrong += counts.wrong
+        folder = Path(tempfile.mkdtemp(prefix=f"zoobot-{name}-"))
+        start = time.monotonic()
+        trial, kills = TRIALS[name]
+        counts = trial(np.random.default_rng(options.seed), folder, options.kills or kills)
+        seconds = time.monotonic() - start
+        if counts.wrong:
+            wrong += [*counts.wrong, f"{name}: logs are kept in {folder}"]
+        else:
+            shutil.rmtree(folder)
         lines.append(
             f"{name}: {counts.asked} kills asked, {counts.hit} hit, {counts.restarts} restarts, "
             f"{counts.compared} files compared, identical: {'no' if counts.wrong else 'yes'}, "
