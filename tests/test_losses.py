@@ -317,3 +317,15 @@ def test_benchmark_runs(tmp_path):
     result = json.loads(out.read_text())
     assert result["machine"]["versions"]["torch"] == torch.__version__
     assert result["cases"][0]["forward_backward"]["ratio"] > 0
+
+
+def test_a_loss_first_asked_for_in_inference_can_be_trained_with_afterwards():
+    losses._tree_tensors.cache_clear()
+    concentrations, counts = torch.rand(4, 5) + 1, torch.randint(0, 9, (4, 5))
+    with torch.inference_mode():
+        expected = losses.dirichlet_multinomial_nll(concentrations, counts, (2, 3))
+    trained = concentrations.clone().requires_grad_()
+    found = losses.dirichlet_multinomial_nll(trained, counts, (2, 3))
+    found.sum().backward()
+    assert torch.equal(found.detach(), expected)
+    assert torch.isfinite(trained.grad).all()

@@ -295,9 +295,10 @@ def _log_factorial_table():
 def _tree_tensors(sizes, device):
     """(A, Q) float64 matrix that sums the answers of a question; the question of each answer."""
     owner = [question for question, size in enumerate(sizes) for _ in range(size)]
-    question_of_answer = torch.tensor(owner)
-    sum_answers = (question_of_answer[:, None] == torch.arange(len(sizes))).double()
-    return sum_answers.to(device), question_of_answer.to(device)
+    with torch.inference_mode(False):  # asked for by an evaluation, they serve training too
+        question_of_answer = torch.tensor(owner)
+        sum_answers = (question_of_answer[:, None] == torch.arange(len(sizes))).double()
+        return sum_answers.to(device), question_of_answer.to(device)
 
 
 @lru_cache(maxsize=16)

@@ -10,7 +10,7 @@ from zoobot import distributed, engine, logs
 from zoobot.data.catalog import load_splits
 from zoobot.data.datamodule import CatalogDataModule
 from zoobot.data.images import ImageError
-from zoobot.data.loaders import WorkerError, is_worker_failure
+from zoobot.data.loaders import WorkerError
 from zoobot.data.shards import open_splits
 from zoobot.data.views import default_view_config, get_galaxy_transform, minimal_view_config
 from zoobot.schemas import did_you_mean
@@ -320,12 +320,7 @@ def run(
             print(f"error: {one_line(str(error))}", file=sys.stderr, flush=True)
         sys.exit(2)
     except RuntimeError as error:
-        if "--debug" in sys.argv:
-            raise
-        if is_worker_failure(error):
-            print(f"error: {one_line(str(error))}", file=sys.stderr)
-            sys.exit(2)
-        if not distributed.has_lost_another(error):
+        if "--debug" in sys.argv or not distributed.has_lost_another(error):
             raise
         told = "another process of this run has ended, and with it this one"
         print(f"rank {distributed.rank()}: {told}", file=sys.stderr)

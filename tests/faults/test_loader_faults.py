@@ -56,7 +56,7 @@ def test_a_worker_process_that_hangs_is_an_error_after_the_timeout(dataset):
     count, told = batches_before_the_failure(loader)
     assert count == 2
     assert "id_str g8, g9, g10, g11: " in told
-    assert "timed out after 1 s" in told
+    assert "timed out" in told
 
 
 def test_a_worker_thread_that_hangs_is_an_error_after_the_timeout(dataset):

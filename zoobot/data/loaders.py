@@ -14,6 +14,8 @@ import atexit
 import itertools
 import multiprocessing
 import signal
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import TimeoutError
@@ -39,6 +41,7 @@ from zoobot.data.views import (
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # SIGUSR1: Slurm's warning
 NOT_FOR_WORKERS = (signal.SIGINT, *STOP_SIGNALS)
 WORKER_TIMEOUT_S = 600
+POLL_S = 5
 MOST_THREADS = 4
 
 
@@ -198,11 +201,6 @@ class WorkerError(ValueError):
     """A worker crashed, was killed, or took too long over a batch."""
 
 
-def is_worker_failure(error: RuntimeError) -> bool:
-    """Whether torch says that a worker died or hangs; it may say so in the midst of anything."""
-    return str(error).startswith("DataLoader")
-
-
 class GalaxyLoader:
     """Batches of a dataset through worker processes.
 
@@ -243,7 +241,7 @@ class GalaxyLoader:
             pin_memory=pin_memory,
             persistent_workers=num_workers > 0,
             prefetch_factor=prefetch_factor if num_workers else None,
-            timeout=timeout_s if num_workers else 0,
+            timeout=min(POLL_S, timeout_s) if num_workers else 0,
             worker_init_fn=_start_worker,
         )
 
@@ -274,32 +272,40 @@ class GalaxyLoader:
 
     def _in_processes(self) -> Iterator[dict]:
         """Batches of torch's loader, whose complaints about its workers get a batch's name."""
-        batches = None
-        for number in itertools.count():
+        batches, number, since = self._start(), 0, time.monotonic()
+        while True:
             try:
-                batches = batches or self._start()
                 batch = next(batches, None)
             except RuntimeError as error:
-                if not is_worker_failure(error):
+                told = str(error)
+                waited = time.monotonic() - since
+                if told.startswith("DataLoader timed out") and waited < self._timeout_s:
+                    continue
+                if not told.startswith("DataLoader"):
                     raise
-                self._loader._iterator._shutdown_workers()  # or torch complains again and again
                 key = next(itertools.islice(self.sampler, number, None))
-                raise self._worker_error(key, str(error)) from error
+                raise self._worker_error(key, f"{told} ({waited:.0f} s)") from error
             if batch is None:
                 return
             yield batch
+            number, since = number + 1, time.monotonic()
 
     def _start(self) -> Iterator[dict]:
         """torch's iterator, whose workers are deaf from birth to what asks a whole run to stop.
 
-        One that dies meanwhile is told of when all have started.
+        Its handler of SIGCHLD is not wanted: it raises wherever the main thread then is. Whether
+        workers live is looked at when a batch is ``POLL_S`` late.
         """
         held = (*NOT_FOR_WORKERS, signal.SIGCHLD)
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
+        mask, handler = signal.pthread_sigmask(signal.SIG_BLOCK, held), None
+        is_main_thread = threading.current_thread() is threading.main_thread()
         try:
+            handler = signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL
             return iter(self._loader)
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            if is_main_thread:
+                signal.signal(signal.SIGCHLD, handler)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def _in_threads(self) -> Iterator[dict]:
         """Batches made by threads, which hand over nothing; in order, some ahead of their use."""
@@ -344,8 +350,7 @@ def _start_worker(worker: int) -> None:
 
 @atexit.register
 def _kill_workers() -> None:
-    """At this process's end workers end too, also those that hang, and torch need not wonder."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    """At this process's end workers end too, also those that hang."""
     for process in multiprocessing.active_children():
         if process.daemon:
             process.kill()
