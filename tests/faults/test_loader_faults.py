@@ -47,7 +47,7 @@ def test_a_worker_that_crashes_is_an_error_that_names_its_galaxies(dataset):
     count, told = batches_before_the_failure(loader)
     assert count <= 2  # what was ready before may be lost with the worker
     assert "id_str g" in told
-    assert "exited unexpectedly" in told
+    assert "an image-reading worker failed" in told
 
 
 def test_a_worker_process_that_hangs_is_an_error_after_the_timeout(dataset):

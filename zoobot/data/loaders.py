@@ -276,15 +276,15 @@ class GalaxyLoader:
         while True:
             try:
                 batch = next(batches, None)
-            except RuntimeError as error:
-                told = str(error)
-                waited = time.monotonic() - since
+            except (RuntimeError, ConnectionError, FileNotFoundError, EOFError) as error:
+                told, waited = str(error), time.monotonic() - since
                 if told.startswith("DataLoader timed out") and waited < self._timeout_s:
                     continue
-                if not told.startswith("DataLoader"):
+                is_of_dataset = told.startswith("Caught ")  # not of handing over its batch
+                if is_of_dataset or type(error) is RuntimeError and "DataLoader" not in told:
                     raise
                 key = next(itertools.islice(self.sampler, number, None))
-                raise self._worker_error(key, f"{told} ({waited:.0f} s)") from error
+                raise self._worker_error(key, f"{told}, after {waited:.0f} s.") from error
             if batch is None:
                 return
             yield batch
@@ -317,7 +317,7 @@ class GalaxyLoader:
                 try:
                     return batch.get(self._timeout_s)
                 except TimeoutError as error:
-                    told = f"no batch within {self._timeout_s:g} s"
+                    told = f"no batch within {self._timeout_s:g} s."
                     raise self._worker_error(key, told) from error
 
             for key in self.sampler:
