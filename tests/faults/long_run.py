@@ -357,6 +357,7 @@ def main(argv: list[str] | None = None) -> int:
             f"{counts.compared} files compared, identical: {'no' if counts.wrong else 'yes'}, "
             f"{seconds:.0f} s"
         )
+        print(lines[-1], flush=True)
     print("\n".join([*wrong, *lines]))
     return 1 if wrong else 0
 
