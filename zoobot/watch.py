@@ -55,12 +55,11 @@ class Watch:
         self._skipped = skipped
         self._steps_in_flight = STEPS_IN_FLIGHT if device.type == "cuda" else 0
         self._stop_asked = False
-        self._save_due = False
         self._saved_at = time.monotonic()
         self._skipped_in_row = 0
         self._galaxies: list[tuple[list[str], torch.Tensor]] = []
         self._pending: deque = deque()
-        self._before: dict[str, object] = {}
+        self._before: dict[int, object] = {}
 
     def __enter__(self) -> "Watch":
         if threading.current_thread() is threading.main_thread():
