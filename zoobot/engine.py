@@ -25,6 +25,7 @@ from torch import nn
 
 from zoobot import distributed, optim
 from zoobot.data.loaders import float_images
+from zoobot.memory import keep_freed_memory
 from zoobot.metrics import Means
 from zoobot.progress import Progress, mend, rank_state, restore
 from zoobot.watch import Watch
@@ -247,6 +248,7 @@ def fit(
         ValueError: if an epoch's loss is not finite, or too many steps in a row were skipped.
         Preempted: after SIGTERM or SIGUSR1, once the state is saved.
     """
+    keep_freed_memory()
     raw = model.to(settings.device, memory_format=torch.channels_last)
     kwargs, num_steps = settings.scheduler_kwargs, train_loader.num_steps
     scheduler = optim.make_scheduler(optimizer, kwargs, settings.epochs, num_steps)

@@ -37,6 +37,7 @@ from zoobot.data.views import (
     get_galaxy_transform,
     minimal_view_config,
 )
+from zoobot.memory import keep_freed_memory
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # SIGUSR1: Slurm's warning
 NOT_FOR_WORKERS = (signal.SIGINT, *STOP_SIGNALS)
@@ -224,6 +225,7 @@ class GalaxyLoader:
         record_errors: bool = False,
         timeout_s: float = WORKER_TIMEOUT_S,
     ):
+        keep_freed_memory()
         self.dataset = dataset
         self._record_errors = record_errors
         self.sampler = sampler
