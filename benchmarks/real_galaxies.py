@@ -1,8 +1,12 @@
 """Train on real galaxies and write what came out, with how long it took.
 
-    python benchmarks/real_galaxies.py sdss4 --data DATA       # 4 classes, the fixed recipe
+    python benchmarks/real_galaxies.py sdss4 --data DATA       # 4 classes, the fixed work
+    python benchmarks/real_galaxies.py recipe --data DATA      # 4 classes, as well as in 15 minutes
     python benchmarks/real_galaxies.py rings --data DATA       # ring or not, from scratch
     python benchmarks/real_galaxies.py transfer --data DATA    # the same, encoder of SDSS votes
+    python benchmarks/real_galaxies.py lite-rings --data DATA  # the recipe's encoder from scratch
+    python benchmarks/real_galaxies.py lite-imagenet --data DATA  # from ImageNet
+    python benchmarks/real_galaxies.py lite-transfer --data DATA  # from ImageNet, then the recipe
     python benchmarks/real_galaxies.py table                   # what all of them gave, rings.png
 
 DATA holds gz1_sdss/ and decals_rings/, each with catalog.csv (split train and val) and images/.
@@ -23,7 +27,7 @@ import timm
 import torch
 from matplotlib.figure import Figure
 
-from zoobot import evaluate, logs
+from zoobot import encoders, evaluate, logs
 from zoobot.data import (
     CatalogDataModule,
     default_view_config,
@@ -34,6 +38,9 @@ from zoobot.data.catalog import read_catalog
 from zoobot.finetune import FinetuneableZoobotClassifier, get_trainer
 
 REPO = Path(__file__).parent.parent
+RINGS_PX = 64
+LITE_RINGS_PX = 64
+RECIPE_PX = 96
 SDSS_TREE = {
     "smooth-or-featured": {"answers": ["_smooth", "_featured-or-disk"], "asked_after": None},
     "disk-edge-on": {
@@ -63,6 +70,15 @@ def data_module(
         num_workers=opt.num_workers,
         seed=seed,
     )
+
+
+def zoomed_views(low: float, high: float):
+    """Views zoomed until galaxies fill them, whose shapes and pixels are left as they are."""
+    train_view, val_view = default_view_config(), minimal_view_config()
+    train_view.random_affine.update(scale=(low, high), shear=None)
+    train_view.erase_iterations = 0
+    val_view.random_affine["scale"] = ((low + high) / 2,) * 2
+    return train_view, val_view
 
 
 def fresh_encoder(name: str, seed: int) -> torch.nn.Module:
@@ -106,6 +122,22 @@ def sdss4(opt, seed: int) -> dict:
     return train(opt, "sdss4", seed, model, data, epochs=10, patience=10)
 
 
+def recipe(opt, seed: int) -> dict:
+    """The same galaxies: an ImageNet encoder, zoomed views, smoothed labels, a cosine."""
+    model = FinetuneableZoobotClassifier(
+        name=opt.encoder,
+        num_classes=4,
+        learning_rate=1e-3,
+        label_smoothing=0.1,
+        head_dropout_prob=0.2,
+        scheduler_kwargs={"sched": "cosine", "warmup_epochs": 0.5},
+        seed=seed,
+    )
+    views = zoomed_views(2.0, 2.6)
+    data = data_module(opt, "gz1_sdss", "label", seed, *views, size=RECIPE_PX)
+    return train(opt, "recipe", seed, model, data, epochs=10, patience=10)
+
+
 def rings(opt, seed: int) -> dict:
     """Ring or not from 338 galaxies, from fresh weights."""
     model = FinetuneableZoobotClassifier(
@@ -132,8 +164,44 @@ def transfer(opt, seed: int) -> dict:
     return train_on_rings(opt, "transfer", seed, model)
 
 
-def train_on_rings(opt, case: str, seed: int, model) -> dict:
-    data = data_module(opt, "decals_rings", "ring", seed, size=RINGS_PX, batch_size=32)
+def lite_rings(opt, seed: int) -> dict:
+    """Ring or not, the recipe's encoder from fresh weights."""
+    return train_lite_on_rings(
+        opt,
+        "lite-rings",
+        seed,
+        encoder=fresh_encoder(encoders.architecture_of(opt.encoder), seed),
+        learning_rate=1e-3,
+        layer_decay=1,
+    )
+
+
+def lite_imagenet(opt, seed: int) -> dict:
+    """The same from ImageNet."""
+    return train_lite_on_rings(opt, "lite-imagenet", seed, name=opt.encoder, learning_rate=3e-4)
+
+
+def lite_transfer(opt, seed: int) -> dict:
+    """The same from ImageNet and then SDSS: what ``recipe`` has made with seed 0."""
+    weights = next((Path(opt.out) / "runs").glob("recipe-*-0")) / "best.safetensors"
+    return train_lite_on_rings(
+        opt, "lite-transfer", seed, zoobot_checkpoint_loc=weights, learning_rate=3e-4
+    )
+
+
+def train_lite_on_rings(opt, case: str, seed: int, **how) -> dict:
+    model = FinetuneableZoobotClassifier(
+        num_classes=2,
+        label_col="ring",
+        scheduler_kwargs={"sched": "cosine", "warmup_epochs": 1},
+        seed=seed,
+        **how,
+    )
+    return train_on_rings(opt, case, seed, model, *zoomed_views(1.4, 1.9), size=LITE_RINGS_PX)
+
+
+def train_on_rings(opt, case: str, seed: int, model, *views, size: int = RINGS_PX) -> dict:
+    data = data_module(opt, "decals_rings", "ring", seed, *views, size=size, batch_size=32)
     return train(opt, case, seed, model, data, epochs=opt.epochs, patience=opt.epochs)
 
 
@@ -172,32 +240,49 @@ def table(lines: list[dict]) -> str:
 
 
 def plot_rings(out: Path) -> Path:
-    """Validation accuracy by epoch of every run on rings, from scratch and transferred."""
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axis = figure.subplots()
-    for case, colour, label in (
-        ("transfer", "#2a6fbb", "encoder trained on SDSS votes"),
-        ("rings", "#777777", "from scratch"),
-    ):
-        curves = []
-        for folder in sorted((out / "runs").glob(f"{case}-30-*")):
-            lines = logs.read_metrics(folder)
-            curves.append([x["finetuning/val_acc"] for x in lines if x["split"] == "validation"])
-            axis.plot(range(1, len(curves[-1]) + 1), curves[-1], color=colour, alpha=0.35, lw=1)
-        mean = np.mean(curves, axis=0)
-        axis.plot(range(1, len(mean) + 1), mean, color=colour, lw=2.5, label=label)
-    axis.axhline(0.5, color="0.6", ls="--", lw=1)
-    axis.annotate("guessing", (1, 0.5), xytext=(0, 3), textcoords="offset points", color="0.5")
-    axis.set_xlabel("epoch")
-    axis.set_ylabel("ring or not: validation accuracy, 132 galaxies")
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, loc="lower right")
+    """Validation accuracy by epoch of the runs on rings, from scratch and transferred."""
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    axes = figure.subplots(1, len(RINGS_PANELS), sharey=True)
+    for axis, (title, cases) in zip(axes, RINGS_PANELS.items(), strict=True):
+        for (case, label), colour in zip(cases.items(), COLOURS, strict=False):
+            curves = []
+            for folder in sorted((out / "runs").glob(f"{case}-30-*")):
+                lines = [x for x in logs.read_metrics(folder) if x["split"] == "validation"]
+                curves.append([x["finetuning/val_acc"] for x in lines])
+                axis.plot(range(1, len(lines) + 1), curves[-1], color=colour, alpha=0.35, lw=1)
+            mean = np.mean(curves, axis=0)
+            axis.plot(range(1, len(mean) + 1), mean, color=colour, lw=2.5, label=label)
+        axis.axhline(0.5, color="0.6", ls="--", lw=1)
+        axis.annotate("guessing", (1, 0.5), xytext=(0, 3), textcoords="offset points", color="0.5")
+        axis.set_title(title, fontsize=11)
+        axis.set_xlabel("epoch")
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(frameon=False, loc="lower right")
+    axes[0].set_ylabel("ring or not: validation accuracy, 132 galaxies")
     figure.savefig(out / "rings.png", dpi=130)
     return out / "rings.png"
 
 
-CASES = {"sdss4": sdss4, "rings": rings, "transfer": transfer}
-RINGS_PX = 64
+COLOURS = ("#777777", "#2a6fbb", "#c8553d")
+RINGS_PANELS = {
+    "resnet18, 64 px": {"rings": "from scratch", "transfer": "from SDSS votes"},
+    "EfficientNet-Lite0, 64 px": {
+        "lite-rings": "from scratch",
+        "lite-imagenet": "from ImageNet",
+        "lite-transfer": "from ImageNet, then SDSS",
+    },
+}
+
+
+CASES = {
+    "sdss4": sdss4,
+    "recipe": recipe,
+    "rings": rings,
+    "transfer": transfer,
+    "lite-rings": lite_rings,
+    "lite-imagenet": lite_imagenet,
+    "lite-transfer": lite_transfer,
+}
 
 
 def main() -> None:
@@ -207,7 +292,8 @@ def main() -> None:
     parser.add_argument("case", choices=[*CASES, "table"])
     parser.add_argument("--data", default=os.environ.get("ZOOBOT_TEST_DATA", "data"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=30, help="of rings and transfer")
+    parser.add_argument("--epochs", type=int, default=30, help="of all on rings")
+    parser.add_argument("--encoder", default="tf_efficientnet_lite0.in1k", help="of recipe and lite-*")
     parser.add_argument("--num-workers", type=int, default=2)
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--out", default="runs/real_galaxies")

@@ -90,6 +90,16 @@ def test_options_from_a_file_yield_to_the_command_line(folder):
     assert (opt.catalog, opt.epochs, opt.betas, opt.grad_clip) == ("catalog.csv", 3, [0.8, 0.9], 1)
 
 
+def test_zoom_is_that_of_the_training_views_and_its_middle_of_all_others(folder, tree):
+    words = ["--config", "run.yaml", *QUICK, "--save-dir", "zoomed", "--catalog", "catalog.csv"]
+    (folder / "run.yaml").write_text("zoom: [2.0, 3.0]\n")
+    opt = train.parse(words)
+    splits = options.load_galaxies(opt, opt.catalog, tree.label_cols)
+    data = options.make_data(opt, splits, tree.label_cols)
+    assert data.train_transform.config.random_affine["scale"] == (2.0, 3.0)
+    assert data.test_transform.config.random_affine["scale"] == (2.5, 2.5)
+
+
 @pytest.fixture
 def shards(folder):
     """The catalog in 9 raw shards, 12 galaxies of them for tests."""
@@ -198,6 +208,7 @@ def test_an_unreadable_image_is_named(folder, capsys):
         (["--encoder", "resnet19"], "no encoder 'resnet19'; did you mean"),
         (["--epoch", "3"], "unknown option '--epoch'; did you mean '--epochs'"),
         (["--epochs", "0"], "argument --epochs: 0 is less than 1"),
+        (["--zoom", "3", "2"], "--zoom 3 2: give LOW and HIGH, above 0, low first"),
         (["--lr", "fast"], "argument --lr: invalid"),
         (["--config", "absent.yaml"], "config absent.yaml can't be read"),
         (["--config", "bad.yaml"], "unknown option 'epoch'; did you mean '--epochs'"),

@@ -163,6 +163,14 @@ def add_data_options(parser: Parser, *, catalog: str | None):
         help="largest shear of training views, degrees; it blurs how round a galaxy is",
     )
     add(
+        "--zoom",
+        type=non_negative,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="of training views, by default 1.2 to 1.4; others are zoomed by the middle of it, "
+        "by default 1.2",
+    )
+    add(
         "--augment",
         choices=["auto", "cpu", "device"],
         default="auto",
@@ -187,6 +195,12 @@ def make_data(options: argparse.Namespace, splits: dict, label_cols: list[str]):
     """The data module that the options describe: random views to train on, fixed ones else."""
     train_view, test_view = default_view_config(), minimal_view_config()
     train_view.random_affine["shear"] = (0, options.shear, 0, options.shear)
+    if options.zoom:
+        low, high = options.zoom
+        if not 0 < low <= high:
+            raise ValueError(f"--zoom {low:g} {high:g}: give LOW and HIGH, above 0, low first")
+        train_view.random_affine["scale"] = (low, high)
+        test_view.random_affine["scale"] = ((low + high) / 2,) * 2
     train_view.output_size = test_view.output_size = options.image_size
     return CatalogDataModule(
         label_cols,
