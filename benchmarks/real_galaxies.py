@@ -40,7 +40,7 @@ from zoobot.finetune import FinetuneableZoobotClassifier, get_trainer
 REPO = Path(__file__).parent.parent
 RINGS_PX = 64
 LITE_RINGS_PX = 64
-RECIPE_PX = 96
+RECIPE_PX = 112
 SDSS_TREE = {
     "smooth-or-featured": {"answers": ["_smooth", "_featured-or-disk"], "asked_after": None},
     "disk-edge-on": {
@@ -135,7 +135,7 @@ def recipe(opt, seed: int) -> dict:
     )
     views = zoomed_views(2.0, 2.6)
     data = data_module(opt, "gz1_sdss", "label", seed, *views, size=RECIPE_PX)
-    return train(opt, "recipe", seed, model, data, epochs=10, patience=10)
+    return train(opt, "recipe", seed, model, data, epochs=8, patience=8)
 
 
 def rings(opt, seed: int) -> dict:
