@@ -135,7 +135,7 @@ def recipe(opt, seed: int) -> dict:
     )
     views = zoomed_views(2.0, 2.6)
     data = data_module(opt, "gz1_sdss", "label", seed, *views, size=RECIPE_PX)
-    return train(opt, "recipe", seed, model, data, epochs=8, patience=8)
+    return train(opt, "recipe", seed, model, data, epochs=6, patience=6)
 
 
 def rings(opt, seed: int) -> dict:
