@@ -293,7 +293,7 @@ def main() -> None:
     parser.add_argument("--data", default=os.environ.get("ZOOBOT_TEST_DATA", "data"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=30, help="of all on rings")
-    parser.add_argument("--encoder", default="tf_efficientnet_lite0.in1k", help="of recipe and lite-*")
+    parser.add_argument("--encoder", default="tf_efficientnet_lite0.in1k", help="of recipe, lite")
     parser.add_argument("--num-workers", type=int, default=2)
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--out", default="runs/real_galaxies")
