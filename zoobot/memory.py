@@ -14,7 +14,7 @@ def keep_freed_memory() -> bool:
     """Have this process, and those it forks from now on, use the memory of one batch for the next.
 
     A step on a CPU frees and asks for gigabytes. By default glibc returns each large piece to the
-    system, which has to map and clear it again page by page: a quarter to a third of the time.
+    system, which has to map and clear it again page by page: a fifth to a third of the time.
     The peak grows by some percent, and is kept till the end.
 
     Returns:
