@@ -317,6 +317,7 @@ class Peer:
         done = subprocess.run(
             [*self._command, case, *told],
             cwd=self._folder,
+            env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},  # ours, of its name
             capture_output=True,
             text=True,
             timeout=PEER_TIMEOUT_S,
