@@ -39,8 +39,8 @@ from zoobot.finetune import FinetuneableZoobotClassifier, get_trainer
 
 REPO = Path(__file__).parent.parent
 RINGS_PX = 64
-LITE_RINGS_PX = 64
 RECIPE_PX = 112
+RECIPE_EPOCHS = 6
 SDSS_TREE = {
     "smooth-or-featured": {"answers": ["_smooth", "_featured-or-disk"], "asked_after": None},
     "disk-edge-on": {
@@ -135,7 +135,7 @@ def recipe(opt, seed: int) -> dict:
     )
     views = zoomed_views(2.0, 2.6)
     data = data_module(opt, "gz1_sdss", "label", seed, *views, size=RECIPE_PX)
-    return train(opt, "recipe", seed, model, data, epochs=6, patience=6)
+    return train(opt, "recipe", seed, model, data, epochs=RECIPE_EPOCHS, patience=RECIPE_EPOCHS)
 
 
 def rings(opt, seed: int) -> dict:
@@ -183,7 +183,7 @@ def lite_imagenet(opt, seed: int) -> dict:
 
 def lite_transfer(opt, seed: int) -> dict:
     """The same from ImageNet and then SDSS: what ``recipe`` has made with seed 0."""
-    weights = next((Path(opt.out) / "runs").glob("recipe-*-0")) / "best.safetensors"
+    weights = Path(opt.out) / "runs" / f"recipe-{RECIPE_EPOCHS}-0" / "best.safetensors"
     return train_lite_on_rings(
         opt, "lite-transfer", seed, zoobot_checkpoint_loc=weights, learning_rate=3e-4
     )
@@ -197,11 +197,11 @@ def train_lite_on_rings(opt, case: str, seed: int, **how) -> dict:
         seed=seed,
         **how,
     )
-    return train_on_rings(opt, case, seed, model, *zoomed_views(1.4, 1.9), size=LITE_RINGS_PX)
+    return train_on_rings(opt, case, seed, model, *zoomed_views(1.4, 1.9))
 
 
-def train_on_rings(opt, case: str, seed: int, model, *views, size: int = RINGS_PX) -> dict:
-    data = data_module(opt, "decals_rings", "ring", seed, *views, size=size, batch_size=32)
+def train_on_rings(opt, case: str, seed: int, model, *views) -> dict:
+    data = data_module(opt, "decals_rings", "ring", seed, *views, size=RINGS_PX, batch_size=32)
     return train(opt, case, seed, model, data, epochs=opt.epochs, patience=opt.epochs)
 
 

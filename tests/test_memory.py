@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc is not glibc's")
 FAULTS = """
 import resource
 import torch
@@ -34,7 +35,6 @@ def kept_and_faults(**environment) -> tuple[bool, int]:
     return kept == "True", int(faults)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc is not glibc's")
 def test_memory_freed_is_used_again_without_asking_the_system():
     kept, faults = kept_and_faults()
     assert kept
