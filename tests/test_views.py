@@ -27,6 +27,7 @@ from zoobot.data.views import (
     resample,
     sample_matrix,
     sample_view_parameters,
+    zoomed_view_configs,
 )
 
 
@@ -461,6 +462,14 @@ def test_the_minimal_view_is_a_central_zoom_that_enlarges_as_torchvision_does():
     pixels = TF.pil_to_tensor(image)[:, 10:110, 10:110]
     theirs = TF.resize(pixels, [224, 224], antialias=True)
     assert (view(image).int() - theirs.int()).abs()[:, 3:-3, 3:-3].max() <= 2
+
+
+def test_the_fixed_view_of_a_zoom_is_at_its_middle():
+    train, fixed = zoomed_view_configs(2.0, 2.6)
+    assert GalaxyView(train).config.random_affine["scale"] == (2.0, 2.6)
+    middle = minimal_view_config()
+    middle.random_affine["scale"] = (2.3, 2.3)
+    assert fixed == middle
 
 
 @pytest.mark.parametrize("shrink", [2, 4, 5])

@@ -12,7 +12,12 @@ from zoobot.data.datamodule import CatalogDataModule
 from zoobot.data.images import ImageError
 from zoobot.data.loaders import WorkerError
 from zoobot.data.shards import open_splits
-from zoobot.data.views import default_view_config, get_galaxy_transform, minimal_view_config
+from zoobot.data.views import (
+    default_view_config,
+    get_galaxy_transform,
+    minimal_view_config,
+    zoomed_view_configs,
+)
 from zoobot.schemas import did_you_mean
 from zoobot.untrusted import one_line, read_yaml
 
@@ -194,13 +199,12 @@ def load_galaxies(options: argparse.Namespace, path, label_cols: list[str]) -> d
 def make_data(options: argparse.Namespace, splits: dict, label_cols: list[str]):
     """The data module that the options describe: random views to train on, fixed ones else."""
     train_view, test_view = default_view_config(), minimal_view_config()
-    train_view.random_affine["shear"] = (0, options.shear, 0, options.shear)
     if options.zoom:
         low, high = options.zoom
         if not 0 < low <= high:
             raise ValueError(f"--zoom {low:g} {high:g}: give LOW and HIGH, above 0, low first")
-        train_view.random_affine["scale"] = (low, high)
-        test_view.random_affine["scale"] = ((low + high) / 2,) * 2
+        train_view, test_view = zoomed_view_configs(low, high)
+    train_view.random_affine["shear"] = (0, options.shear, 0, options.shear)
     train_view.output_size = test_view.output_size = options.image_size
     return CatalogDataModule(
         label_cols,

@@ -7,6 +7,7 @@ from zoobot.data.views import (
     fast_view_config,
     get_galaxy_transform,
     minimal_view_config,
+    zoomed_view_configs,
 )
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "fast_view_config",
     "get_galaxy_transform",
     "minimal_view_config",
+    "zoomed_view_configs",
 ]

@@ -95,6 +95,14 @@ def minimal_view_config():
     return GalaxyViewConfig(random_affine=affine)
 
 
+def zoomed_view_configs(low, high):
+    """The training view zoomed ``low`` to ``high``, and the fixed view, at the middle of that."""
+    train, fixed = default_view_config(), minimal_view_config()
+    train.random_affine["scale"] = (low, high)
+    fixed.random_affine["scale"] = ((low + high) / 2,) * 2
+    return train, fixed
+
+
 def fast_view_config():
     """The central 224 pixels, not resized."""
     return GalaxyViewConfig(center_crop=True)

@@ -33,6 +33,7 @@ from zoobot.data.view_config import (
 from zoobot.data.view_config import default_view_config as default_view_config
 from zoobot.data.view_config import fast_view_config as fast_view_config
 from zoobot.data.view_config import minimal_view_config as minimal_view_config
+from zoobot.data.view_config import zoomed_view_configs as zoomed_view_configs
 
 FREE_ROTATION_DEG = 90  # of `rotation_prob`
 REDUCE_LEAVES = 2  # average whole blocks first, if a shrink of at least this is left after it
