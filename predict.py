@@ -36,6 +36,12 @@ def make_parser() -> options.Parser:
         default=1,
         help="forward passes with the head's dropout on; 1: one pass without dropout",
     )
+    add(
+        "--n-views",
+        type=options.positive_int,
+        default=1,
+        help="angles that each galaxy is turned through; predictions are the mean over them",
+    )
     data = parser.add_argument_group("data")
     source = data.add_mutually_exclusive_group(required=True)
     source.add_argument("--catalog", help="galaxies; demo: simulated on the spot")
@@ -79,6 +85,7 @@ def main(opt: argparse.Namespace) -> None:
             opt.save_loc,
             transform=view_of(model, opt.image_size),
             num_samples=opt.n_samples,
+            num_views=opt.n_views,
             batch_size=opt.batch_size,
             num_workers=opt.num_workers,
             device=opt.device,

@@ -3,19 +3,21 @@
 import os
 import signal
 import sys
+import threading
 
 from zoobot import distributed, predict
 from zoobot.predictors import load_predictor
 
 
 def main(checkpoint, catalog, save_loc, parts_to_write, dying_rank=0):
-    write, written = predict._write_part, []
+    write, written, one_at_a_time = predict._write_part, [], threading.Lock()
 
     def write_then_die(*arguments):
-        write(*arguments)
-        written.append(1)
-        if len(written) == int(parts_to_write) and distributed.rank() == int(dying_rank):
-            os.kill(os.getpid(), signal.SIGKILL)
+        with one_at_a_time:  # else it would die with another part written or half written
+            write(*arguments)
+            written.append(1)
+            if len(written) == int(parts_to_write) and distributed.rank() == int(dying_rank):
+                os.kill(os.getpid(), signal.SIGKILL)
 
     if int(parts_to_write):
         predict._write_part = write_then_die

@@ -13,11 +13,12 @@ from conftest import REPO, draw_galaxies
 from PIL import Image
 from test_ddp import torchrun
 from torch import nn
+from torchvision.transforms import v2
 
 from zoobot import checkpoint, predict, statistics
 from zoobot.data.catalog import read_catalog
 from zoobot.data.images import ImageError
-from zoobot.data.views import get_galaxy_transform, minimal_view_config
+from zoobot.data.views import fast_view_config, get_galaxy_transform, minimal_view_config
 from zoobot.finetune import FinetuneableZoobotClassifier, FinetuneableZoobotRegressor
 from zoobot.models import ZoobotTree, get_pytorch_encoder
 from zoobot.prediction_files import read_predictions
@@ -79,6 +80,46 @@ def test_samples_differ_by_dropout_and_repeat_with_the_seed(model, catalog, tmp_
     assert not np.allclose(first[..., 0], first[..., 1])
     np.testing.assert_array_equal(first, same)
     assert not np.allclose(first, other)
+
+
+def test_several_views_give_the_mean_over_a_galaxy_turned_through_equal_angles(
+    model, catalog, tmp_path
+):
+    together = predict.predict(catalog, model, tmp_path / "p.csv", n_views=4, **QUICK)
+    apart = []
+    for angle in (0, 90, 180, 270):
+        view = get_galaxy_transform(SEEN["view"] | {"random_affine": {"degrees": (angle, angle)}})
+        path = tmp_path / f"{angle}.csv"
+        apart.append(predict.predict(catalog, model, path, inference_transform=view, **QUICK))
+    values = [table.iloc[:, 1:].to_numpy() for table in apart]
+    assert not np.allclose(values[0], values[1], rtol=1e-4)
+    np.testing.assert_allclose(together.iloc[:, 1:].to_numpy(), np.mean(values, 0), rtol=1e-4)
+
+
+def test_views_of_unreadable_images_and_samples_keep_their_places(model, catalog, tmp_path):
+    table = pd.read_csv(catalog, dtype={"id_str": str})
+    table["file_loc"] = [str(catalog.parent / f) for f in table["file_loc"]]
+    table.loc[3, "file_loc"] = str(tmp_path / "missing.png")
+    path = predict.predict_to_file(
+        table,
+        model,
+        tmp_path / "p.hdf5",
+        num_samples=3,
+        num_views=2,
+        on_bad_image="record",
+        **QUICK,
+    )
+    read = read_predictions(path)
+    assert read.values.shape == (37, 7, 3)
+    np.testing.assert_array_equal(np.isnan(read.values).any(axis=(1, 2)), np.arange(37) == 3)
+
+
+def test_several_views_of_a_transform_that_cannot_be_turned_are_refused(model, catalog, tmp_path):
+    for transform in (v2.Resize(32), get_galaxy_transform(fast_view_config())):
+        with pytest.raises(ValueError, match=r"need a view of ours to turn|combined with"):
+            predict.predict_to_file(
+                catalog, model, tmp_path / "p.csv", transform=transform, num_views=2, **QUICK
+            )
 
 
 def test_a_view_set_by_hand_and_the_generator_outside_are_left_alone(model, catalog, tmp_path):

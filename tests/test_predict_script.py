@@ -58,6 +58,14 @@ def test_a_catalog_is_predicted_with_summary(folder, tree, capsys):
     assert "predictions p.parquet" in capsys.readouterr().out
 
 
+def test_the_mean_over_views_differs_from_one_view_and_repeats(folder):
+    one, several, again = (
+        run("--catalog", "catalog.csv", "--n-views", views).iloc[:, 1:] for views in "133"
+    )
+    assert not np.allclose(one, several, rtol=1e-5)
+    pd.testing.assert_frame_equal(several, again)
+
+
 def test_a_folder_is_predicted_with_paths_as_ids(folder):
     (folder / "images" / "more").mkdir()
     shutil.copy("images/g3.png", "images/more/again.png")

@@ -28,6 +28,7 @@ from zoobot.data import listing
 from zoobot.data.galaxies import TableGalaxies
 from zoobot.data.loaders import CatalogDataset, GalaxyLoader
 from zoobot.data.shards import hash_all
+from zoobot.data.turned_views import TurnedViews
 from zoobot.models import predict_samples
 from zoobot.prediction_files import Predictions, check_save_loc, open_writer, read_predictions
 from zoobot.prediction_parts import PartSampler, Work, read_part, write_part
@@ -51,6 +52,7 @@ def predict(
     trainer_kwargs: dict | None = None,
     *,
     n_samples: int = 1,
+    n_views: int = 1,
     **options,
 ) -> pd.DataFrame:
     """Predict a catalog into ``save_loc``, and return what is in the file as a table.
@@ -66,6 +68,7 @@ def predict(
             ``test_transform``.
         trainer_kwargs: ``accelerator`` and ``precision``; others of Lightning's are accepted.
         n_samples: forward passes with the head's dropout on; 1: one pass without dropout.
+        n_views: angles that each galaxy is turned through; predictions are the mean over them.
         options: of ``predict_to_file``.
 
     Raises:
@@ -79,7 +82,14 @@ def predict(
     known = {k: v for k, v in trainer.items() if k in ("accelerator", "precision")}
     options = hardware(**known) | data | options
     path = predict_to_file(
-        catalog, model, save_loc, label_cols, transform=view, num_samples=n_samples, **options
+        catalog,
+        model,
+        save_loc,
+        label_cols,
+        transform=view,
+        num_samples=n_samples,
+        num_views=n_views,
+        **options,
     )
     return read_predictions(path).to_frame()
 
@@ -92,6 +102,7 @@ def predict_to_file(
     *,
     transform: Callable | None = None,
     num_samples: int = 1,
+    num_views: int = 1,
     batch_size: int = 128,
     num_workers: int = 2,
     prefetch_factor: int = 4,
@@ -117,6 +128,7 @@ def predict_to_file(
         model, label_cols: see ``predict``.
         transform, fits_scaling: by default those with which the model was validated.
         num_samples: forward passes with the head's dropout on; 1: one pass without dropout.
+        num_views: angles that each galaxy is turned through; predictions are the mean over them.
         batch_size: galaxies of a forward pass, in each process.
         compile_encoder: run the encoder through ``torch.compile``; all batches then have one size.
         on_bad_image: ``error`` stops at the first image that can't be read and names it; ``record``
@@ -134,8 +146,10 @@ def predict_to_file(
         OSError: the folder can't be written to, or its disk is full.
     """
     save_loc = check_save_loc(save_loc)
-    if num_samples < 1 or batch_size < 1:
-        raise ValueError(f"{num_samples} samples in batches of {batch_size}: give 1 or more")
+    if min(num_samples, num_views, batch_size) < 1:
+        raise ValueError(
+            f"{num_samples} samples of {num_views} views in batches of {batch_size}: give 1 or more"
+        )
     if num_samples > 1 and not (hasattr(model, "encoder") and hasattr(model, "head")):
         raise ValueError(
             f"{num_samples} samples need a head with dropout; {type(model).__name__} has none"
@@ -153,18 +167,20 @@ def predict_to_file(
     only = locks.only_run(folder / "lock") if distributed.is_main() else nullcontext()
     with only:
         galaxies, digest = _galaxies(catalog, folder, split)
+        transform = transform or view_of(model)
         dataset = CatalogDataset(
             galaxies,
-            transform=transform or view_of(model),
+            transform=TurnedViews(transform, num_views) if num_views > 1 else transform,
             channels=getattr(model, "channels", 1 if getattr(model, "greyscale", False) else 3),
             fits_scaling=fits_scaling
             or getattr(model, "images_seen", {}).get("fits_scaling", "asinh"),
         )
         schema = Schema.from_dict(like.metadata["schema"]) if summary else None
-        work = Work(folder, len(galaxies), batch_size, like, schema, seed)
+        work = Work(folder, len(galaxies), batch_size, like, schema, seed, num_views)
         plan = like.metadata | {
             "columns": like.columns,
             "num_samples": num_samples,
+            "num_views": num_views,
             "galaxies": digest,
             "images": dataset.describe_images() | {"transform": _name(dataset.transform)},
             "channels": dataset.channels,
@@ -320,7 +336,11 @@ def _predict_batch(model, batch, num_galaxies, work, settings, pad_to=None) -> t
     if pad_to is not None and num_read < pad_to:
         images = torch.cat([images, images[:1].expand(pad_to - num_read, -1, -1, -1)])
     with settings.autocast():
-        values = predict_samples(model, images, num_samples)[:num_read]
+        passes = [
+            predict_samples(model, view.contiguous(memory_format=torch.channels_last), num_samples)
+            for view in images.chunk(work.num_views, dim=1)
+        ]
+    values = torch.stack(passes).mean(0)[:num_read]
     if values.shape[1] != num_columns:
         raise ValueError(
             f"the model predicts {values.shape[1]} columns, but there are {num_columns} label_cols"

@@ -32,6 +32,7 @@ class Work:
         like: predictions of no galaxy, with the columns, passes and metadata of all.
         schema: of trees, if their summary is wanted.
         seed: of the dropout.
+        num_views: that each galaxy is predicted from.
         plan_hash: of all that the values depend on; a part of another one is no part of this.
     """
 
@@ -41,6 +42,7 @@ class Work:
     like: Predictions
     schema: Schema | None
     seed: int
+    num_views: int = 1
     plan_hash: str = ""
 
     @property
