@@ -40,7 +40,7 @@ from zoobot.predict import predict
 REPO = Path(__file__).parent.parent
 RINGS_PX = 64
 RECIPE_PX = 96
-RECIPE_EPOCHS = 10
+RECIPE_EPOCHS = 8
 RECIPE_VIEWS = 6
 SDSS_TREE = {
     "smooth-or-featured": {"answers": ["_smooth", "_featured-or-disk"], "asked_after": None},
