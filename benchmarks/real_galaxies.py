@@ -229,8 +229,8 @@ def plot_rings(lines: list[dict], out: Path) -> Path:
         points = np.array([(int(name[1]), y) for name, y in named if name[0] == case])
         numbers = np.unique(points[:, 0])
         means = [points[points[:, 0] == number, 1].mean() for number in numbers]
-        axis.plot(*points.T, "o", color=colour, alpha=0.4, ms=5)
-        axis.plot(numbers, means, "o-", color=colour, lw=2, ms=9, label=f"{label}: mean of seeds")
+        axis.plot(*points.T, "o", color=colour, mfc="white", ms=6, zorder=3)
+        axis.plot(numbers, means, color=colour, lw=2.5, label=f"{label}: seeds, and their mean")
     axis.axhline(0.5, color="0.6", ls="--", lw=1)
     axis.annotate("guessing", (numbers[0], 0.5), xytext=(0, 3), textcoords="offset points")
     axis.set_xscale("log")
@@ -239,7 +239,7 @@ def plot_rings(lines: list[dict], out: Path) -> Path:
     axis.set_xlabel("galaxies trained on")
     axis.set_ylabel("ring or not: accuracy, 132 galaxies")
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, loc="lower right")
+    axis.legend(frameon=False, loc="center")
     figure.savefig(out / "rings.png", dpi=130)
     return out / "rings.png"
 
