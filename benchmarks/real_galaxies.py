@@ -201,15 +201,15 @@ def pretrained_encoder(opt) -> Path:
 
 def table(lines: list[dict]) -> str:
     """Mean and standard deviation over seeds, a row a case."""
-    for line in lines:
-        line["case"] += f", {line['epochs']} epochs"
     rows = [
         "| case | seeds | accuracy | loss | seconds |",
         "|---|---|---|---|---|",
     ]
     keys = ("accuracy", "loss", "seconds")
-    for case in dict.fromkeys(line["case"] for line in lines):
-        values = {key: [x[key] for x in lines if x["case"] == case] for key in keys}
+    names = [f"{line['case']}, {line['epochs']} epochs" for line in lines]
+    for case in dict.fromkeys(names):
+        seeds = [line for name, line in zip(names, lines, strict=True) if name == case]
+        values = {key: [line[key] for line in seeds] for key in keys}
         cells = [
             f"{np.mean(v):.3f} ± {np.std(v, ddof=1) if len(v) > 1 else 0:.3f}"
             for v in (values[key] for key in keys[:2])

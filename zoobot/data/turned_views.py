@@ -18,7 +18,7 @@ class TurnedViews(GalaxyView):
         view: a view of ours.
 
     Raises:
-        ValueError: another transform, or a view whose setting leaves no room for a rotation.
+        ValueError: another transform, or a view that crops in a way that goes with no rotation.
     """
 
     def __init__(self, view: GalaxyView, num_views: int):
