@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 
 from zoobot import distributed, encoders, evaluate, finetune, logs, options, plots, resuming
-from zoobot.data import catalog
 from zoobot.data.galaxies import label_frame
+from zoobot.data.labels import number_classes
 from zoobot.schemas import get_schema
 from zoobot.trainer import Trainer
 
@@ -131,10 +131,8 @@ def run(opt: argparse.Namespace) -> None:
 def class_names_of(opt, splits: dict) -> list[str]:
     """Names of the classes; a catalog's text labels become their numbers, in place."""
     if not opt.shards:
-        return catalog.number_classes(splits, opt.label_col, opt.catalog)
-    return catalog.number_classes(
-        {"train": label_frame(splits["train"])}, opt.label_col, opt.shards
-    )
+        return number_classes(splits, opt.label_col, opt.catalog)
+    return number_classes({"train": label_frame(splits["train"])}, opt.label_col, opt.shards)
 
 
 def make_model(opt, source, schema, class_names) -> finetune.FinetuneableZoobotAbstract:

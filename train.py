@@ -28,7 +28,8 @@ from zoobot import (
     plots,
     resuming,
 )
-from zoobot.data import catalog, demo
+from zoobot.data import demo
+from zoobot.data.labels import votes as vote_counts
 from zoobot.encoders import image_size_kwargs
 from zoobot.models import ZoobotTree
 from zoobot.schemas import get_schema
@@ -97,9 +98,7 @@ def train(opt: argparse.Namespace, device: torch.device) -> None:
     splits = options.load_galaxies(opt, path, schema.label_cols)
     data = options.make_data(opt, splits, schema.label_cols)
     votes = {
-        split: catalog.votes(
-            data.labels(split), schema.label_cols, f"{opt.shards or path} ({split})"
-        )
+        split: vote_counts(data.labels(split), schema.label_cols, f"{opt.shards or path} ({split})")
         for split in splits
     }
     torch.manual_seed(opt.seed)

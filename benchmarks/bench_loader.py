@@ -38,10 +38,11 @@ from bench_common import (
     training_view,
 )
 
+from zoobot.data.dataset import CatalogDataset
 from zoobot.data.device_views import DeviceView, device_view_of
 from zoobot.data.galaxies import TableGalaxies
 from zoobot.data.images import read_image, read_pixels
-from zoobot.data.loaders import CatalogDataset, train_loader
+from zoobot.data.loaders import train_loader
 
 PARTS = ("read", "decode", "view", "labels", "stack")
 ALONE = "no workers"

@@ -23,8 +23,9 @@ import torch
 from predict_memory import write_catalogs
 
 from zoobot import checkpoint
-from zoobot.data.catalog import read_catalog, split_catalog, votes
+from zoobot.data.catalog import read_catalog, split_catalog
 from zoobot.data.galaxies import TableGalaxies
+from zoobot.data.labels import votes
 from zoobot.data.listing import write_listing
 from zoobot.data.loaders import TrainSampler
 from zoobot.models import ZoobotTree

@@ -40,9 +40,10 @@ from bench_common import (
 )
 
 from zoobot import engine
+from zoobot.data.dataset import CatalogDataset
 from zoobot.data.device_views import device_view_of
 from zoobot.data.galaxies import TableGalaxies
-from zoobot.data.loaders import CatalogDataset, train_loader
+from zoobot.data.loaders import train_loader
 
 STARVED = 0.9
 

@@ -48,9 +48,10 @@ from bench_common import (
 )
 
 from zoobot import checkpoint, engine, logs, optim
+from zoobot.data.dataset import CatalogDataset
 from zoobot.data.device_views import VIEW_KEYS, device_view_of, warp
 from zoobot.data.galaxies import RowsOf
-from zoobot.data.loaders import CatalogDataset, eval_loader, train_loader
+from zoobot.data.loaders import eval_loader, train_loader
 from zoobot.losses import dirichlet_multinomial_nll
 from zoobot.predict import predict_to_file
 from zoobot.prediction_files import read_predictions

@@ -9,6 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
+from zoobot.data import CatalogDataset, default_view_config, get_galaxy_transform
+from zoobot.data.catalog import read_catalog
 from zoobot.schemas import Schema
 
 REPO = Path(__file__).parent.parent
@@ -56,6 +58,15 @@ def draw_galaxies(folder: Path, tree: Schema, num_galaxies: int, size_px: int = 
 def small_catalog(tmp_path, tree) -> Path:
     """60 galaxies of 40 px."""
     return draw_galaxies(tmp_path, tree, 60)
+
+
+@pytest.fixture
+def dataset(small_catalog, tree) -> CatalogDataset:
+    """Its training views, at 16 px."""
+    frame = read_catalog(small_catalog)
+    config = default_view_config()
+    config.output_size = 16
+    return CatalogDataset(frame, tree.label_cols, get_galaxy_transform(config), seed=1)
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from zoobot import distributed, engine, optim
-from zoobot.data import catalog, loaders
+from zoobot.data import CatalogDataset, catalog, loaders
 from zoobot.data.views import GalaxyView, minimal_view_config
 from zoobot.models import ZoobotTree
 from zoobot.schemas import load_schema
@@ -19,7 +19,7 @@ def main(catalog_path: Path, out: Path) -> None:
     frame = catalog.read_catalog(catalog_path)
     config = minimal_view_config()
     config.output_size = 32
-    dataset = loaders.CatalogDataset(frame, schema.label_cols, GalaxyView(config))
+    dataset = CatalogDataset(frame, schema.label_cols, GalaxyView(config))
     with distributed.process_group(cpu):
         torch.manual_seed(0)
         raw = ZoobotTree(schema=schema, architecture_name="test_convnext", dropout_rate=0.0)

@@ -13,7 +13,7 @@ import bench_predict
 import bench_train
 import gpu
 
-from zoobot.data import loaders
+from zoobot.data import dataset
 
 FAKE_PEER = """
 import json, sys
@@ -108,13 +108,13 @@ def test_a_state_without_its_optimizer_is_found(bench, monkeypatch):
 
 
 def test_wrong_views_are_found(bench, monkeypatch):
-    right, calls = loaders.warp, []
+    right, calls = dataset.warp, []
 
     def second_call_is_off(*args):
         calls.append(1)
         return right(*args) + 0.002 * (len(calls) - 1)
 
-    monkeypatch.setattr(loaders, "warp", second_call_is_off)
+    monkeypatch.setattr(dataset, "warp", second_call_is_off)
     with pytest.raises(gpu.Wrong, match="device views"):
         gpu.check_views(bench)
 

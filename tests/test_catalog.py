@@ -1,4 +1,3 @@
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,7 +35,7 @@ def test_astronomers_table_formats_are_read(tmp_path, name):
     read = catalog.read_catalog(tmp_path / name, ["a_x"])
     assert read["id_str"].tolist() == ["g0", "g1", "g2", "g3"]
     assert read["file_loc"].iloc[0] == str(tmp_path / "x.png")
-    assert catalog.votes(read, ["a_x"]).ravel().tolist() == [1, 1, 1, 1]
+    assert read["a_x"].tolist() == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -72,24 +71,6 @@ def test_a_file_that_is_no_catalog_is_named(tmp_path, name, content, message):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         catalog.read_catalog(tmp_path / name)
-
-
-@pytest.mark.parametrize("bad", [np.nan, -1, 2.5, np.inf, 1e12])
-def test_a_bad_count_is_named_with_column_galaxy_and_value(bad):
-    frame = table(a_x=[1, 2, bad, 3.0])
-    with pytest.raises(ValueError, match="column 'a_x' of id_str 'g2' holds .*no vote count"):
-        catalog.votes(frame, ["a_x"])
-
-
-def test_text_in_a_vote_column_is_named():
-    with pytest.raises(ValueError, match="id_str 'g1' holds many"):
-        catalog.votes(table(a_x=["1", "many", "3", "4"]), ["a_x"])
-
-
-def test_whole_floats_are_counts():
-    counts = catalog.votes(table(a_x=[0.0, 12.0, 3.0, 0.0]), ["a_x", "a_x"])
-    assert counts.dtype == np.int32
-    assert counts.tolist() == [[0, 0], [12, 12], [3, 3], [0, 0]]
 
 
 def test_missing_images_are_counted_and_the_first_five_named(tmp_path):

@@ -108,7 +108,7 @@ def test_a_missing_id_or_path_is_told_with_its_row(tmp_path, monkeypatch):
 
 
 def test_a_listed_galaxy_can_be_read(tmp_path):
-    from zoobot.data.loaders import CatalogDataset
+    from zoobot.data import CatalogDataset
 
     Image.new("RGB", (30, 30), "red").save(tmp_path / "g0.png")
     table = catalog_of(tmp_path, 1)

@@ -163,7 +163,7 @@ def stop_before_joining(model, catalog, save_loc, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(predict, "_join_parts", killed)
+        patched.setattr(predict, "join_parts", killed)
         with pytest.raises(KeyboardInterrupt):
             predict.predict_to_file(catalog, model, save_loc, **QUICK)
 

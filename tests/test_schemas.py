@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from zoobot import schemas
 from zoobot.schemas import Schema, get_schema, load_schema, schema_names
+from zoobot.spelling import did_you_mean
 
 DESI = "desi_schema"
 
@@ -211,4 +212,4 @@ def test_a_chain_of_a_thousand_questions_is_sorted_and_printed_at_once():
 
 
 def test_a_very_long_name_is_not_compared_with_others():
-    assert schemas.did_you_mean("x" * 100_000, ["x" * 99_999]) == ""
+    assert did_you_mean("x" * 100_000, ["x" * 99_999]) == ""

@@ -32,11 +32,12 @@ from zoobot.data.images import read_image, read_pixels
 from zoobot.data.shard_writer import write_shards
 from zoobot.data.view_config import MAX_SIDE_PX
 from zoobot.data.views import get_galaxy_transform
+from zoobot.decision_tree import MAX_ANSWERS
 from zoobot.finetune import FinetuneableZoobotClassifier
 from zoobot.models import ZoobotTree, save_encoder
 from zoobot.prediction_files import Predictions, open_writer, read_predictions
 from zoobot.predictors import load_predictor
-from zoobot.schemas import MAX_ANSWERS, Schema, load_schema
+from zoobot.schemas import Schema, load_schema
 from zoobot.untrusted import MAX_CONFIG_BYTES, MAX_JSON_BYTES
 
 sys.path.insert(0, str(REPO))

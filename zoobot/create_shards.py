@@ -9,13 +9,10 @@ import sys
 import pandas as pd
 
 from zoobot import options
-from zoobot.data.catalog import (
-    read_catalog,
-    require_columns,
-    votes,
-)
+from zoobot.data.catalog import read_catalog, require_columns
 from zoobot.data.foreign_archives import is_webdataset, webdataset_catalog
 from zoobot.data.images import FITS_SCALINGS
+from zoobot.data.labels import votes
 from zoobot.data.shard_writer import write_shards
 from zoobot.data.shards import (
     ENCODINGS,

@@ -17,7 +17,7 @@ from timm.models import load_model_config_from_hf
 from torch import nn
 
 from zoobot import checkpoint, described_models
-from zoobot.schemas import did_you_mean
+from zoobot.spelling import did_you_mean
 from zoobot.untrusted import read_json
 
 HUB_PREFIXES = ("hf_hub:", "hf-hub:")

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from zoobot import distributed, optim
-from zoobot.data.loaders import float_images
+from zoobot.data.dataset import float_images
 from zoobot.memory import keep_freed_memory
 from zoobot.metrics import Means
 from zoobot.progress import Progress, mend, rank_state, restore

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from zoobot import losses
-from zoobot.data.catalog import check_classes, check_numbers, votes
+from zoobot.data.labels import check_classes, check_numbers, votes
 from zoobot.encoders import load_pretrained_zoobot as load_pretrained_zoobot
 from zoobot.finetuneable import TRAINING_MODES as TRAINING_MODES
 from zoobot.finetuneable import FinetuneableZoobotAbstract, plain

@@ -11,7 +11,8 @@ from torch import nn
 from zoobot import checkpoint, described_models, encoders, optim
 from zoobot.metrics import ExampleMeasures
 from zoobot.models import label_tensor
-from zoobot.schemas import Schema, did_you_mean
+from zoobot.schemas import Schema
+from zoobot.spelling import did_you_mean
 
 TRAINING_MODES = ("full", "head_only")
 

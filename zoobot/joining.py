@@ -5,13 +5,8 @@ import dataclasses
 import numpy as np
 import pandas as pd
 
-from zoobot.data.catalog import (
-    check_classes,
-    check_ids,
-    check_numbers,
-    read_catalog,
-    require_columns,
-)
+from zoobot.data.catalog import check_ids, read_catalog, require_columns
+from zoobot.data.labels import check_classes, check_numbers
 from zoobot.prediction_files import Predictions, read_predictions
 from zoobot.schemas import Schema, get_schema
 from zoobot.untrusted import check_name

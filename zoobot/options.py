@@ -18,7 +18,7 @@ from zoobot.data.views import (
     minimal_view_config,
     zoomed_view_configs,
 )
-from zoobot.schemas import did_you_mean
+from zoobot.spelling import did_you_mean
 from zoobot.untrusted import one_line, read_yaml
 
 MAY_CHANGE_ON_RESUME = set(

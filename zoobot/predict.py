@@ -5,12 +5,9 @@ whole; what a part holds depends on the galaxies and the model only, not on whic
 when. In the end the main process joins the parts, in the catalog's order, into one file.
 """
 
-import json
 import math
-import os
 import shutil
 import sys
-import tempfile
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,19 +20,25 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from zoobot import checkpoint, distributed, engine, locks, statistics
+from zoobot import distributed, engine, locks, statistics
 from zoobot.data import listing
+from zoobot.data.dataset import CatalogDataset
 from zoobot.data.galaxies import TableGalaxies
-from zoobot.data.loaders import CatalogDataset, GalaxyLoader
-from zoobot.data.shards import hash_all
+from zoobot.data.loaders import GalaxyLoader
 from zoobot.data.turned_views import TurnedViews
 from zoobot.models import predict_samples
-from zoobot.prediction_files import Predictions, check_save_loc, open_writer, read_predictions
-from zoobot.prediction_parts import PartSampler, Work, read_part, write_part
+from zoobot.prediction_files import Predictions, check_save_loc, read_predictions
+from zoobot.prediction_parts import (
+    PartSampler,
+    Work,
+    delete_parts,
+    join_parts,
+    open_parts,
+    write_part,
+)
 from zoobot.predictors import column_names, describe_predictions, hash_weights, view_of
 from zoobot.schemas import Schema
 from zoobot.trainer import hardware
-from zoobot.untrusted import read_json
 
 ON_BAD_IMAGE = ("error", "record")
 WRITERS = 4  # threads; intervals are most of their work, and scipy lets several compute at once
@@ -146,16 +149,7 @@ def predict_to_file(
         OSError: the folder can't be written to, or its disk is full.
     """
     save_loc = check_save_loc(save_loc)
-    if min(num_samples, num_views, batch_size) < 1:
-        raise ValueError(
-            f"{num_samples} samples of {num_views} views in batches of {batch_size}: give 1 or more"
-        )
-    if num_samples > 1 and not (hasattr(model, "encoder") and hasattr(model, "head")):
-        raise ValueError(
-            f"{num_samples} samples need a head with dropout; {type(model).__name__} has none"
-        )
-    if on_bad_image not in ON_BAD_IMAGE:
-        raise ValueError(f"on_bad_image={on_bad_image!r}: use one of {', '.join(ON_BAD_IMAGE)}")
+    _check_options(model, num_samples, num_views, batch_size, on_bad_image)
     where = distributed.choose_device(device)
     distributed.join(where)
     settings = engine.Settings(device=where, dtype=engine.choose_dtype(precision, where))
@@ -167,14 +161,7 @@ def predict_to_file(
     only = locks.only_run(folder / "lock") if distributed.is_main() else nullcontext()
     with only:
         galaxies, digest = _galaxies(catalog, folder, split)
-        transform = transform or view_of(model)
-        dataset = CatalogDataset(
-            galaxies,
-            transform=TurnedViews(transform, num_views) if num_views > 1 else transform,
-            channels=getattr(model, "channels", 1 if getattr(model, "greyscale", False) else 3),
-            fits_scaling=fits_scaling
-            or getattr(model, "images_seen", {}).get("fits_scaling", "asinh"),
-        )
+        dataset = _dataset(galaxies, model, transform, num_views, fits_scaling)
         schema = Schema.from_dict(like.metadata["schema"]) if summary else None
         work = Work(folder, len(galaxies), batch_size, like, schema, seed, num_views)
         plan = like.metadata | {
@@ -191,7 +178,7 @@ def predict_to_file(
             "seed": seed,
         }
         todo, work.plan_hash = distributed.from_main(
-            _open_folder(work, plan, resume) if distributed.is_main() else None
+            open_parts(work, plan, resume) if distributed.is_main() else None
         )
         mine = todo[distributed.rank() :: distributed.world_size()]
         loader = GalaxyLoader(
@@ -207,11 +194,24 @@ def predict_to_file(
             _predict_parts(model, loader, mine, work, galaxies, settings, compile_encoder, bar)
         distributed.barrier()
         if distributed.is_main():
-            _join_parts(work, galaxies, save_loc)
-            _delete_parts(work)  # before their plan, so that no other prediction can take them
+            join_parts(work, galaxies, save_loc)
+            delete_parts(work)  # before their plan, so that no other prediction can take them
             shutil.rmtree(folder)
         distributed.barrier()
     return save_loc
+
+
+def _check_options(model, num_samples, num_views, batch_size, on_bad_image) -> None:
+    if min(num_samples, num_views, batch_size) < 1:
+        raise ValueError(
+            f"{num_samples} samples of {num_views} views in batches of {batch_size}: give 1 or more"
+        )
+    if num_samples > 1 and not (hasattr(model, "encoder") and hasattr(model, "head")):
+        raise ValueError(
+            f"{num_samples} samples need a head with dropout; {type(model).__name__} has none"
+        )
+    if on_bad_image not in ON_BAD_IMAGE:
+        raise ValueError(f"on_bad_image={on_bad_image!r}: use one of {', '.join(ON_BAD_IMAGE)}")
 
 
 def _galaxies(catalog, folder: Path, split: str):
@@ -225,6 +225,17 @@ def _galaxies(catalog, folder: Path, split: str):
     return TableGalaxies(listing.open_listing(folder / "galaxies.arrow")), digest
 
 
+def _dataset(galaxies, model, transform, num_views: int, fits_scaling) -> CatalogDataset:
+    """The galaxies as the model is to see them: by default as when it was validated."""
+    transform = transform or view_of(model)
+    return CatalogDataset(
+        galaxies,
+        transform=TurnedViews(transform, num_views) if num_views > 1 else transform,
+        channels=getattr(model, "channels", 1 if getattr(model, "greyscale", False) else 3),
+        fits_scaling=fits_scaling or getattr(model, "images_seen", {}).get("fits_scaling", "asinh"),
+    )
+
+
 def _like(model, columns: list[str], num_samples: int, with_errors: bool) -> Predictions:
     """Predictions of no galaxy, as those of all will be."""
     values = np.empty((0, len(columns), num_samples), np.float32)
@@ -235,51 +246,6 @@ def _like(model, columns: list[str], num_samples: int, with_errors: bool) -> Pre
 
 def _name(transform) -> str:
     return type(transform).__name__ if hasattr(transform, "config") else repr(transform)
-
-
-def _delete_parts(work: Work) -> None:
-    checkpoint.remove([*work.folder.glob("part-*")])
-
-
-def _open_folder(work: Work, plan: dict, resume: bool) -> tuple[list[int], str]:
-    """The parts still to be done, and a hash of the plan; the folder must be of it, or new."""
-    with tempfile.TemporaryFile(dir=work.folder.parent):
-        pass  # else a folder that can't be written to is found out when all is predicted
-    path = work.folder / "plan.json"
-    if not resume or not path.exists():
-        path.unlink(missing_ok=True)
-        _delete_parts(work)
-    plan = json.loads(json.dumps(plan))
-    if path.exists():
-        before = _read_plan(path)
-        changed = [key for key in plan if before.get(key) != plan[key]]
-        if changed:
-            raise ValueError(
-                f"{work.folder} holds parts of another prediction: {', '.join(changed)} differ; "
-                "delete the folder to start anew, or save elsewhere"
-            )
-    else:
-        checkpoint.write_text(path, json.dumps(plan, indent=2) + "\n")
-    work.plan_hash = hash_all([json.dumps(plan, sort_keys=True).encode()])
-    return [part for part in range(work.num_parts) if not _is_whole(work, part)], work.plan_hash
-
-
-def _read_plan(path: Path) -> dict:
-    try:
-        plan = read_json(path)
-    except ValueError:
-        plan = None
-    if not isinstance(plan, dict):
-        raise ValueError(f"{path} is damaged: delete {path.parent} to start anew")
-    return plan
-
-
-def _is_whole(work: Work, part: int) -> bool:
-    try:
-        read_part(work, part)
-    except ValueError:
-        return False
-    return True
 
 
 def _progress_bar(work: Work, mine: list[int], num_todo: int, show_progress: bool) -> tqdm:
@@ -359,39 +325,3 @@ def _write_part(work: Work, part: int, ids: list[str], values: np.ndarray, error
         table = statistics.summary_table(ids, values, work.schema)
         tensors["summary"] = table.drop(columns="id_str").to_numpy(dtype=np.float32)
     write_part(work, part, tensors, errors)
-
-
-def _join_parts(work: Work, galaxies, save_loc: Path) -> None:
-    """Write the one file and perhaps the summary among the parts; if all is well, move them."""
-    files = [save_loc]
-    if work.schema is not None:
-        columns = _summary_columns(work)
-        like = Predictions(np.array([]), np.empty((0, len(columns), 1)), columns)
-        files.insert(0, save_loc.with_name(f"{save_loc.stem}_summary.parquet"))
-        _write_joined(work, galaxies, work.folder / files[0].name, "summary", like)
-    _write_joined(work, galaxies, work.folder / save_loc.name, "predictions", work.like)
-    for path in files:
-        os.replace(work.folder / path.name, path)
-    checkpoint.sync_folder(save_loc.parent)
-
-
-def _summary_columns(work: Work) -> list[str]:
-    empty = np.empty((0, *work.like.values.shape[1:]))
-    return list(statistics.summary_table([], empty, work.schema).columns[1:])
-
-
-def _write_joined(work: Work, galaxies, path: Path, name: str, like: Predictions) -> None:
-    def write(aside: Path) -> None:
-        with open_writer(aside, path.suffix, like, work.num_galaxies) as writer:
-            for part in range(work.num_parts):
-                rows = work.rows(part)
-                tensors, told = read_part(work, part)
-                values = tensors[name]
-                values = values if values.ndim == 3 else values[..., None]
-                ids = np.array([galaxies.id_str(row) for row in rows], dtype=object)
-                errors = None
-                if like.errors is not None:
-                    errors = np.array([told.get(str(row)) for row in rows], dtype=object)
-                writer.write(Predictions(ids, values, like.columns, errors))
-
-    checkpoint.write_whole(path, write)

@@ -1,8 +1,10 @@
-"""Predictions of a catalog cut into parts, whatever the number of processes."""
+"""Predictions of a catalog in parts, whatever the number of processes, joined in the end."""
 
 import dataclasses
 import json
 import math
+import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,11 +13,11 @@ import safetensors
 import safetensors.numpy
 from torch.utils.data import Sampler
 
-from zoobot import checkpoint
+from zoobot import checkpoint, statistics
 from zoobot.data.shards import hash_all
-from zoobot.prediction_files import Predictions
+from zoobot.prediction_files import Predictions, open_writer
 from zoobot.schemas import Schema
-from zoobot.untrusted import parse_json
+from zoobot.untrusted import parse_json, read_json
 
 PARTS_AIMED_AT = 256  # so that processes finish together and a killed run loses little
 LARGEST_PART_ROWS = 2**16
@@ -120,3 +122,85 @@ def _checksum(work: Work, part: int, tensors: dict[str, np.ndarray], told: str) 
     heads = [[name, str(array.dtype), array.shape] for name, array in tensors.items()]
     said = json.dumps([work.plan_hash, part, sorted(heads), told])
     return hash_all([said.encode(), *(tensors[name].tobytes() for name in sorted(tensors))])
+
+
+def open_parts(work: Work, plan: dict, resume: bool) -> tuple[list[int], str]:
+    """The parts still to be done, and a hash of the plan; the folder must be of it, or new."""
+    with tempfile.TemporaryFile(dir=work.folder.parent):
+        pass  # else a folder that can't be written to is found out when all is predicted
+    path = work.folder / "plan.json"
+    if not resume or not path.exists():
+        path.unlink(missing_ok=True)
+        delete_parts(work)
+    plan = json.loads(json.dumps(plan))
+    if path.exists():
+        before = _read_plan(path)
+        changed = [key for key in plan if before.get(key) != plan[key]]
+        if changed:
+            raise ValueError(
+                f"{work.folder} holds parts of another prediction: {', '.join(changed)} differ; "
+                "delete the folder to start anew, or save elsewhere"
+            )
+    else:
+        checkpoint.write_text(path, json.dumps(plan, indent=2) + "\n")
+    work.plan_hash = hash_all([json.dumps(plan, sort_keys=True).encode()])
+    return [part for part in range(work.num_parts) if not _is_whole(work, part)], work.plan_hash
+
+
+def _read_plan(path: Path) -> dict:
+    try:
+        plan = read_json(path)
+    except ValueError:
+        plan = None
+    if not isinstance(plan, dict):
+        raise ValueError(f"{path} is damaged: delete {path.parent} to start anew")
+    return plan
+
+
+def _is_whole(work: Work, part: int) -> bool:
+    try:
+        read_part(work, part)
+    except ValueError:
+        return False
+    return True
+
+
+def delete_parts(work: Work) -> None:
+    """Delete what is finished."""
+    checkpoint.remove([*work.folder.glob("part-*")])
+
+
+def join_parts(work: Work, galaxies, save_loc: Path) -> None:
+    """Write the one file and perhaps the summary among the parts; if all is well, move them."""
+    files = [save_loc]
+    if work.schema is not None:
+        columns = _summary_columns(work)
+        like = Predictions(np.array([]), np.empty((0, len(columns), 1)), columns)
+        files.insert(0, save_loc.with_name(f"{save_loc.stem}_summary.parquet"))
+        _write_joined(work, galaxies, work.folder / files[0].name, "summary", like)
+    _write_joined(work, galaxies, work.folder / save_loc.name, "predictions", work.like)
+    for path in files:
+        os.replace(work.folder / path.name, path)
+    checkpoint.sync_folder(save_loc.parent)
+
+
+def _summary_columns(work: Work) -> list[str]:
+    empty = np.empty((0, *work.like.values.shape[1:]))
+    return list(statistics.summary_table([], empty, work.schema).columns[1:])
+
+
+def _write_joined(work: Work, galaxies, path: Path, name: str, like: Predictions) -> None:
+    def write(aside: Path) -> None:
+        with open_writer(aside, path.suffix, like, work.num_galaxies) as writer:
+            for part in range(work.num_parts):
+                rows = work.rows(part)
+                tensors, told = read_part(work, part)
+                values = tensors[name]
+                values = values if values.ndim == 3 else values[..., None]
+                ids = np.array([galaxies.id_str(row) for row in rows], dtype=object)
+                errors = None
+                if like.errors is not None:
+                    errors = np.array([told.get(str(row)) for row in rows], dtype=object)
+                writer.write(Predictions(ids, values, like.columns, errors))
+
+    checkpoint.write_whole(path, write)

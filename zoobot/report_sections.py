@@ -11,8 +11,8 @@ from PIL import Image
 
 from zoobot import assessments, checkpoint, plots, report, statistics
 from zoobot import evaluation_plots as figures
-from zoobot.data.catalog import votes as vote_counts
 from zoobot.data.images import ImageError, read_image
+from zoobot.data.labels import votes as vote_counts
 from zoobot.joining import Joined, join
 
 TOP = 5

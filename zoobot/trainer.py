@@ -14,7 +14,7 @@ from torch.utils.data.distributed import DistributedSampler
 from zoobot import checkpoint, distributed, encoders, engine, logs, optim, resuming
 from zoobot.data.foreign import ForeignLoader
 from zoobot.data.loaders import GalaxyLoader
-from zoobot.schemas import did_you_mean
+from zoobot.spelling import did_you_mean
 
 PRECISIONS = {
     "32-true": "fp32",

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import sound
 from mutations import Files, Steps, as_text
 
-from zoobot.data import catalog, images, shards
+from zoobot.data import catalog, images, labels, shards
 from zoobot.data.foreign_archives import webdataset_catalog
 from zoobot.data.galaxies import TableGalaxies, image_frame, label_frame
 from zoobot.data.listing import open_listing, write_listing
@@ -97,7 +97,7 @@ def catalog_steps(folder: Path) -> Steps:
 def _train_on(path: Path) -> None:
     splits = catalog.load_splits(path, None, None, sound.LABEL_COLS, seed=1)
     for table in splits.values():
-        catalog.votes(table, sound.LABEL_COLS, str(path))
+        labels.votes(table, sound.LABEL_COLS, str(path))
         _read_images(TableGalaxies(table, sound.LABEL_COLS))
 
 
@@ -105,9 +105,9 @@ def _finetune_on(path: Path) -> None:
     table = catalog.read_catalog(path, ["kind", "size"])
     splits = catalog.split_catalog(table, where=str(path))
     for column in ("kind", "id_str"):
-        names = catalog.number_classes(splits, column, str(path))
-        catalog.check_classes(splits["train"], column, len(names), str(path))
-    catalog.check_numbers(table, "size", unit_interval=True, where=str(path))
+        names = labels.number_classes(splits, column, str(path))
+        labels.check_classes(splits["train"], column, len(names), str(path))
+    labels.check_numbers(table, "size", unit_interval=True, where=str(path))
 
 
 def _list(path: Path, listing: Path) -> None:
@@ -212,7 +212,7 @@ def _read_shards(folder: Path, split: str) -> None:
     galaxies = shards.open_shards(folder, split)
     label_frame(galaxies), galaxies.fingerprint()
     table = image_frame(galaxies, range(min(MOST_IMAGES, len(galaxies))))
-    catalog.votes(table, galaxies.label_cols, str(folder))
+    labels.votes(table, galaxies.label_cols, str(folder))
     for source in table["image"]:
         images.read_pixels(source, galaxies.channels)
 

@@ -10,7 +10,7 @@ import threading
 import pytest
 from conftest import REPO
 
-from zoobot.data import catalog, loaders
+from zoobot.data import CatalogDataset, catalog, loaders
 from zoobot.data.device_views import DeviceView
 from zoobot.data.views import GalaxyView, minimal_view_config
 
@@ -19,9 +19,7 @@ from zoobot.data.views import GalaxyView, minimal_view_config
 def dataset(small_catalog, tree):
     config = minimal_view_config()
     config.output_size = 16
-    return loaders.CatalogDataset(
-        catalog.read_catalog(small_catalog), tree.label_cols, GalaxyView(config)
-    )
+    return CatalogDataset(catalog.read_catalog(small_catalog), tree.label_cols, GalaxyView(config))
 
 
 def failing(dataset, do):
@@ -73,9 +71,9 @@ def test_a_process_with_hanging_workers_ends(small_catalog, tmp_path):
     script.write_text(
         "import sys, threading\n"
         "from zoobot import options\n"
-        "from zoobot.data import catalog, loaders\n"
+        "from zoobot.data import CatalogDataset, catalog, loaders\n"
         "def main(_):\n"
-        "    data = loaders.CatalogDataset(catalog.read_catalog(sys.argv[1]))\n"
+        "    data = CatalogDataset(catalog.read_catalog(sys.argv[1]))\n"
         "    data._image = lambda *_: threading.Event().wait()\n"
         "    next(iter(loaders.eval_loader(data, 4, num_workers=1, timeout_s=1)))\n"
         "options.run(main, lambda: None)\n"

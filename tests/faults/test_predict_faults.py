@@ -71,7 +71,7 @@ def stop_before_joining(catalog, model, save_loc, monkeypatch, **more):
         raise Stopped
 
     with monkeypatch.context() as patched:
-        patched.setattr(predict, "_join_parts", stop)
+        patched.setattr(predict, "join_parts", stop)
         with pytest.raises(Stopped):
             run(catalog, model, save_loc, **more)
     return sorted(save_loc.with_name(save_loc.name + ".parts").glob("part-*"))
@@ -172,9 +172,9 @@ def test_a_part_that_is_torn_altered_or_missing_is_predicted_again_and_no_other(
 
 def work_of(save_loc, model, catalog, monkeypatch, **more):
     """The work and the finished parts of a run that was stopped before joining."""
-    works, open_folder = [], predict._open_folder
+    works, open_folder = [], predict.open_parts
     monkeypatch.setattr(
-        predict, "_open_folder", lambda work, *rest: works.append(work) or open_folder(work, *rest)
+        predict, "open_parts", lambda work, *rest: works.append(work) or open_folder(work, *rest)
     )
     parts = stop_before_joining(catalog, model, save_loc, monkeypatch, **more)
     return works[0], parts
@@ -225,7 +225,7 @@ def test_a_part_that_is_damaged_while_others_are_predicted_is_refused_by_name(
 ):
     parts = stop_before_joining(catalog, model, out / "p.csv", monkeypatch)
     with monkeypatch.context() as patched:
-        patched.setattr(predict, "_is_whole", lambda *_: True)
+        patched.setattr(prediction_parts, "_is_whole", lambda *_: True)
         if damage == "missing":
             parts[2].unlink()
         else:
@@ -330,7 +330,7 @@ def test_a_folder_that_can_not_be_written_to_is_refused_before_any_galaxy_is_pre
     stop_before_joining(catalog, model, out / "p.csv", monkeypatch)
     (out / "p.csv.parts" / "part-0000000.safetensors").unlink()
     predicted.clear()
-    monkeypatch.setattr(predict.tempfile, "TemporaryFile", read_only)
+    monkeypatch.setattr(prediction_parts.tempfile, "TemporaryFile", read_only)
     with pytest.raises(OSError, match="Read-only file system: .*out"):
         run(catalog, model, out / "p.csv")
     assert predicted == []

@@ -9,7 +9,7 @@ from test_predict_faults import DAMAGES, flipped, script_error
 from test_shards import in_memory, write
 
 from zoobot import create_shards, options
-from zoobot.data import shard_writer
+from zoobot.data import shard_file, shard_images, shard_writer
 from zoobot.data.shards import open_shards, read_index, verify
 
 LONGEST_S = 60
@@ -64,9 +64,9 @@ def test_a_damaged_shard_of_a_killed_run_is_written_again_and_no_other(whole, mo
         (folder / name).unlink()
     else:
         (folder / name).write_bytes(DAMAGES[damage](expected[name]))
-    written, write_tensors = [], shard_writer._write_tensors
+    written, write_tensors = [], shard_file._write_tensors
     monkeypatch.setattr(
-        shard_writer, "_write_tensors", lambda *a: written.append(a[0]) or write_tensors(*a)
+        shard_file, "_write_tensors", lambda *a: written.append(a[0]) or write_tensors(*a)
     )
     write(in_memory(9), folder)
     assert contents(folder) == expected
@@ -187,7 +187,7 @@ def test_a_folder_that_can_not_be_written_to_is_refused_before_any_image_is_read
     tmp_path, tree, small_catalog, capsys, monkeypatch
 ):
     read = []
-    monkeypatch.setattr(shard_writer, "read_image", lambda *a, **k: read.append(a))
+    monkeypatch.setattr(shard_images, "read_image", lambda *a, **k: read.append(a))
     (tmp_path / "file").write_text("")
     words = words_for(small_catalog, tree, tmp_path / "file" / "out", "--num-workers", 0)
     assert "Not a directory" in script_error(capsys, create_shards, *words)
@@ -211,7 +211,7 @@ def test_a_writing_process_that_is_killed_is_one_line_and_the_rerun_completes(
     whole, tmp_path, monkeypatch
 ):
     _, expected = whole
-    ours, encode = os.getpid(), shard_writer._encode_jpeg
+    ours, encode = os.getpid(), shard_file.encode_jpeg
 
     def die(source, description, quality, name):
         if "g7" in name and os.getpid() != ours:
@@ -219,7 +219,7 @@ def test_a_writing_process_that_is_killed_is_one_line_and_the_rerun_completes(
         return encode(source, description, quality, name)
 
     with monkeypatch.context() as patched:
-        patched.setattr(shard_writer, "_encode_jpeg", die)
+        patched.setattr(shard_file, "encode_jpeg", die)
         with pytest.raises(ValueError, match="a writing process was killed, perhaps for lack of"):
             write(in_memory(9), tmp_path / "out", num_workers=2)
     assert not (tmp_path / "out" / "index.json").exists()

@@ -1,7 +1,7 @@
 """Catalogs, images, views and batches."""
 
 from zoobot.data.datamodule import CatalogDataModule
-from zoobot.data.loaders import CatalogDataset
+from zoobot.data.dataset import CatalogDataset
 from zoobot.data.views import (
     default_view_config,
     fast_view_config,

@@ -6,15 +6,10 @@ import pandas as pd
 import torch
 
 from zoobot.data.catalog import check_ids, split_catalog
+from zoobot.data.dataset import CatalogDataset
 from zoobot.data.device_views import device_view_of
 from zoobot.data.galaxies import image_frame, label_frame
-from zoobot.data.loaders import (
-    CatalogDataset,
-    CatalogLoader,
-    GalaxyLoader,
-    eval_loader,
-    train_loader,
-)
+from zoobot.data.loaders import CatalogLoader, GalaxyLoader, eval_loader, train_loader
 from zoobot.data.views import default_view_config, get_galaxy_transform, minimal_view_config
 
 STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}

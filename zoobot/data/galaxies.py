@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
-from zoobot.data.catalog import label_array
+from zoobot.data.labels import label_array
 
 
 class TableGalaxies:

@@ -1,7 +1,4 @@
-"""From a catalog to batches: dataset, samplers and loaders.
-
-What a galaxy looks like in an epoch depends on (seed, epoch, galaxy) only: not on the worker, the
-rank, the batch size or where a run was interrupted.
+"""From a dataset to batches, through worker processes or threads.
 
 Batches come in two forms. ``GalaxyLoader`` gives what the loop wants: a dict with ``image`` uint8
 (B, C, H, W) (float32 in 0-1 if the transform makes floats), ``id_str`` list of B, ``labels`` (B, L)
@@ -17,26 +14,17 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from multiprocessing import TimeoutError
 from multiprocessing.pool import ThreadPool
 
-import numpy as np
-import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from zoobot import distributed
-from zoobot.data.device_views import VIEW_KEYS, DeviceView, warp
-from zoobot.data.galaxies import TableGalaxies, label_frame
-from zoobot.data.images import ImageError, read_image, read_pixels
+from zoobot.data.dataset import CatalogDataset, float_images
+from zoobot.data.images import ImageError
 from zoobot.data.samplers import EvalSampler, TrainSampler
-from zoobot.data.views import (
-    GalaxyView,
-    apply_transform,
-    get_galaxy_transform,
-    minimal_view_config,
-)
 from zoobot.memory import keep_freed_memory
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # SIGUSR1: Slurm's warning
@@ -44,148 +32,6 @@ NOT_FOR_WORKERS = (signal.SIGINT, *STOP_SIGNALS)
 WORKER_TIMEOUT_S = 600
 POLL_S = 5
 MOST_THREADS = 4
-
-
-class CatalogDataset(Dataset):
-    """Galaxies of a catalog: ``dataset[i]`` is a dict of image, id_str and labels.
-
-    Args:
-        catalog: with ``id_str``, ``file_loc`` or ``image``, and the label columns; or galaxies of
-            another source, see ``zoobot.data.galaxies``.
-        label_cols: columns of numbers; None for no labels, or for those of shards.
-        transform: a view, or any torchvision v2 transform; by default a fixed view of 224 px. A
-            ``DeviceView`` leaves the view to the device, for the loop.
-        target_transform: called by ``dataset[i]`` with a galaxy's dict of labels, returns another.
-        channels: 1 or 3, of the image before the transform.
-        fits_scaling: brightness of FITS images.
-        seed: of the transform's random draws.
-
-    Raises:
-        ValueError: for a missing column, or a label that is no number.
-    """
-
-    def __init__(
-        self,
-        catalog,
-        label_cols: Sequence[str] | None = None,
-        transform: Callable | None = None,
-        target_transform: Callable | None = None,
-        *,
-        channels: int = 3,
-        fits_scaling: str = "asinh",
-        seed: int = 0,
-    ):
-        if not hasattr(catalog, "source"):
-            catalog = TableGalaxies(catalog, label_cols)
-        elif label_cols is not None and list(label_cols) != catalog.label_cols:
-            raise ValueError(f"labels {label_cols} asked for, but there are {catalog.label_cols}")
-        self.galaxies = catalog
-        self.label_cols = catalog.label_cols
-        self.transform = transform or get_galaxy_transform(minimal_view_config())
-        self.target_transform = target_transform
-        self.channels = channels
-        self.fits_scaling = fits_scaling
-        self.seed = seed
-
-    def __len__(self) -> int:
-        return len(self.galaxies)
-
-    def __getitem__(self, index: int) -> dict:
-        """One galaxy, read now, its view drawn from torch's generator.
-
-        Returns:
-            ``image`` float32 (C, H, W) in 0-1, ``id_str``, and one number a label column.
-
-        Raises:
-            ImageError: the image can't be read.
-        """
-        galaxy = {"image": as_float(self._image(index)), "id_str": self.galaxies.id_str(index)}
-        values = self.galaxies.labels([index])[0].tolist()
-        labels = dict(zip(self.label_cols, values, strict=True))
-        return galaxy | (self.target_transform(labels) if self.target_transform else labels)
-
-    def batch(self, epoch: int, indices: Sequence[int]) -> dict:
-        """These galaxies as they look in this epoch.
-
-        ``image`` lacks those that can't be read: ``errors`` has place in the batch -> reason.
-        """
-        images, errors = [], {}
-        for place, index in enumerate(indices):
-            try:
-                images.append(self._image(index, (self.seed, epoch, index)))
-            except ImageError as error:
-                errors[place] = str(error)
-        batch = {"id_str": [self.galaxies.id_str(i) for i in indices], "errors": errors}
-        if images:
-            batch["image"] = self._stack(images)
-        if self.is_only_decoded:
-            read = [index for place, index in enumerate(indices) if place not in errors]
-            batch |= self.transform.draw(self.seed, epoch, read)
-        if self.label_cols:
-            batch["labels"] = self.galaxies.labels(indices)
-        return batch
-
-    @property
-    def is_only_decoded(self) -> bool:
-        """Whether views are left to the device."""
-        return isinstance(self.transform, DeviceView)
-
-    @property
-    def is_only_copied(self) -> bool:
-        """Whether a batch is no more than a copy of pixels: those of raw shards, as they are."""
-        raw = getattr(self.galaxies, "encoding", None) == "raw"
-        return raw and self.is_only_decoded and self.transform.fitted_px == self.galaxies.img_size
-
-    def describe_images(self) -> dict:
-        """How images become what the model is shown, as plain types; of other transforms little."""
-        described = {"fits_scaling": self.fits_scaling}
-        if isinstance(self.transform, GalaxyView | DeviceView):
-            described |= {
-                "image_size": self.transform.config.output_size,
-                "view": self.transform.config.changes(),
-            }
-        else:
-            described["transform"] = repr(self.transform)
-        return described
-
-    def label_table(self) -> pd.DataFrame:
-        """``id_str`` and the label columns of all galaxies, for checks before training."""
-        return label_frame(self.galaxies)
-
-    def _image(self, index: int, seed: tuple[int, int, int] | None = None):
-        """A galaxy's view (C, H, W); or, for a view on the device, pixels (H, W, C)."""
-        source = self.galaxies.source(index)
-        name = None if isinstance(source, str) else f"id_str {self.galaxies.id_str(index)!r}"
-        view = self.transform
-        if self.is_only_decoded:
-            return view.fit(read_pixels(source, self.channels, self.fits_scaling, name=name))
-        min_side_px = getattr(view, "min_side_px", None)
-        image = read_image(source, self.channels, self.fits_scaling, min_side_px, name=name)
-        return apply_transform(view, image, seed)
-
-    def _stack(self, images: list) -> torch.Tensor:
-        """(B, C, H, W) in the views' own memory order (H, W, C), a fifth of reordering's cost."""
-        if isinstance(images[0], np.ndarray):
-            return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
-        shapes = {tuple(image.shape) for image in images}
-        if len(shapes) > 1:
-            raise ValueError(
-                f"the transform gives images of different shapes, {sorted(shapes)[:3]}: "
-                "end it with a resize or crop to one size"
-            )
-        return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
-
-
-def as_float(images: torch.Tensor) -> torch.Tensor:
-    """uint8 images as float32 in 0-1; floats as they are."""
-    return images if images.is_floating_point() else images.float().div_(255)
-
-
-def float_images(batch: dict) -> torch.Tensor:
-    """A batch's images, float32 in 0-1; views that were left to their device are made there."""
-    if "matrix" in batch:
-        return warp(batch["image"], *(batch[key] for key in VIEW_KEYS))
-    return as_float(batch["image"])
 
 
 class _WholeBatches(Dataset):

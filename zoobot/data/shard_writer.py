@@ -1,7 +1,5 @@
 """Writing shards: in parallel, each whole or not at all, and going on where a run was killed."""
 
-import hashlib
-import io
 import json
 import math
 import multiprocessing
@@ -16,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from PIL import Image
 from tqdm import tqdm
 
 from zoobot import checkpoint, locks
@@ -25,35 +22,26 @@ from zoobot.data.catalog import (
     check_ids,
     check_image_files,
     hash_ids,
-    label_array,
     require_columns,
     split_catalog,
 )
 from zoobot.data.galaxies import galaxy_table
-from zoobot.data.images import FITS_SCALINGS, MODES, ImageError, check_file, read_image
+from zoobot.data.images import FITS_SCALINGS, MODES
+from zoobot.data.labels import label_array
+from zoobot.data.shard_file import write_shard
 from zoobot.data.shards import (
     DESCRIBED,
-    DTYPES,
     ENCODINGS,
     FORMAT_VERSION,
-    READ_AT_ONCE,
     file_name,
     hash_all,
-    hash_file,
     open_shards,
     read_index,
-    read_shard,
     schema_hash,
 )
 from zoobot.untrusted import read_json
 
-CHECKSUM = "blake2b"
 LARGEST_EXACT_FLOAT = 2**24
-JPEG_MAGIC = b"\xff\xd8\xff"
-
-
-class _Unreadable(Exception):
-    """Some of a shard's images can't be read."""
 
 
 def write_shards(
@@ -273,10 +261,10 @@ def _write_all(
 
 
 def _run(tasks: Iterable[tuple], num_workers: int) -> Iterator[tuple[dict, list[str]]]:
-    """Results of ``_write_shard`` in order; few tasks wait at a time, for they may hold images."""
+    """Results of ``write_shard`` in order; few tasks wait at a time, for they may hold images."""
     if num_workers == 0:
         for task in tasks:
-            yield _write_shard(*task)
+            yield write_shard(*task)
         return
     try:
         with ProcessPoolExecutor(num_workers, initializer=_end_with_parent) as pool:
@@ -284,7 +272,7 @@ def _run(tasks: Iterable[tuple], num_workers: int) -> Iterator[tuple[dict, list[
             for task in tasks:
                 if len(waiting) == 2 * num_workers:
                     yield waiting.popleft().result()
-                waiting.append(pool.submit(_write_shard, *task))
+                waiting.append(pool.submit(write_shard, *task))
             while waiting:
                 yield waiting.popleft().result()
     except BrokenProcessPool as error:
@@ -302,166 +290,3 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
-
-
-def _write_shard(
-    file: str,
-    folder: Path,
-    galaxies: dict[str, list],
-    labels: np.ndarray,
-    description: dict,
-    plan_text: str,
-) -> tuple[dict, list[str]]:
-    """Write a shard unless it is there: its entry in the index, and why images can't be read."""
-    path, quality = folder / file, json.loads(plan_text)["quality"]
-    ids, sources = galaxies.values()
-    checksum = hashlib.blake2b((plan_text + file).encode(), digest_size=16)
-    errors = []
-
-    def encoded() -> Iterator[bytes]:
-        for id_str, source in zip(ids, sources, strict=True):
-            name = source if isinstance(source, str) else f"id_str {id_str!r}"
-            try:
-                if description["encoding"] == "raw":
-                    yield _encode_raw(source, description, name)
-                else:
-                    yield _encode_jpeg(source, description, quality, name)
-            except ImageError as error:
-                errors.append(str(error))
-
-    def write(aside: Path) -> None:
-        tensors = {"labels": (labels.dtype, labels.shape, [labels.tobytes()])}
-        tensors |= _packed("ids", "id_offsets", [id_str.encode() for id_str in ids])
-        if description["encoding"] == "raw":
-            side = description["img_size"]
-            shape = (len(ids), side, side, description["channels"])
-            tensors["images"] = (np.dtype("uint8"), shape, encoded())
-        else:
-            tensors |= _packed("bytes", "offsets", list(encoded()))
-        _write_tensors(aside, tensors, description, checksum)
-        if errors:
-            raise _Unreadable
-
-    try:
-        read_shard(path, description, len(ids))
-        _check_data(path, checksum.copy())
-    except ValueError:
-        try:
-            checkpoint.write_whole(path, write)
-        except _Unreadable:
-            return {}, errors
-    size = path.stat().st_size
-    return {"num_galaxies": len(ids), "bytes": size, "blake2b": hash_file(path)}, []
-
-
-def _packed(name: str, offsets_name: str, values: list[bytes]) -> dict[str, tuple]:
-    offsets = np.cumsum([0, *map(len, values)], dtype=np.int64)
-    return {
-        offsets_name: (offsets.dtype, offsets.shape, [offsets.tobytes()]),
-        name: (np.dtype("uint8"), (int(offsets[-1]),), values),
-    }
-
-
-def _write_tensors(path: Path, tensors: dict[str, tuple], description: dict, checksum) -> None:
-    """Write safetensors piece by piece, so that a shard of pixels is never whole in memory.
-
-    Args:
-        tensors: name -> (dtype, shape, pieces of its bytes). The widest dtypes come first in the
-            file, so that all are aligned.
-        checksum: a hash, which all bytes of tensors are added to; it goes into the metadata.
-    """
-    names = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
-    metadata = {"zoobot": json.dumps(description), CHECKSUM: "0" * 2 * checksum.digest_size}
-    header, end = {"__metadata__": metadata}, 0
-    ordered = sorted(tensors.items(), key=lambda item: -item[1][0].itemsize)
-    for name, (dtype, shape, _) in ordered:
-        start, end = end, end + dtype.itemsize * math.prod(shape)
-        header[name] = {"dtype": names[dtype], "shape": shape, "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with open(path, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for _, (_, _, pieces) in ordered:
-            for piece in pieces:
-                checksum.update(piece)
-                file.write(piece)
-        file.seek(8 + text.rindex(metadata[CHECKSUM].encode()))
-        file.write(checksum.hexdigest().encode())
-
-
-def _check_data(path: Path, checksum) -> None:
-    """ValueError unless the checksum in a sound shard's metadata is that of its tensors' bytes."""
-    with open(path, "rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        while piece := file.read(READ_AT_ONCE):
-            checksum.update(piece)
-    if header["__metadata__"].get(CHECKSUM) != checksum.hexdigest():
-        raise ValueError(f"shard {path} is altered, or of another plan")
-
-
-def _encode_raw(source, description: dict, name: str) -> bytes:
-    """Pixels (S, S, C) of the centred square: area mean where it shrinks, else bilinear."""
-    image = read_image(source, description["channels"], description["fits_scaling"], name=name)
-    side, size = min(image.size), description["img_size"]
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    image = image.crop((left, top, left + side, top + side))
-    if side > size:
-        return _area_mean(np.asarray(image), size).tobytes()
-    return image.resize((size, size), Image.Resampling.BILINEAR).tobytes()
-
-
-def _area_mean(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Shrink (W, W) or (W, W, 3) pixels to ``size``: means that count parts of pixels as such.
-
-    Pillow's BOX counts a pixel in full or not at all: for 424 to 300 it is off by 10 levels.
-    """
-    width = len(pixels)
-    edges = np.arange(size + 1) * (width / size)
-    whole = np.minimum(edges.astype(int), width - 1)
-    part = (edges - whole).astype(np.float32).reshape(-1, *[1] * (pixels.ndim - 1))
-    pixels = pixels.astype(np.float32)
-    for _ in range(2):
-        sums = np.zeros((width + 1, *pixels.shape[1:]), np.float32)
-        np.cumsum(pixels, axis=0, out=sums[1:])
-        at_edges = sums[whole] + part * pixels[whole]
-        pixels = (np.diff(at_edges, axis=0) * (size / width)).swapaxes(0, 1)
-    return (pixels + 0.5).astype(np.uint8)
-
-
-def _encode_jpeg(source, description: dict, quality: int, name: str) -> bytes:
-    """The file's own bytes if it is a JPEG that is small enough, else a JPEG of its pixels."""
-    size = description["img_size"]
-    own = _jpeg_bytes(source)
-    if own is not None and _shorter_side(own) <= size:
-        read_image(own, channels=1, min_side_px=1, name=name)  # the cheapest way to know it whole
-        return own
-    channels, scaling = description["channels"], description["fits_scaling"]
-    image = read_image(source, channels, scaling, min_side_px=size, name=name)
-    shrink = size / min(image.size)
-    if shrink < 1:
-        image = image.resize([round(x * shrink) for x in image.size], Image.Resampling.LANCZOS)
-    encoded = io.BytesIO()
-    image.save(encoded, "JPEG", quality=quality, subsampling="4:4:4")
-    return encoded.getvalue()
-
-
-def _jpeg_bytes(source) -> bytes | None:
-    """The bytes of a JPEG; None for another source, or one that can't be read."""
-    if isinstance(source, bytes):
-        return source if source.startswith(JPEG_MAGIC) else None
-    check_file(source, source)
-    try:
-        with open(source, "rb") as file:
-            start = file.read(len(JPEG_MAGIC))
-            return start + file.read() if start == JPEG_MAGIC else None
-    except (OSError, TypeError):
-        return None
-
-
-def _shorter_side(jpeg: bytes) -> float:
-    """Pixels, from the header; infinite if it can't be read."""
-    try:
-        with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
-            return min(image.size) if image.format == "JPEG" else math.inf
-    except Exception:  # a damaged file can raise nearly anything; read_image will say why
-        return math.inf

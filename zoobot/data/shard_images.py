@@ -1,0 +1,79 @@
+"""Images as shards hold them: pixels of one size, or JPEGs that are small enough."""
+
+import io
+import math
+
+import numpy as np
+from PIL import Image
+
+from zoobot.data.images import check_file, read_image
+
+JPEG_MAGIC = b"\xff\xd8\xff"
+
+
+def encode_raw(source, description: dict, name: str) -> bytes:
+    """Pixels (S, S, C) of the centred square: area mean where it shrinks, else bilinear."""
+    image = read_image(source, description["channels"], description["fits_scaling"], name=name)
+    side, size = min(image.size), description["img_size"]
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    image = image.crop((left, top, left + side, top + side))
+    if side > size:
+        return _area_mean(np.asarray(image), size).tobytes()
+    return image.resize((size, size), Image.Resampling.BILINEAR).tobytes()
+
+
+def encode_jpeg(source, description: dict, quality: int, name: str) -> bytes:
+    """The file's own bytes if it is a JPEG that is small enough, else a JPEG of its pixels."""
+    size = description["img_size"]
+    own = _jpeg_bytes(source)
+    if own is not None and _shorter_side(own) <= size:
+        read_image(own, channels=1, min_side_px=1, name=name)  # the cheapest way to know it whole
+        return own
+    channels, scaling = description["channels"], description["fits_scaling"]
+    image = read_image(source, channels, scaling, min_side_px=size, name=name)
+    shrink = size / min(image.size)
+    if shrink < 1:
+        image = image.resize([round(x * shrink) for x in image.size], Image.Resampling.LANCZOS)
+    encoded = io.BytesIO()
+    image.save(encoded, "JPEG", quality=quality, subsampling="4:4:4")
+    return encoded.getvalue()
+
+
+def _area_mean(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Shrink (W, W) or (W, W, 3) pixels to ``size``: means that count parts of pixels as such.
+
+    Pillow's BOX counts a pixel in full or not at all: for 424 to 300 it is off by 10 levels.
+    """
+    width = len(pixels)
+    edges = np.arange(size + 1) * (width / size)
+    whole = np.minimum(edges.astype(int), width - 1)
+    part = (edges - whole).astype(np.float32).reshape(-1, *[1] * (pixels.ndim - 1))
+    pixels = pixels.astype(np.float32)
+    for _ in range(2):
+        sums = np.zeros((width + 1, *pixels.shape[1:]), np.float32)
+        np.cumsum(pixels, axis=0, out=sums[1:])
+        at_edges = sums[whole] + part * pixels[whole]
+        pixels = (np.diff(at_edges, axis=0) * (size / width)).swapaxes(0, 1)
+    return (pixels + 0.5).astype(np.uint8)
+
+
+def _jpeg_bytes(source) -> bytes | None:
+    """The bytes of a JPEG; None for another source, or one that can't be read."""
+    if isinstance(source, bytes):
+        return source if source.startswith(JPEG_MAGIC) else None
+    check_file(source, source)
+    try:
+        with open(source, "rb") as file:
+            start = file.read(len(JPEG_MAGIC))
+            return start + file.read() if start == JPEG_MAGIC else None
+    except (OSError, TypeError):
+        return None
+
+
+def _shorter_side(jpeg: bytes) -> float:
+    """Pixels, from the header; infinite if it can't be read."""
+    try:
+        with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
+            return min(image.size) if image.format == "JPEG" else math.inf
+    except Exception:  # a damaged file can raise nearly anything; read_image will say why
+        return math.inf
