@@ -85,7 +85,7 @@ def _row(figures: dict[str, float], args: argparse.Namespace) -> dict:
         "starvation": round(share, 3),
         "peer_images_per_s": peer,
         "times_peer": round(figures["end to end"] / peer, 2) if peer else None,
-        "limit": "start, reading, writing" if share < STARVED else "the forward pass",
+        "limit": "reading images" if share < STARVED else "the forward pass",
     }
 
 

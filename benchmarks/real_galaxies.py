@@ -39,6 +39,7 @@ from zoobot.predict import predict
 
 REPO = Path(__file__).parent.parent
 RINGS_PX = 64
+FEW_LABELS = 120  # more epochs, of few steps each
 RECIPE_PX = 96
 RECIPE_EPOCHS = 8
 RECIPE_VIEWS = 6
@@ -182,7 +183,8 @@ def train_on_rings(opt, case: str, seed: int, **how) -> dict:
     }
     views = zoomed_views(1.7, 2.3)
     data = data_module(opt, splits, "ring", seed, *views, size=RINGS_PX, batch_size=32)
-    return train(opt, f"{case}-{opt.labels}", seed, model, data, opt.epochs, split="test")
+    epochs = opt.epochs or (15 if opt.labels > FEW_LABELS else 30)
+    return train(opt, f"{case}-{opt.labels}", seed, model, data, epochs, split="test")
 
 
 def pretrained_encoder(opt) -> Path:
@@ -259,7 +261,7 @@ def main() -> None:
     parser.add_argument("case", choices=[*CASES, "table"])
     parser.add_argument("--data", default=os.environ.get("ZOOBOT_TEST_DATA", "data"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=15, help="of rings and transfer")
+    parser.add_argument("--epochs", type=int, help="of rings, transfer; by default by --labels")
     parser.add_argument("--labels", type=int, default=254, help="of rings, transfer: galaxies")
     parser.add_argument("--encoder", default="tf_efficientnet_lite0.in1k", help="of recipe")
     parser.add_argument("--num-workers", type=int, default=2)
