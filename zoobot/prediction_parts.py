@@ -125,7 +125,16 @@ def _checksum(work: Work, part: int, tensors: dict[str, np.ndarray], told: str) 
 
 
 def open_parts(work: Work, plan: dict, resume: bool) -> tuple[list[int], str]:
-    """The parts still to be done, and a hash of the plan; the folder must be of it, or new."""
+    """Open the folder of a prediction: the parts still to be done, and a hash of its plan.
+
+    Args:
+        plan: all that the values depend on; it is kept beside the parts.
+        resume: keep what is finished; False deletes it.
+
+    Raises:
+        ValueError: the folder holds parts of another plan, or a damaged one.
+        OSError: it can't be written to.
+    """
     with tempfile.TemporaryFile(dir=work.folder.parent):
         pass  # else a folder that can't be written to is found out when all is predicted
     path = work.folder / "plan.json"
@@ -166,7 +175,7 @@ def _is_whole(work: Work, part: int) -> bool:
 
 
 def delete_parts(work: Work) -> None:
-    """Delete what is finished."""
+    """Delete the finished parts."""
     checkpoint.remove([*work.folder.glob("part-*")])
 
 
