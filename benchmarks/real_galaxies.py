@@ -261,7 +261,7 @@ def main() -> None:
     parser.add_argument("case", choices=[*CASES, "table"])
     parser.add_argument("--data", default=os.environ.get("ZOOBOT_TEST_DATA", "data"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, help="of rings, transfer; by default by --labels")
+    parser.add_argument("--epochs", type=int, help="of rings, transfer; by default 15 or 30")
     parser.add_argument("--labels", type=int, default=254, help="of rings, transfer: galaxies")
     parser.add_argument("--encoder", default="tf_efficientnet_lite0.in1k", help="of recipe")
     parser.add_argument("--num-workers", type=int, default=2)
