@@ -62,7 +62,7 @@ def small_catalog(tmp_path, tree) -> Path:
 
 @pytest.fixture
 def dataset(small_catalog, tree) -> CatalogDataset:
-    """Its training views, at 16 px."""
+    """``small_catalog`` in training views of 16 px."""
     frame = read_catalog(small_catalog)
     config = default_view_config()
     config.output_size = 16

@@ -7,6 +7,7 @@ from torchvision.transforms import v2 as T
 
 from zoobot.data import CatalogDataset, catalog
 from zoobot.data.images import ImageError
+from zoobot.data.loaders import eval_loader
 from zoobot.data.views import GalaxyView, minimal_view_config
 
 
@@ -58,7 +59,8 @@ def test_embedded_images_are_read_and_named_by_id(small_catalog):
 
 def test_labels_are_optional_and_floats_stay_floats(small_catalog):
     frame = catalog.read_catalog(small_catalog)
-    assert "labels" not in CatalogDataset(frame).batch(0, range(4))
+    batch = next(iter(eval_loader(CatalogDataset(frame), 4)))
+    assert "labels" not in batch
     frame["size"] = np.arange(60) / 4
     dataset = CatalogDataset(frame, ["size", "smooth_yes"])
     assert dataset.galaxies.labels([0]).dtype == torch.float32
