@@ -18,10 +18,16 @@ from pathlib import Path
 
 import torch
 
-from zoobot import distributed, encoders, evaluate, finetune, logs, options, plots, resuming
-from zoobot.data.galaxies import label_frame
+from zoobot import evaluate, options
 from zoobot.data.labels import number_classes
+from zoobot.data.sources import label_frame
+from zoobot.evaluation import run_figures
+from zoobot.models import encoders, finetune
+from zoobot.models.finetune_base import TRAINING_MODES, FinetuneableZoobotAbstract
+from zoobot.runs.folder import read_metrics
+from zoobot.runs.resume import find_state
 from zoobot.schemas import get_schema
+from zoobot.system import distributed
 from zoobot.trainer import Trainer
 
 
@@ -48,7 +54,7 @@ def make_parser() -> options.Parser:
     add("--from-scratch", action="store_true", help="fresh weights for a NAME of timm")
     add(
         "--training-mode",
-        choices=finetune.TRAINING_MODES,
+        choices=TRAINING_MODES,
         default="full",
         help="head_only: the encoder is frozen",
     )
@@ -96,7 +102,7 @@ def run(opt: argparse.Namespace) -> None:
         class_names = class_names_of(opt, splits)
     data = options.make_data(opt, splits, label_cols)
     config = vars(opt)
-    resume_from = resuming.find_state(
+    resume_from = find_state(
         opt.save_dir, opt.resume, config, options.MAY_CHANGE_ON_RESUME, opt.allow_changes
     )
     source = encoder_arguments(opt, resume_from)
@@ -135,7 +141,7 @@ def class_names_of(opt, splits: dict) -> list[str]:
     return number_classes({"train": label_frame(splits["train"])}, opt.label_col, opt.shards)
 
 
-def make_model(opt, source, schema, class_names) -> finetune.FinetuneableZoobotAbstract:
+def make_model(opt, source, schema, class_names) -> FinetuneableZoobotAbstract:
     """The encoder from its source, under a head for the task."""
     arguments = {
         **source,
@@ -199,7 +205,7 @@ def report(opt, trainer, model, data) -> None:
     if distributed.is_main():
         lines = [f"{name} {value:.4f}" for name, value in best.items() if name.count("/") == 1]
         print("\nbest weights\n" + "\n".join(lines))
-        plots.plot_curves(logs.read_metrics(folder), folder / "curves.png", label="loss")
+        run_figures.plot_curves(read_metrics(folder), folder / "curves.png", label="loss")
         print(f"\nweights {folder / 'best.safetensors'}; figure {folder / 'curves.png'}")
 
 

@@ -12,12 +12,13 @@ classifiers: probabilities; regressors: the number.
 
 import argparse
 
-from zoobot import distributed, options
-from zoobot.data import demo
+from zoobot import options
 from zoobot.data.catalog import SPLITS
-from zoobot.data.shards import open_shards
-from zoobot.predict import ON_BAD_IMAGE, predict_to_file
-from zoobot.predictors import load_predictor, view_of
+from zoobot.data.demo.catalog import demo_catalog
+from zoobot.data.shards.reader import open_shards
+from zoobot.predictions.models import load_predictor, view_of
+from zoobot.predictions.predict import ON_BAD_IMAGE, predict_to_file
+from zoobot.system import distributed
 
 
 def make_parser() -> options.Parser:
@@ -76,7 +77,7 @@ def main(opt: argparse.Namespace) -> None:
     with distributed.process_group(device):
         model = load_predictor(opt.checkpoint, opt.representations)
         with distributed.main_first():
-            catalog = demo.demo_catalog() if opt.catalog == "demo" else opt.catalog
+            catalog = demo_catalog() if opt.catalog == "demo" else opt.catalog
         if opt.shards:
             catalog = open_shards(opt.shards, opt.split or "test")
         path = predict_to_file(

@@ -17,25 +17,25 @@ from pathlib import Path
 import torch
 
 from zoobot import (
-    checkpoint,
-    distributed,
     engine,
     evaluate,
-    logs,
     metrics,
     optim,
     options,
-    plots,
-    resuming,
 )
-from zoobot.data import demo
+from zoobot.data.demo.catalog import DEMO_TREE, demo_catalog, true_probabilities
 from zoobot.data.labels import votes as vote_counts
-from zoobot.encoders import image_size_kwargs
-from zoobot.models import ZoobotTree
+from zoobot.evaluation import run_figures
+from zoobot.models.encoders import image_size_kwargs
+from zoobot.models.tree import ZoobotTree
+from zoobot.runs import checkpoint
+from zoobot.runs.folder import Run, read_metrics
+from zoobot.runs.resume import find_state
 from zoobot.schemas import get_schema
+from zoobot.system import distributed
 
 DEMO = {
-    "schema": str(demo.DEMO_TREE),
+    "schema": str(DEMO_TREE),
     "encoder": "resnet18",
     "image_size": 64,
     "shear": 0.0,
@@ -94,7 +94,7 @@ def train(opt: argparse.Namespace, device: torch.device) -> None:
         )
     schema = get_schema(opt.schema)
     with distributed.main_first():
-        path = demo.demo_catalog() if opt.catalog == "demo" else opt.catalog
+        path = demo_catalog() if opt.catalog == "demo" else opt.catalog
     splits = options.load_galaxies(opt, path, schema.label_cols)
     data = options.make_data(opt, splits, schema.label_cols)
     votes = {
@@ -116,13 +116,13 @@ def train(opt: argparse.Namespace, device: torch.device) -> None:
         max_skipped_steps=opt.max_skipped_steps,
     )
     config = vars(opt)
-    resume_from = resuming.find_state(
+    resume_from = find_state(
         opt.save_dir, opt.resume, config, options.MAY_CHANGE_ON_RESUME, opt.allow_changes
     )
     train_galaxies, val_galaxies = data.galaxies("train"), data.galaxies("val")
     model.images_seen = val_galaxies.dataset.describe_images()
     description = {**model.describe(), **model.images_seen}
-    run = logs.Run(
+    run = Run(
         opt.save_dir,
         config,
         description,
@@ -176,7 +176,7 @@ def report(opt, run, model, schema, votes, data, settings) -> None:
         return
     marks = {}
     if opt.catalog == "demo":
-        truth = torch.tensor(demo.true_probabilities(data.catalogs["val"], schema.label_cols))
+        truth = torch.tensor(true_probabilities(data.catalogs["val"], schema.label_cols))
         train_votes, val_votes = (torch.from_numpy(votes[s]) for s in ("train", "val"))
         marks = metrics.vote_marks(train_votes, val_votes, truth, schema)
         loss = best["validation"]["supervised_loss"]
@@ -186,9 +186,9 @@ def report(opt, run, model, schema, votes, data, settings) -> None:
             f"prediction ({marks['constant']:.3f}) to the true probabilities ({marks['truth']:.3f})"
         )
     folder = Path(opt.save_dir)
-    plots.plot_curves(logs.read_metrics(folder), folder / "curves.png", marks)
-    plots.plot_questions(best["validation"], schema, folder / "questions.png")
-    plots.plot_galaxies(data.table("train", most=2000), schema, folder / "galaxies.png")
+    run_figures.plot_curves(read_metrics(folder), folder / "curves.png", marks)
+    run_figures.plot_questions(best["validation"], schema, folder / "questions.png")
+    run_figures.plot_galaxies(data.table("train", most=2000), schema, folder / "galaxies.png")
     run.say(f"\nweights {folder / 'best.safetensors'}; figures {folder / 'curves.png'}, ...")
 
 

@@ -19,10 +19,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from zoobot import engine, optim
 from zoobot.create_shards import write_shards
-from zoobot.data import demo
-from zoobot.data.shards import Shards, open_shards
-from zoobot.data.views import default_view_config, get_galaxy_transform
-from zoobot.models import ZoobotTree
+from zoobot.data.demo.catalog import JPEG_QUALITY, simulate_catalog
+from zoobot.data.shards.reader import Shards, open_shards
+from zoobot.data.views.cpu import default_view_config, get_galaxy_transform
+from zoobot.models.tree import ZoobotTree
 from zoobot.schemas import get_schema
 
 RESULTS = Path(__file__).parent / "results"
@@ -118,10 +118,10 @@ def simulate_files(folder: Path, num: int, size_px: int) -> list[str]:
     """
     folder.mkdir(parents=True)
     files = []
-    for image in demo.simulate_catalog(num, 0, size_px // 2)["image"]:
+    for image in simulate_catalog(num, 0, size_px // 2)["image"]:
         large = Image.open(io.BytesIO(image)).resize((size_px, size_px), Image.Resampling.BICUBIC)
         files.append(str(folder / f"{len(files)}.jpg"))
-        large.save(files[-1], quality=demo.JPEG_QUALITY)
+        large.save(files[-1], quality=JPEG_QUALITY)
     return files
 
 

@@ -39,10 +39,10 @@ from bench_common import (
 )
 
 from zoobot.data.dataset import CatalogDataset
-from zoobot.data.device_views import DeviceView, device_view_of
-from zoobot.data.galaxies import TableGalaxies
 from zoobot.data.images import read_image, read_pixels
 from zoobot.data.loaders import train_loader
+from zoobot.data.sources import TableGalaxies
+from zoobot.data.views.device import DeviceView, device_view_of
 
 PARTS = ("read", "decode", "view", "labels", "stack")
 ALONE = "no workers"

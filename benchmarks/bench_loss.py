@@ -19,8 +19,8 @@ from pathlib import Path
 
 import torch
 
-from zoobot import logs
 from zoobot.losses import dirichlet_multinomial_nll
+from zoobot.runs.folder import environment
 from zoobot.schemas import get_schema
 
 TREES = ("decals_dr5_ortho_schema", "gz_evo_v1_schema", "gz_evo_v2_schema")
@@ -114,7 +114,7 @@ def run_case(name: str, batch_size: int, repeats: int, device: str) -> dict:
 def describe_machine(device: str, load_at_start: float) -> dict:
     """Versions, processor, threads, commit: what the figures depend on."""
     return {
-        **logs.environment(),
+        **environment(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load_at_start": round(load_at_start, 2),

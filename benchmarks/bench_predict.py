@@ -30,7 +30,7 @@ from bench_common import (
 )
 
 from zoobot import engine
-from zoobot.predict import predict_to_file
+from zoobot.predictions.predict import predict_to_file
 
 PEER_MOST = 1000  # galaxies, fixed in the peer's script
 STARVED = 0.9

@@ -41,9 +41,9 @@ from bench_common import (
 
 from zoobot import engine
 from zoobot.data.dataset import CatalogDataset
-from zoobot.data.device_views import device_view_of
-from zoobot.data.galaxies import TableGalaxies
 from zoobot.data.loaders import train_loader
+from zoobot.data.sources import TableGalaxies
+from zoobot.data.views.device import device_view_of
 
 STARVED = 0.9
 

@@ -47,15 +47,17 @@ from bench_common import (
     training_view,
 )
 
-from zoobot import checkpoint, engine, logs, optim
+from zoobot import engine, optim
 from zoobot.data.dataset import CatalogDataset
-from zoobot.data.device_views import VIEW_KEYS, device_view_of, warp
-from zoobot.data.galaxies import RowsOf
 from zoobot.data.loaders import eval_loader, train_loader
+from zoobot.data.sources import RowsOf
+from zoobot.data.views.device import VIEW_KEYS, device_view_of, warp
 from zoobot.losses import dirichlet_multinomial_nll
-from zoobot.predict import predict_to_file
-from zoobot.prediction_files import read_predictions
-from zoobot.predictors import view_of
+from zoobot.predictions.files import read_predictions
+from zoobot.predictions.models import view_of
+from zoobot.predictions.predict import predict_to_file
+from zoobot.runs import checkpoint
+from zoobot.runs.folder import Run
 
 NUM_CHECKED = 64  # galaxies of a check
 PREFETCH = 2  # batches a worker: those of 512 raw images are 138 MB each
@@ -223,7 +225,7 @@ def _fit(bench: Bench, folder: Path, epochs: int, state: dict | None = None) -> 
     batch_size = max(2, len(few) // 4)
     train, val = train_loader(few, batch_size), eval_loader(few, batch_size)
     settings = engine.Settings(bench.device, epochs=epochs, patience=epochs)
-    run = logs.Run(folder, {}, model.describe(), model.metric_key, state, show_progress=False)
+    run = Run(folder, {}, model.describe(), model.metric_key, state, show_progress=False)
     engine.fit(model, optimizer, train, val, settings, run, state)
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 

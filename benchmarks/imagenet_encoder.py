@@ -17,7 +17,7 @@ import timm
 import torch
 from torch import nn
 
-from zoobot.encoders import save_encoder
+from zoobot.models.encoders import save_encoder
 
 ARCHITECTURE = "tf_efficientnet_lite0"
 

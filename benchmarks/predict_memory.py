@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from zoobot.models import ZoobotTree
-from zoobot.predict import predict_to_file
+from zoobot.models.tree import ZoobotTree
+from zoobot.predictions.predict import predict_to_file
 from zoobot.schemas import get_schema
 
 

@@ -25,7 +25,7 @@ import timm
 import torch
 from matplotlib.figure import Figure
 
-from zoobot import evaluate, logs
+from zoobot import evaluate
 from zoobot.data import (
     CatalogDataModule,
     default_view_config,
@@ -34,8 +34,10 @@ from zoobot.data import (
     zoomed_view_configs,
 )
 from zoobot.data.catalog import read_catalog
-from zoobot.finetune import FinetuneableZoobotClassifier, get_trainer
-from zoobot.predict import predict
+from zoobot.models.finetune import FinetuneableZoobotClassifier
+from zoobot.predictions.predict import predict
+from zoobot.runs.folder import environment
+from zoobot.trainer import get_trainer
 
 REPO = Path(__file__).parent.parent
 RINGS_PX = 64
@@ -275,7 +277,7 @@ def main() -> None:
         print(table(lines))
         return
     for seed in opt.seeds:
-        line = CASES[opt.case](opt, seed) | {"environment": logs.environment()}
+        line = CASES[opt.case](opt, seed) | {"environment": environment()}
         with open(results, "a") as file:
             file.write(json.dumps(line) + "\n")
         print(json.dumps({k: v for k, v in line.items() if k != "environment"}), flush=True)

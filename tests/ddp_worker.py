@@ -5,11 +5,12 @@ from pathlib import Path
 
 import torch
 
-from zoobot import distributed, engine, optim
+from zoobot import engine, optim
 from zoobot.data import CatalogDataset, catalog, loaders
-from zoobot.data.views import GalaxyView, minimal_view_config
-from zoobot.models import ZoobotTree
+from zoobot.data.views.cpu import GalaxyView, minimal_view_config
+from zoobot.models.tree import ZoobotTree
 from zoobot.schemas import load_schema
+from zoobot.system import distributed
 
 
 def main(catalog_path: Path, out: Path) -> None:

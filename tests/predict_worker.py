@@ -5,8 +5,9 @@ import signal
 import sys
 import threading
 
-from zoobot import distributed, predict
-from zoobot.predictors import load_predictor
+from zoobot.predictions import predict
+from zoobot.predictions.models import load_predictor
+from zoobot.system import distributed
 
 
 def main(checkpoint, catalog, save_loc, parts_to_write, dying_rank=0):

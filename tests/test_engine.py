@@ -7,9 +7,10 @@ import signal
 import pytest
 import torch
 
-from zoobot import engine, logs, optim
-from zoobot.models import ZoobotTree
-from zoobot.watch import Watch
+from zoobot import engine, optim
+from zoobot.models.tree import ZoobotTree
+from zoobot.runs.folder import Run, read_metrics
+from zoobot.runs.watch import Watch
 
 CPU = torch.device("cpu")
 
@@ -181,7 +182,7 @@ def test_an_overflow_of_fp16_is_left_to_the_scaler(tree):
 def test_statistics_that_a_step_has_spoilt_are_put_back():
     before = torch.tensor([1.0, 2.0])
     now = torch.tensor([math.nan, 5.0])
-    engine.mend([(now, before)])
+    engine.restore_finite_buffers([(now, before)])
     assert now.tolist() == [1.0, 5.0]
 
 
@@ -190,7 +191,7 @@ def test_too_many_skipped_steps_in_a_row_stop_the_run_with_its_state_saved(tree,
     start = {name: value.clone() for name, value in model.state_dict().items()}
     losses = model.losses
     model.losses = lambda *a: losses(*a) * (math.nan if model.training else 1.0)
-    run = logs.Run(tmp_path / "run", {}, model.describe(), model.metric_key)
+    run = Run(tmp_path / "run", {}, model.describe(), model.metric_key)
     batches = Batches(galaxies(tree, [8] * 5))
     settings = engine.Settings(CPU, max_skipped_steps=3)
     with pytest.raises(ValueError, match="not finite in 3 steps in a row"):
@@ -219,10 +220,10 @@ def test_a_state_saved_by_two_ranks_goes_on_with_one(tree, tmp_path, monkeypatch
 
     def fit_in(folder, state=None):
         model = make_model(tree, "test_resnet")
-        run = logs.Run(tmp_path / folder, {}, model.describe(), model.metric_key, state)
+        run = Run(tmp_path / folder, {}, model.describe(), model.metric_key, state)
         optimizer, settings = model.configure_optimizers(), engine.Settings(CPU, epochs=1)
         engine.fit(model, optimizer, batches, val, settings, run, state)
-        return model, logs.read_metrics(tmp_path / folder)
+        return model, read_metrics(tmp_path / folder)
 
     whole, metrics = fit_in("whole")
     with monkeypatch.context() as patch:
@@ -274,7 +275,7 @@ def test_float_images_are_taken_as_they_are_and_bytes_are_scaled():
 def fit(tree, tmp_path, **changes):
     model = make_model(tree)
     settings = engine.Settings(CPU, epochs=5, **changes)
-    run = logs.Run(tmp_path / "run", {}, model.describe(), model.metric_key)
+    run = Run(tmp_path / "run", {}, model.describe(), model.metric_key)
     batches = Batches(galaxies(tree, [8, 8]))
     return engine.fit(model, model.configure_optimizers(), batches, batches, settings, run)
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import digamma, gammaln
 
-from zoobot import losses
+from zoobot import losses, losses_cpu
 from zoobot.losses import (
     CustomMultiQuestionLoss,
     dirichlet_multinomial_nll,
@@ -132,7 +132,7 @@ def test_no_votes_give_exactly_zero_loss_and_gradient(sizes, dtype):
 def test_all_paths_agree(sizes):
     x, counts = make_batch(sizes)
     everywhere = losses._evaluate_all(x, counts, sizes, True)
-    for evaluate in (losses._evaluate_voted, losses._evaluate_asked):
+    for evaluate in (losses_cpu._evaluate_voted, losses_cpu._evaluate_asked):
         loss, gradient, *where = evaluate(x.numpy(), counts.numpy(), sizes, True)
         if where:
             compact, gradient = gradient, np.zeros(x.shape, np.float32)
@@ -145,11 +145,11 @@ def test_all_paths_agree(sizes):
 def test_batches_above_the_chunk_size_equal_their_parts(sizes, monkeypatch):
     x, counts = make_batch(sizes, batch_size=50)
     whole = loss_and_gradient(x, counts, sizes)
-    monkeypatch.setattr(losses, "GALAXIES_AT_A_TIME", 16)
-    monkeypatch.setattr(losses, "CELLS_AT_A_TIME", 100)
-    losses._union_tables.cache_clear()
+    monkeypatch.setattr(losses_cpu, "GALAXIES_AT_A_TIME", 16)
+    monkeypatch.setattr(losses_cpu, "CELLS_AT_A_TIME", 100)
+    losses_cpu._union_tables.cache_clear()
     parts = loss_and_gradient(x, counts, sizes)
-    losses._union_tables.cache_clear()
+    losses_cpu._union_tables.cache_clear()
     torch.testing.assert_close(parts, whole)
 
 
@@ -320,7 +320,7 @@ def test_benchmark_runs(tmp_path):
 
 
 def test_a_loss_first_asked_for_in_inference_can_be_trained_with_afterwards():
-    losses._tree_tensors.cache_clear()
+    losses_cpu.question_tensors.cache_clear()
     concentrations, counts = torch.rand(4, 5) + 1, torch.randint(0, 9, (4, 5))
     with torch.inference_mode():
         expected = losses.dirichlet_multinomial_nll(concentrations, counts, (2, 3))

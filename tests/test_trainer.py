@@ -13,13 +13,13 @@ from torch.utils.data import DataLoader
 from zoobot import engine
 from zoobot.data import CatalogDataModule, get_galaxy_transform, minimal_view_config
 from zoobot.data.catalog import read_catalog
-from zoobot.data.foreign import ForeignLoader
-from zoobot.finetune import (
+from zoobot.data.foreign_loaders import ForeignLoader
+from zoobot.models.finetune import (
     FinetuneableZoobotClassifier,
     FinetuneableZoobotRegressor,
     FinetuneableZoobotTree,
-    get_trainer,
 )
+from zoobot.trainer import get_trainer
 
 
 @pytest.fixture

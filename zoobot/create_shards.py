@@ -10,14 +10,11 @@ import pandas as pd
 
 from zoobot import options
 from zoobot.data.catalog import read_catalog, require_columns
-from zoobot.data.foreign_archives import is_webdataset, webdataset_catalog
 from zoobot.data.images import FITS_SCALINGS
 from zoobot.data.labels import votes
-from zoobot.data.shard_writer import write_shards
-from zoobot.data.shards import (
-    ENCODINGS,
-    verify,
-)
+from zoobot.data.shards.reader import ENCODINGS, verify
+from zoobot.data.shards.webdataset import is_webdataset, webdataset_catalog
+from zoobot.data.shards.writer import write_shards
 from zoobot.schemas import get_schema
 
 DEFAULT_EVAL_SIZE = 5000

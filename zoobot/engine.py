@@ -23,12 +23,18 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import nn
 
-from zoobot import distributed, optim
+from zoobot import optim
 from zoobot.data.dataset import float_images
-from zoobot.memory import keep_freed_memory
 from zoobot.metrics import Means
-from zoobot.progress import Progress, mend, rank_state, restore
-from zoobot.watch import Watch
+from zoobot.runs.resume import (
+    Progress,
+    rank_state,
+    restore,
+    restore_finite_buffers,
+)
+from zoobot.runs.watch import Watch
+from zoobot.system import distributed
+from zoobot.system.memory import keep_freed_memory
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -269,7 +275,7 @@ def fit(
 
     def skipped(step_galaxies: list[str], bad_galaxies: list[str], steps_ago: int) -> None:
         progress.skipped += 1
-        mend(statistics)
+        restore_finite_buffers(statistics)
         step = progress.step - steps_ago
         run.log_skipped(progress.epoch + 1, step, step_galaxies, bad_galaxies)
 

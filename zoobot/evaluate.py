@@ -11,20 +11,29 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from zoobot import distributed, options, plots, report
-from zoobot.data import demo
+from zoobot import options
 from zoobot.data.datamodule import CatalogDataModule
-from zoobot.joining import TASKS, Joined, join
-from zoobot.predict import predict_to_file
-from zoobot.prediction_files import Predictions
-from zoobot.report_sections import Report, read_galaxy, report_classes, report_numbers, report_tree
+from zoobot.data.demo.catalog import demo_catalog
+from zoobot.evaluation import run_figures
+from zoobot.evaluation.join import TASKS, Joined, join
+from zoobot.evaluation.page import thumbnail
+from zoobot.evaluation.sections import (
+    Report,
+    read_galaxy,
+    report_classes,
+    report_numbers,
+    report_tree,
+)
+from zoobot.predictions.files import Predictions
+from zoobot.predictions.predict import predict_to_file
 from zoobot.schemas import Schema
+from zoobot.system import distributed
 
 MAX_GALAXIES = 400  # on the page: about 3 MB
 WORST_FRAC = 0.25  # of those, so many with the largest errors
 
 
-@plots.plain_text()
+@run_figures.plain_text()
 def evaluate(
     predictions: Predictions | str | Path,
     catalog: pd.DataFrame | str | Path,
@@ -93,7 +102,7 @@ def _galaxies(joined: Joined, shown: np.ndarray, errors: np.ndarray, columns: di
         galaxies.append(
             {
                 "id": joined.predictions.ids[i],
-                "image": None if image is None else report.thumbnail(image),
+                "image": None if image is None else thumbnail(image),
                 "error": errors[i],
                 **{name: values[row] for name, values in columns.items()},
             }
@@ -178,7 +187,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(opt: argparse.Namespace) -> None:
-    catalog = demo.demo_catalog() if opt.catalog == "demo" else opt.catalog
+    catalog = demo_catalog() if opt.catalog == "demo" else opt.catalog
     path = evaluate(
         opt.predictions,
         catalog,

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from zoobot import distributed
 from zoobot.losses import dirichlet_multinomial_nll
 from zoobot.schemas import Schema
+from zoobot.system import distributed
 
 
 class Means:

@@ -8,7 +8,7 @@ from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
-from zoobot.spelling import did_you_mean
+from zoobot.system.errors import did_you_mean
 
 
 def layer_of_parameters(encoder: nn.Module) -> dict[str, int]:

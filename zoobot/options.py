@@ -6,20 +6,22 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from zoobot import distributed, engine, logs
+from zoobot import engine
 from zoobot.data.catalog import load_splits
 from zoobot.data.datamodule import CatalogDataModule
 from zoobot.data.images import ImageError
 from zoobot.data.loaders import WorkerError
-from zoobot.data.shards import open_splits
-from zoobot.data.views import (
+from zoobot.data.shards.reader import open_splits
+from zoobot.data.views.cpu import (
     default_view_config,
     get_galaxy_transform,
     minimal_view_config,
     zoomed_view_configs,
 )
-from zoobot.spelling import did_you_mean
-from zoobot.untrusted import one_line, read_yaml
+from zoobot.limits.text import read_yaml
+from zoobot.runs.folder import ON_SAVE_ERROR
+from zoobot.system import distributed
+from zoobot.system.errors import did_you_mean, one_line
 
 MAY_CHANGE_ON_RESUME = set(
     "config debug resume save_dir epochs patience num_workers device compile no_report save_every "
@@ -262,7 +264,7 @@ def add_output_options(parser: Parser, *, save_dir: str) -> None:
     )
     group.add_argument(
         "--on-save-error",
-        choices=logs.ON_SAVE_ERROR,
+        choices=ON_SAVE_ERROR,
         default="stop",
         help="a full disk: stop, or train on and try again next time",
     )

@@ -11,10 +11,15 @@ import torch
 from torch import nn
 from torch.utils.data.distributed import DistributedSampler
 
-from zoobot import checkpoint, distributed, encoders, engine, logs, optim, resuming
-from zoobot.data.foreign import ForeignLoader
+from zoobot import engine, optim
+from zoobot.data.foreign_loaders import ForeignLoader
 from zoobot.data.loaders import GalaxyLoader
-from zoobot.spelling import did_you_mean
+from zoobot.runs import checkpoint
+from zoobot.runs.checkpoint import load_exactly
+from zoobot.runs.folder import Run
+from zoobot.runs.resume import find_state
+from zoobot.system import distributed
+from zoobot.system.errors import did_you_mean
 
 PRECISIONS = {
     "32-true": "fp32",
@@ -156,7 +161,7 @@ class Trainer:
         self.device = distributed.choose_device(device)
         self.callback_metrics: dict[str, float] = {}
         self.best_model_path = ""
-        self._run: logs.Run | None = None
+        self._run: Run | None = None
         distributed.join(self.device)
 
     @property
@@ -178,13 +183,13 @@ class Trainer:
         """Train; afterwards the model has the best epoch's weights.
 
         Args:
-            model: one of ``zoobot.finetune``.
+            model: one of ``zoobot.models``.
             train_dataloaders, val_dataloaders: two loaders; or in place of the first a datamodule.
             datamodule: with ``setup(stage)``, ``train_dataloader()`` and ``val_dataloader()``.
             ckpt_path: a checkpoint to go on from; ``last``: this folder's, if there is one.
             config: what to write to ``config.json``; by default the trainer's and the model's
                 arguments.
-            resume_from: a state as ``resuming.find_state`` reads it, instead of ``ckpt_path``.
+            resume_from: a state as ``find_state`` reads it, instead of ``ckpt_path``.
 
         Raises:
             ValueError: for labels that the model can't learn, or if the loss is not finite.
@@ -214,8 +219,8 @@ class Trainer:
         if ckpt_path is not None:
             resume = "auto" if ckpt_path == "last" else str(ckpt_path)
             may_change = {"epochs", "patience", "save_top_k"}
-            resume_from = resuming.find_state(self.save_dir, resume, config, may_change)
-        self._run = logs.Run(
+            resume_from = find_state(self.save_dir, resume, config, may_change)
+        self._run = Run(
             self.save_dir,
             config,
             description,
@@ -288,7 +293,7 @@ class Trainer:
         if ckpt_path == "best":
             ckpt_path = self.save_dir / "best.safetensors"
         weights, _ = checkpoint.load_model(ckpt_path)
-        encoders.load_exactly(model, weights, str(ckpt_path))
+        load_exactly(model, weights, str(ckpt_path))
 
     def _settings(self, model) -> engine.Settings:
         return engine.Settings(

@@ -7,7 +7,7 @@ import resource
 import signal
 from collections.abc import Callable
 
-from zoobot import locks
+from zoobot.system import locks
 
 PLACES = ("fsync", "replace", "unlink", "rmdir")  # of os: the steps by which files come and go
 

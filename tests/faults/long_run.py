@@ -28,8 +28,8 @@ from torch import nn
 sys.path.insert(0, str(REPO / "tests"))
 from conftest import draw_galaxies
 
-from zoobot import checkpoint
-from zoobot.models import ZoobotTree
+from zoobot.models.tree import ZoobotTree
+from zoobot.runs import checkpoint
 from zoobot.schemas import Schema
 
 NUM_GALAXIES = 1500

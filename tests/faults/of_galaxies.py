@@ -15,12 +15,21 @@ import pyarrow.parquet as pq
 import sound
 from mutations import Files, Steps, as_text
 
-from zoobot.data import catalog, images, labels, shards
-from zoobot.data.foreign_archives import webdataset_catalog
-from zoobot.data.galaxies import TableGalaxies, image_frame, label_frame
+from zoobot.data import catalog, images, labels
 from zoobot.data.listing import open_listing, write_listing
-from zoobot.data.shard_writer import write_shards
-from zoobot.prediction_files import read_predictions
+from zoobot.data.shards.reader import (
+    DESCRIBED,
+    ENCODINGS,
+    file_name,
+    open_shards,
+    open_splits,
+    schema_hash,
+    verify,
+)
+from zoobot.data.shards.webdataset import webdataset_catalog
+from zoobot.data.shards.writer import write_shards
+from zoobot.data.sources import TableGalaxies, image_frame, label_frame
+from zoobot.predictions.files import read_predictions
 
 MOST_IMAGES = 3
 
@@ -124,7 +133,7 @@ def _read_images(galaxies) -> None:
 def _write_shards_of(path: Path, folder: Path) -> None:
     table = webdataset_catalog(path) if path.suffix == ".tar" else catalog.read_catalog(path)
     write_shards(table, sound.LABEL_COLS, folder, img_size=16, num_workers=0, show_progress=False)
-    shards.verify(folder)
+    verify(folder)
 
 
 # Images
@@ -164,7 +173,7 @@ def image_steps(folder: Path) -> Steps:
 def make_shards(rng: random.Random) -> Files:
     if rng.random() < 0.2:
         return {"galaxies.tar": mutations.damaged_tar(rng, sound.webdataset())}
-    files = dict(sound.shards(rng.choice(shards.ENCODINGS)))
+    files = dict(sound.shards(rng.choice(ENCODINGS)))
     index = json.loads(files["index.json"])
     way = rng.randrange(4)
     if way == 0:
@@ -173,9 +182,9 @@ def make_shards(rng: random.Random) -> Files:
     if way == 1:
         index = mutations.damaged_value(rng, index, 1)
         if isinstance(index, dict) and isinstance(index.get("label_cols"), list):
-            index["schema_hash"] = shards.schema_hash(index["label_cols"])
+            index["schema_hash"] = schema_hash(index["label_cols"])
     split = rng.choice(("train", "val", "test"))
-    file = shards.file_name(split, 0)
+    file = file_name(split, 0)
     files[file] = mutations.damaged_safetensors(rng, files[file])
     try:  # else most are refused for their size alone
         index["splits"][split]["shards"][0]["bytes"] = len(files[file])
@@ -190,7 +199,7 @@ def _described_by(index: dict, shard: bytes) -> bytes:
     """A shard whose header agrees with the index, however wrong that is."""
     length = int.from_bytes(shard[:8], "little")
     header = json.loads(shard[8 : 8 + length])
-    described = {key: index[key] for key in shards.DESCRIBED}
+    described = {key: index[key] for key in DESCRIBED}
     header["__metadata__"] = {"zoobot": json.dumps(described)}
     text = json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + shard[8 + length :]
@@ -203,13 +212,13 @@ def shard_steps(folder: Path) -> Steps:
         return
     for split in catalog.SPLITS:
         yield partial(_read_shards, folder, split)
-    yield partial(shards.open_splits, folder, sound.LABEL_COLS)
-    yield partial(shards.verify, folder)
+    yield partial(open_splits, folder, sound.LABEL_COLS)
+    yield partial(verify, folder)
     yield partial(_go_on_writing, folder)
 
 
 def _read_shards(folder: Path, split: str) -> None:
-    galaxies = shards.open_shards(folder, split)
+    galaxies = open_shards(folder, split)
     label_frame(galaxies), galaxies.fingerprint()
     table = image_frame(galaxies, range(min(MOST_IMAGES, len(galaxies))))
     labels.votes(table, galaxies.label_cols, str(folder))

@@ -16,9 +16,17 @@ from mutations import Files, Steps, as_text
 import finetune
 import predict
 import train
-from zoobot import checkpoint, create_shards, encoders, predictors, schemas
+from zoobot import create_shards, schemas
 from zoobot.data import catalog
+from zoobot.models import encoders
 from zoobot.options import make_data
+from zoobot.predictions.models import (
+    column_names,
+    describe_predictions,
+    load_predictor,
+    view_of,
+)
+from zoobot.runs import checkpoint
 
 # Decision trees
 
@@ -219,16 +227,16 @@ def _harmful(rng: random.Random) -> bytes:
 
 def checkpoint_steps(folder: Path) -> Steps:
     if (folder / "config.json").exists() or (folder / "model.safetensors").exists():
-        yield partial(predictors.load_predictor, f"local-dir:{folder}", representations=True)
+        yield partial(load_predictor, f"local-dir:{folder}", representations=True)
         yield partial(encoders.image_size_kwargs, f"local-dir:{folder}", 64)
         return
     path = str(next(folder.glob("a.*")))
     yield partial(checkpoint.load_checkpoint, path)
     yield partial(_predict_with, path)
-    yield partial(predictors.load_predictor, path, representations=True)
+    yield partial(load_predictor, path, representations=True)
 
 
 def _predict_with(path: str) -> None:
-    model = predictors.load_predictor(path)
-    predictors.column_names(model, None), predictors.describe_predictions(model)
-    predictors.view_of(model)
+    model = load_predictor(path)
+    column_names(model, None), describe_predictions(model)
+    view_of(model)

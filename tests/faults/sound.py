@@ -17,10 +17,11 @@ from astropy.io import fits
 from astropy.table import Table
 from PIL import Image
 
-from zoobot import checkpoint, encoders
-from zoobot.data.shard_writer import write_shards
-from zoobot.finetune import FinetuneableZoobotClassifier
-from zoobot.models import ZoobotTree
+from zoobot.data.shards.writer import write_shards
+from zoobot.models import encoders
+from zoobot.models.finetune import FinetuneableZoobotClassifier
+from zoobot.models.tree import ZoobotTree
+from zoobot.runs import checkpoint
 from zoobot.schemas import Schema
 
 ENCODER = "test_efficientnet_ln"

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from kinds import KINDS, Kind
 
 import train
-from zoobot import checkpoint
-from zoobot.data import catalog, images, shards
+from zoobot.data import catalog, images
+from zoobot.data.shards.reader import open_shards
+from zoobot.runs import checkpoint
 from zoobot.schemas import Schema, load_schema
 
 INPUTS_A_KIND = 6
@@ -170,4 +171,4 @@ def test_any_bytes_are_a_model_or_refused(tmp_path, name, head, rest):
 @given(VALUES.map(json.dumps).map(str.encode) | st.binary(max_size=200))
 def test_any_bytes_are_an_index_of_shards_or_refused(tmp_path, content):
     written(tmp_path, "index.json", content)
-    assert not accepts(shards.open_shards, tmp_path, "train")
+    assert not accepts(open_shards, tmp_path, "train")

@@ -11,8 +11,8 @@ import pytest
 from conftest import REPO
 
 from zoobot.data import CatalogDataset, catalog, loaders
-from zoobot.data.device_views import DeviceView
-from zoobot.data.views import GalaxyView, minimal_view_config
+from zoobot.data.views.cpu import GalaxyView, minimal_view_config
+from zoobot.data.views.device import DeviceView
 
 
 @pytest.fixture

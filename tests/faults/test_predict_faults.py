@@ -7,14 +7,25 @@ import predict_worker
 import pytest
 import torch
 from conftest import REPO, draw_galaxies
+from damages import DAMAGES
 from dying import killed_before_step, largest_file, lock_of_another_process
 from killing import contents
-from test_ddp import torchrun
+from processes import script_error, torchrun
 from torch import nn
 
-from zoobot import checkpoint, options, predict, prediction_parts
-from zoobot.models import ZoobotTree
-from zoobot.prediction_files import Predictions, _NeverFull, open_writer, read_predictions
+from zoobot import options
+from zoobot.models.tree import ZoobotTree
+from zoobot.predictions import parts as parts_file
+from zoobot.predictions import predict
+from zoobot.predictions.files import (
+    Predictions,
+    _NeverFull,
+    open_writer,
+    read_predictions,
+)
+from zoobot.predictions.parts import read_part, tempfile
+from zoobot.runs import checkpoint
+from zoobot.system.files import write_whole
 
 sys.path.insert(0, str(REPO))
 import predict as script
@@ -90,18 +101,6 @@ def predicted(monkeypatch):
     return sizes
 
 
-def script_error(capsys, script, *words):
-    """The one line on stderr, but for progress bars, as a script ends with exit code 2."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        options.run(script.main, lambda: script.parse([str(word) for word in words]))
-    assert stop.value.code == 2
-    lines = capsys.readouterr().err.splitlines()
-    (line,) = (line for line in lines if line and "galaxy/s]" not in line)
-    assert line.startswith("error: ")
-    return line
-
-
 def test_killed_before_any_step_on_files_the_rerun_leaves_the_same_files_and_no_others(
     model, catalog, tmp_path, monkeypatch
 ):
@@ -123,34 +122,6 @@ def test_killed_before_any_step_on_files_the_rerun_leaves_the_same_files_and_no_
         assert contents(folder) == expected
         kills += 1
     assert kills > 20
-
-
-def in_header(content, share):
-    """A place in the header of a safetensors file."""
-    return 8 + int(share * int.from_bytes(content[:8], "little"))
-
-
-def flipped(content, place):
-    altered = bytearray(content)
-    altered[place] ^= 1
-    return bytes(altered)
-
-
-DAMAGES = {
-    "empty": lambda content: b"",
-    "within the header's length": lambda content: content[:5],
-    "no header": lambda content: content[:8],
-    "within the header": lambda content: content[: in_header(content, 0.5)],
-    "no tensors": lambda content: content[: in_header(content, 1)],
-    "within the tensors": lambda content: content[: in_header(content, 1) + 20],
-    "last byte missing": lambda content: content[:-1],
-    "a byte too many": lambda content: content + b"x",
-    "zeros": lambda content: bytes(len(content)),
-    "first byte flipped": lambda content: flipped(content, 0),
-    "header flipped": lambda content: flipped(content, in_header(content, 0.5)),
-    "first value flipped": lambda content: flipped(content, in_header(content, 1)),
-    "last byte flipped": lambda content: flipped(content, -1),
-}
 
 
 def test_a_part_that_is_torn_altered_or_missing_is_predicted_again_and_no_other(
@@ -182,7 +153,7 @@ def work_of(save_loc, model, catalog, monkeypatch, **more):
 
 def test_no_bit_of_a_part_can_flip_unnoticed(model, catalog, out, monkeypatch):
     work, parts = work_of(out / "p.csv", model, catalog, monkeypatch)
-    tensors, errors = prediction_parts.read_part(work, 1)
+    tensors, errors = read_part(work, 1)
     whole = parts[1].read_bytes()
     noticed = 0
     for bit in range(8 * len(whole)):
@@ -190,7 +161,7 @@ def test_no_bit_of_a_part_can_flip_unnoticed(model, catalog, out, monkeypatch):
         altered[bit // 8] ^= 1 << bit % 8
         parts[1].write_bytes(altered)
         try:
-            again, told = prediction_parts.read_part(work, 1)
+            again, told = read_part(work, 1)
         except ValueError:
             noticed += 1
             continue
@@ -225,7 +196,7 @@ def test_a_part_that_is_damaged_while_others_are_predicted_is_refused_by_name(
 ):
     parts = stop_before_joining(catalog, model, out / "p.csv", monkeypatch)
     with monkeypatch.context() as patched:
-        patched.setattr(prediction_parts, "_is_whole", lambda *_: True)
+        patched.setattr(parts_file, "_is_whole", lambda *_: True)
         if damage == "missing":
             parts[2].unlink()
         else:
@@ -280,12 +251,12 @@ def test_wherever_in_an_hdf5_file_a_disk_is_full_it_is_told_as_such(tmp_path):
                 writer.write(Predictions(ids[rows], values[rows], whole.columns, errors[rows]))
 
     path = tmp_path / "p.hdf5"
-    checkpoint.write_whole(path, write)
+    write_whole(path, write)
     assert (read_predictions(path).values == values).all()
     size = path.stat().st_size
     for num_bytes in range(0, size, size // 60):
         with largest_file(num_bytes), pytest.raises(OSError, match="File too large: .*again.hdf5"):
-            checkpoint.write_whole(tmp_path / "again.hdf5", write)
+            write_whole(tmp_path / "again.hdf5", write)
     assert list(contents(tmp_path)) == ["p.hdf5"]
 
 
@@ -330,7 +301,7 @@ def test_a_folder_that_can_not_be_written_to_is_refused_before_any_galaxy_is_pre
     stop_before_joining(catalog, model, out / "p.csv", monkeypatch)
     (out / "p.csv.parts" / "part-0000000.safetensors").unlink()
     predicted.clear()
-    monkeypatch.setattr(prediction_parts.tempfile, "TemporaryFile", read_only)
+    monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
     with pytest.raises(OSError, match="Read-only file system: .*out"):
         run(catalog, model, out / "p.csv")
     assert predicted == []

@@ -3,14 +3,18 @@ import select
 import signal
 
 import pytest
+from damages import DAMAGES, flipped
 from dying import killed_before_step, largest_file, lock_of_another_process
 from killing import contents
-from test_predict_faults import DAMAGES, flipped, script_error
-from test_shards import in_memory, write
+from processes import script_error
+from small_shards import in_memory, write
 
 from zoobot import create_shards, options
-from zoobot.data import shard_file, shard_images, shard_writer
-from zoobot.data.shards import open_shards, read_index, verify
+from zoobot.data.shards import file as shard_file
+from zoobot.data.shards import images as shard_images
+from zoobot.data.shards.file import _write_tensors, encode_jpeg
+from zoobot.data.shards.reader import open_shards, read_index, verify
+from zoobot.data.shards.writer import tqdm
 
 LONGEST_S = 60
 
@@ -64,7 +68,7 @@ def test_a_damaged_shard_of_a_killed_run_is_written_again_and_no_other(whole, mo
         (folder / name).unlink()
     else:
         (folder / name).write_bytes(DAMAGES[damage](expected[name]))
-    written, write_tensors = [], shard_file._write_tensors
+    written, write_tensors = [], _write_tensors
     monkeypatch.setattr(
         shard_file, "_write_tensors", lambda *a: written.append(a[0]) or write_tensors(*a)
     )
@@ -211,7 +215,7 @@ def test_a_writing_process_that_is_killed_is_one_line_and_the_rerun_completes(
     whole, tmp_path, monkeypatch
 ):
     _, expected = whole
-    ours, encode = os.getpid(), shard_file.encode_jpeg
+    ours, encode = os.getpid(), encode_jpeg
 
     def die(source, description, quality, name):
         if "g7" in name and os.getpid() != ours:
@@ -231,9 +235,7 @@ def test_writing_processes_end_when_the_one_that_started_them_is_killed(tmp_path
     ended, alive = os.pipe()  # read ends when no process is left that could write
     child = os.fork()
     if child == 0:
-        monkeypatch.setattr(
-            shard_writer.tqdm, "update", lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-        )
+        monkeypatch.setattr(tqdm, "update", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
         write(in_memory(9), tmp_path, num_workers=3)
         os._exit(1)
     os.close(alive)

@@ -12,12 +12,14 @@ import time
 import numpy as np
 import pytest
 import torch
+from comparing import assert_bitwise_equal, assert_same_run, last_state
 from conftest import REPO, draw_galaxies
 from dying import largest_file
-from test_resume import assert_bitwise_equal, assert_same_run, last_state
 
-from zoobot import engine, logs, options, resuming
-from zoobot.watch import EXIT_PREEMPTED
+from zoobot import engine, options
+from zoobot.runs.folder import Run
+from zoobot.runs.resume import find_state
+from zoobot.runs.watch import EXIT_PREEMPTED
 
 sys.path.insert(0, str(REPO))
 import train
@@ -102,8 +104,8 @@ def test_saving_within_epochs_changes_nothing_also_if_the_clock_goes_back(
 ):
     clock = iter(range(10**9, 0, -60))
     monkeypatch.setattr(time, "time", lambda: next(clock))
-    saved, save = [], logs.Run.save
-    monkeypatch.setattr(logs.Run, "save", lambda *a: saved.append(1) or save(*a))
+    saved, save = [], Run.save
+    monkeypatch.setattr(Run, "save", lambda *a: saved.append(1) or save(*a))
     run_train(*arguments, "--save-dir", tmp_path / "run", "--save-every", "1e-9")
     assert len(saved) > 10  # every step, some evaluations, both epochs
     assert_same_run(whole, tmp_path / "run")
@@ -220,7 +222,7 @@ def torn(contents: bytes) -> dict[str, bytes]:
 def two_generations(tmp_path):
     """A run's folder with states of steps 1 and 2, and its options."""
     config = {"lr": 0.1, "resume": "auto", "epochs": 5}
-    run = logs.Run(tmp_path / "run", config, {}, lambda split, name: name)
+    run = Run(tmp_path / "run", config, {}, lambda split, name: name)
     for step in (1, 2):
         progress = {**vars(engine.Progress()), "step": step, "epoch_step": step}
         weights = {"w": torch.full((500,), float(step))}
@@ -229,7 +231,7 @@ def two_generations(tmp_path):
 
 
 def find(folder, config, **changes):
-    return resuming.find_state(folder, "auto", config | changes, {"epochs"})
+    return find_state(folder, "auto", config | changes, {"epochs"})
 
 
 def test_a_spoilt_state_is_named_and_the_one_before_is_used(two_generations, capsys):
@@ -263,33 +265,33 @@ def test_changed_options_are_listed_and_refused_unless_allowed(two_generations, 
     folder, config = two_generations
     with pytest.raises(ValueError, match=r"lr was 0.1, now 0.2.*--allow-changes"):
         find(folder, config, lr=0.2, epochs=9)
-    state = resuming.find_state(folder, "auto", config | {"lr": 0.2, "epochs": 9}, {"epochs"}, True)
+    state = find_state(folder, "auto", config | {"lr": 0.2, "epochs": 9}, {"epochs"}, True)
     assert state["progress"]["step"] == 2
     assert "lr was 0.1, now 0.2; epochs was 5, now 9" in capsys.readouterr().out
 
 
 def test_a_restarted_run_goes_on_with_its_own_state_only(two_generations, monkeypatch):
     folder, config = two_generations
-    assert resuming.find_state(folder, "never", config | {"resume": "never"}, {"resume"}) is None
+    assert find_state(folder, "never", config | {"resume": "never"}, {"resume"}) is None
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     never = config | {"resume": "never"}
-    assert resuming.find_state(folder, "never", never, {"resume"}) is None  # an earlier run's
-    run = logs.Run(folder, never, {}, lambda split, name: name)
+    assert find_state(folder, "never", never, {"resume"}) is None  # an earlier run's
+    run = Run(folder, never, {}, lambda split, name: name)
     run.save({"progress": {**vars(engine.Progress()), "step": 7}, "model": {}}, {})
-    assert resuming.find_state(folder, "never", never, {"resume"})["progress"]["step"] == 7
+    assert find_state(folder, "never", never, {"resume"})["progress"]["step"] == 7
 
 
 def test_what_killed_processes_left_is_removed(two_generations):
     folder, config = two_generations
     for place in (folder, folder / "checkpoints"):
         (place / ".last.ckpt.abcdefgh.partial").write_bytes(b"half")
-    logs.Run(folder, config, {}, lambda split, name: name, find(folder, config))
+    Run(folder, config, {}, lambda split, name: name, find(folder, config))
     assert not list(folder.rglob("*.partial"))
 
 
 def test_epochs_that_a_killed_process_did_not_delete_are_deleted_later(two_generations):
     folder, config = two_generations
-    run = logs.Run(folder, config, {}, lambda split, name: name, find(folder, config))
+    run = Run(folder, config, {}, lambda split, name: name, find(folder, config))
     left = folder / "checkpoints" / "epoch=1.ckpt"
     left.write_bytes(b"outranked")
     progress = vars(engine.Progress(epoch=2, step=9, best_epoch=2, kept=[[0.5, 2]]))

@@ -14,8 +14,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 import train
-from zoobot import distributed, engine, options
-from zoobot.models import ZoobotTree
+from zoobot import engine, options
+from zoobot.models.tree import ZoobotTree
+from zoobot.system import distributed
 
 
 def main(faults: list[list]) -> None:

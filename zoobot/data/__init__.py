@@ -2,7 +2,7 @@
 
 from zoobot.data.datamodule import CatalogDataModule
 from zoobot.data.dataset import CatalogDataset
-from zoobot.data.views import (
+from zoobot.data.views.cpu import (
     default_view_config,
     fast_view_config,
     get_galaxy_transform,

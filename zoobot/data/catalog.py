@@ -15,8 +15,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from zoobot.data.table_bounds import check_astropy, check_parquet
-from zoobot.spelling import did_you_mean
+from zoobot.limits.tables import check_astropy, check_parquet
+from zoobot.system.errors import did_you_mean
 
 SPLITS = ("train", "val", "test")
 ASTROPY_FORMATS = {".fits": "fits", ".ecsv": "ascii.ecsv", ".vot": "votable"}

@@ -7,10 +7,15 @@ import torch
 
 from zoobot.data.catalog import check_ids, split_catalog
 from zoobot.data.dataset import CatalogDataset
-from zoobot.data.device_views import device_view_of
-from zoobot.data.galaxies import image_frame, label_frame
-from zoobot.data.loaders import CatalogLoader, GalaxyLoader, eval_loader, train_loader
-from zoobot.data.views import default_view_config, get_galaxy_transform, minimal_view_config
+from zoobot.data.loaders import (
+    CatalogLoader,
+    GalaxyLoader,
+    eval_loader,
+    train_loader,
+)
+from zoobot.data.sources import image_frame, label_frame
+from zoobot.data.views.cpu import default_view_config, get_galaxy_transform, minimal_view_config
+from zoobot.data.views.device import device_view_of
 
 STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
 
@@ -36,7 +41,7 @@ class CatalogDataModule:
         channels, fits_scaling: of the images, see ``CatalogDataset``.
         grad_accumulation: micro-batches of an optimiser step.
         augment: ``device`` leaves the training views to the device, for the loop; see
-            ``zoobot.data.device_views``.
+            ``zoobot.data.views.device``.
 
     Catalogs may also be galaxies of another source, such as shards (``zoobot.data.shards``).
 

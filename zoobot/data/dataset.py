@@ -11,15 +11,15 @@ import pandas as pd
 import torch
 from torch.utils.data import Dataset
 
-from zoobot.data.device_views import VIEW_KEYS, DeviceView, warp
-from zoobot.data.galaxies import TableGalaxies, label_frame
 from zoobot.data.images import ImageError, read_image, read_pixels
-from zoobot.data.views import (
+from zoobot.data.sources import TableGalaxies, label_frame
+from zoobot.data.views.cpu import (
     GalaxyView,
     apply_transform,
     get_galaxy_transform,
     minimal_view_config,
 )
+from zoobot.data.views.device import VIEW_KEYS, DeviceView, warp
 
 
 class CatalogDataset(Dataset):
@@ -27,7 +27,7 @@ class CatalogDataset(Dataset):
 
     Args:
         catalog: with ``id_str``, ``file_loc`` or ``image``, and the label columns; or galaxies of
-            another source, see ``zoobot.data.galaxies``.
+            another source, see ``zoobot.data.sources``.
         label_cols: columns of numbers; None for no labels, or for those of shards.
         transform: a view, or any torchvision v2 transform; by default a fixed view of 224 px. A
             ``DeviceView`` leaves the view to the device, for the loop.

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torchvision.io import decode_jpeg
 
-from zoobot.data.fits_headers import check_fits_headers
+from zoobot.limits.fits import check_fits_headers
 
 MAX_PIXELS = 100_000_000  # 400 MB once decoded: a larger file is refused before it is decoded
 MAX_FILE_BYTES = 1_000_000_000  # of an encoded image, and of a FITS file unpacked

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from zoobot.data.catalog import require_columns
-from zoobot.untrusted import check_name
+from zoobot.limits.text import check_name
 
 MAX_VOTES = np.iinfo(np.int32).max
 

@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from zoobot import checkpoint
 from zoobot.data.catalog import check_ids, read_galaxies, require_columns
-from zoobot.data.galaxies import galaxy_table
 from zoobot.data.images import is_image_name
+from zoobot.data.sources import galaxy_table
+from zoobot.system.files import write_whole
 
 ROWS_AT_ONCE = 4096
 
@@ -54,7 +54,7 @@ def write_listing(source: pd.DataFrame | str | Path, path: str | Path, split: st
             raise ValueError(f"{_name(source)} has no galaxies{among}")
         writer.close()
 
-    checkpoint.write_whole(path, write)
+    write_whole(path, write)
     _check_unique(path, np.concatenate(hashes), _name(source))
     return digest.hexdigest()
 

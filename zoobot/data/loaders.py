@@ -21,13 +21,13 @@ from multiprocessing.pool import ThreadPool
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from zoobot import distributed
 from zoobot.data.dataset import CatalogDataset, float_images
 from zoobot.data.images import ImageError
 from zoobot.data.samplers import EvalSampler, TrainSampler
-from zoobot.memory import keep_freed_memory
+from zoobot.system import distributed
+from zoobot.system.distributed import STOP_SIGNALS
+from zoobot.system.memory import keep_freed_memory
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # SIGUSR1: Slurm's warning
 NOT_FOR_WORKERS = (signal.SIGINT, *STOP_SIGNALS)
 WORKER_TIMEOUT_S = 600
 POLL_S = 5

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from torch.utils.data import Sampler
 
-from zoobot import distributed
+from zoobot.system import distributed
 
 SHARDS_MIXED = 16
 

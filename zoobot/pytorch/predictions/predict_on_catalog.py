@@ -1,5 +1,5 @@
-"""Documented import path; the code is in zoobot.predict."""
+"""Documented import path; the code is in zoobot.predictions.predict."""
 
-from zoobot.predict import predict
+from zoobot.predictions.predict import predict
 
 __all__ = ["predict"]

@@ -1,17 +1,17 @@
-"""Documented import path; the code is in zoobot.finetune and zoobot.trainer."""
+"""Documented import path; the code is in zoobot.models and zoobot.trainer."""
 
-from zoobot.finetune import (
-    FinetuneableZoobotAbstract,
+from zoobot.models.encoders import load_pretrained_zoobot
+from zoobot.models.finetune import (
     FinetuneableZoobotClassifier,
     FinetuneableZoobotRegressor,
     FinetuneableZoobotTree,
-    LinearHead,
     cross_entropy_loss,
-    get_trainer,
     l1_loss,
-    load_pretrained_zoobot,
     mse_loss,
 )
+from zoobot.models.finetune_base import FinetuneableZoobotAbstract
+from zoobot.models.heads import LinearHead
+from zoobot.trainer import get_trainer
 
 __all__ = [
     "FinetuneableZoobotAbstract",

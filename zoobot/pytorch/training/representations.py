@@ -1,5 +1,5 @@
-"""Documented import path; the code is in zoobot.predictors."""
+"""Documented import path; the code is in zoobot.predictions.models."""
 
-from zoobot.predictors import ZoobotEncoder
+from zoobot.predictions.models import ZoobotEncoder
 
 __all__ = ["ZoobotEncoder"]

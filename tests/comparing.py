@@ -1,0 +1,29 @@
+"""Compares runs, bit by bit."""
+
+import torch
+
+
+def last_state(folder):
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def assert_bitwise_equal(first, second):
+    if isinstance(first, torch.Tensor):
+        assert torch.equal(first, second)
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys()
+        for key in first:
+            assert_bitwise_equal(first[key], second[key])
+    elif isinstance(first, list | tuple):
+        for a, b in zip(first, second, strict=True):
+            assert_bitwise_equal(a, b)
+    else:
+        assert first == second
+
+
+def assert_same_run(first, second):
+    a, b = last_state(first), last_state(second)
+    for part in ("model", "optimizer", "scaler", "progress"):
+        assert_bitwise_equal(a[part], b[part])
+    assert (first / "metrics.jsonl").read_text() == (second / "metrics.jsonl").read_text()
+    assert (first / "best.safetensors").read_bytes() == (second / "best.safetensors").read_bytes()

@@ -1,0 +1,118 @@
+import pytest
+import torch
+from torchvision.transforms import v2 as T
+
+from zoobot import engine
+from zoobot.data import CatalogDataset, catalog, loaders
+from zoobot.data.images import ImageError
+from zoobot.data.views.cpu import GalaxyView, default_view_config
+from zoobot.data.views.device import DeviceView
+
+
+def by_id(loader):
+    images = {}
+    for batch in loader:
+        images.update(zip(batch["id_str"], batch["image"], strict=True))
+    return images
+
+
+def test_a_batch_holds_uint8_images_ids_and_all_label_columns_in_one_tensor(dataset):
+    batch = next(iter(loaders.eval_loader(dataset, batch_size=8)))
+    assert batch["image"].shape == (8, 3, 16, 16)
+    assert batch["image"].dtype == torch.uint8
+    assert batch["id_str"] == [f"g{i}" for i in range(8)]
+    assert torch.equal(batch["labels"], dataset.galaxies.labels(range(8)))
+    assert batch["label_cols"] == dataset.label_cols
+
+
+def test_a_batch_for_users_holds_float_images_and_an_entry_a_label_column(dataset):
+    galaxies = loaders.eval_loader(dataset, batch_size=8)
+    batch, inner = next(iter(loaders.CatalogLoader(galaxies))), next(iter(galaxies))
+    assert torch.equal(batch["image"], inner["image"].float() / 255)
+    assert set(batch) == {"image", "id_str", *dataset.label_cols}
+    for i, column in enumerate(dataset.label_cols):
+        assert torch.equal(batch[column], inner["labels"][:, i].long())
+
+
+def test_every_pass_over_a_loader_for_users_is_another_epoch(dataset):
+    loader = loaders.CatalogLoader(loaders.train_loader(dataset, 60))
+    first, second = by_id(loader), by_id(loader)
+    assert list(first) != list(second)
+    assert not any(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_views_left_to_the_device_are_a_function_of_seed_epoch_and_galaxy(
+    small_catalog, num_workers
+):
+    config = default_view_config()
+    config.output_size = 16
+    frame = catalog.read_catalog(small_catalog)
+    views = []
+    for batch_size in (16, 60):
+        dataset = CatalogDataset(frame, None, DeviceView(GalaxyView(config), 40), seed=1)
+        loader = loaders.train_loader(dataset, batch_size, num_workers=num_workers)
+        loader.set_epoch(2)
+        images = {}
+        for batch in loader:
+            ready = engine.to_device(batch, torch.device("cpu"))
+            assert ready["image"].shape[1:] == (3, 16, 16)
+            images.update(zip(ready["id_str"], ready["image"], strict=True))
+        views.append(images)
+    assert len(views[0]) == 60
+    assert all(torch.allclose(image, views[1][key], atol=1e-6) for key, image in views[0].items())
+
+
+def test_batches_for_users_hold_finished_views_whoever_makes_them(small_catalog):
+    config = default_view_config()
+    config.output_size = 16
+    frame = catalog.read_catalog(small_catalog)
+    dataset = CatalogDataset(frame, None, DeviceView(GalaxyView(config), 40), seed=1)
+    batch = next(iter(loaders.CatalogLoader(loaders.train_loader(dataset, 8))))
+    assert batch["image"].shape[1:] == (3, 16, 16)
+    assert batch["image"].dtype == torch.float32
+
+
+def test_any_torchvision_transform_is_a_function_of_seed_epoch_and_galaxy(small_catalog):
+    frame = catalog.read_catalog(small_catalog)
+    crop = T.RandomResizedCrop(16)
+    epochs = []
+    for num_workers, epoch in ((0, 4), (2, 4), (0, 5)):
+        dataset = CatalogDataset(frame, None, crop, seed=1)
+        loader = loaders.train_loader(dataset, 16, num_workers=num_workers)
+        loader.set_epoch(epoch)
+        epochs.append(by_id(loader))
+    assert all(torch.equal(image, epochs[1][key]) for key, image in epochs[0].items())
+    assert not any(torch.equal(image, epochs[2][key]) for key, image in epochs[0].items())
+
+
+def test_a_galaxy_looks_the_same_with_any_number_of_workers(dataset):
+    views = []
+    for num_workers in (0, 1, 2):
+        loader = loaders.train_loader(dataset, batch_size=16, num_workers=num_workers)
+        loader.set_epoch(3)
+        views.append(by_id(loader))
+    assert len(views[0]) == 60
+    for other in views[1:]:
+        assert all(torch.equal(views[0][key], other[key]) for key in views[0])
+
+
+def test_views_differ_between_epochs_and_between_the_galaxies_of_different_workers(dataset):
+    # the same image for every galaxy
+    dataset.galaxies._sources = dataset.galaxies._sources.take([0] * 60)
+    loader = loaders.train_loader(dataset, batch_size=16, num_workers=2)
+    epochs = []
+    for epoch in (0, 1):
+        loader.set_epoch(epoch)
+        epochs.append(by_id(loader))
+    seen = {image.numpy().tobytes() for images in epochs for image in images.values()}
+    assert len(seen) == 120
+
+
+def test_an_unreadable_image_is_named(dataset, small_catalog):
+    (small_catalog.parent / "images" / "g7.png").write_bytes(b"no image")
+    for num_workers in (0, 1):
+        with pytest.raises(ImageError, match="g7.png"):
+            list(loaders.eval_loader(dataset, 8, num_workers))
+    with pytest.raises(ImageError, match="g7.png"):
+        dataset[7]

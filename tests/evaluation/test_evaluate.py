@@ -1,0 +1,215 @@
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import draw_galaxies
+from PIL import Image
+
+from zoobot import evaluate
+from zoobot.data.catalog import read_catalog
+from zoobot.predictions.files import Predictions, open_writer, read_predictions
+
+CLASSES = ["smooth", "disk"]
+
+
+def page_data(path):
+    text = path.read_text()
+    return json.loads(re.search(r'<script id="data"[^>]*>(.*?)</script>', text, re.S)[1])
+
+
+def predictions(ids, values, columns, **metadata):
+    values = np.asarray(values, dtype=np.float32)
+    values = values if values.ndim == 3 else values[..., None]
+    return Predictions(np.array(ids, dtype=object), values, list(columns), None, metadata)
+
+
+@pytest.fixture
+def galaxies(tmp_path, tree):
+    """30 galaxies with images and votes; ``label`` is 1 where most votes were not smooth."""
+    table = read_catalog(draw_galaxies(tmp_path, tree, 30))
+    table["label"] = (table["smooth_no"] > table["smooth_yes"]).astype(int)
+    table["size"] = table["smooth_yes"] / 20
+    return table
+
+
+@pytest.fixture
+def tree_predictions(galaxies, tree):
+    rng = np.random.default_rng(0)
+    values = rng.uniform(1, 30, (30, 7, 3))
+    return predictions(
+        galaxies["id_str"], values, tree.label_cols, task="tree", schema=tree.to_dict()
+    )
+
+
+def class_predictions(galaxies, **metadata):
+    p = np.clip(galaxies["smooth_no"] / 20 + np.linspace(-0.3, 0.3, 30), 0.01, 0.99)
+    metadata = {"task": "classification", "label_col": "label", "class_names": CLASSES} | metadata
+    return predictions(galaxies["id_str"], np.stack([1 - p, p], 1), CLASSES, **metadata)
+
+
+def test_classes_get_the_documented_figures_and_true_numbers(galaxies, tmp_path):
+    made = class_predictions(galaxies)
+    page = evaluate.evaluate(made, galaxies, tmp_path / "report")
+    names = {path.name for path in (tmp_path / "report").iterdir()}
+    assert {
+        "report.html", "metrics.json", "confusion_matrix.png", "per_class_accuracy.png",
+        "confidence_distribution.png", "top_5_predictions.png", "top_5_errors.png",
+        "residual_distribution.png", "calibration.png",
+    } == names  # fmt: skip
+    for name in names - {"report.html", "metrics.json"}:
+        assert np.asarray(Image.open(tmp_path / "report" / name).convert("L")).std() > 5
+    numbers = json.loads((tmp_path / "report" / "metrics.json").read_text())
+    right = made.values[..., 0].argmax(1) == galaxies["label"]
+    assert 0 < right.mean() < 1
+    assert numbers["accuracy"] == pytest.approx(right.mean())
+    data = page_data(page)
+    assert data["questions"] == [{"name": "label", "answers": CLASSES, "asked_after": []}]
+    assert [galaxy["label"] for galaxy in data["galaxies"]] == galaxies["label"].tolist()
+    assert all(galaxy["image"].startswith("data:image/jpeg") for galaxy in data["galaxies"])
+
+
+def test_labels_may_be_names_and_numbered_classes_may_be_named(galaxies, tmp_path):
+    made = class_predictions(galaxies)
+    named = galaxies.assign(label=galaxies["label"].map(dict(enumerate(CLASSES))))
+    numbers = []
+    for i, (table, more) in enumerate(((galaxies, {"class_names": ["S", "D"]}), (named, {}))):
+        evaluate.evaluate(made, table, tmp_path / str(i), **more)
+        numbers.append(json.loads((tmp_path / str(i) / "metrics.json").read_text()))
+    assert numbers[0]["accuracy"] == numbers[1]["accuracy"]
+    assert numbers[0]["Scores by class"]["rows"][1][0] == "D"
+    with pytest.raises(ValueError, match="holds 'irregular'; the classes are smooth, disk"):
+        evaluate.evaluate(made, named.replace("disk", "irregular"), tmp_path / "x")
+    with pytest.raises(ValueError, match="3 class names for 2 classes"):
+        evaluate.evaluate(made, galaxies, tmp_path / "x", class_names=["a", "b", "c"])
+
+
+def test_trees_get_figures_scores_and_galaxies_with_votes(
+    tree_predictions, galaxies, tree, tmp_path
+):
+    page = evaluate.evaluate(tree_predictions, galaxies, tmp_path / "report")
+    names = {path.name for path in (tmp_path / "report").iterdir()}
+    assert {
+        "report.html", "metrics.json", "questions.png", "confusion_matrices.png",
+        "confusion_matrices_confident.png", "fractions.png", "coverage.png",
+    } == names  # fmt: skip
+    rows = json.loads((tmp_path / "report" / "metrics.json").read_text())["Scores by question"]
+    assert [row[0] for row in rows["rows"]] == ["smooth", "bar", "merging"]
+    data = page_data(page)
+    assert data["questions"][1]["asked_after"] == [1]
+    galaxy = data["galaxies"][4]
+    assert galaxy["votes"] == galaxies[tree.label_cols].iloc[4].tolist()
+    alpha = tree_predictions.values[4]
+    assert galaxy["fractions"][0] == pytest.approx((alpha[0] / alpha[:2].sum(0)).mean(), rel=1e-4)
+    assert galaxy["lower"][0] < galaxy["fractions"][0] < galaxy["upper"][0]
+
+
+def elsewhere(made):
+    return Predictions("other-" + made.ids, made.values, made.columns, None, made.metadata)
+
+
+def test_temperatures_are_fitted_to_other_galaxies(tree_predictions, galaxies, tmp_path):
+    other = (elsewhere(tree_predictions), galaxies.assign(id_str="other-" + galaxies["id_str"]))
+    evaluate.evaluate(tree_predictions, galaxies, tmp_path / "report", recalibrate_on=other)
+    same = (tree_predictions, galaxies)
+    with pytest.raises(ValueError, match="30 are in both, for example 'g0'"):
+        evaluate.evaluate(tree_predictions, galaxies, tmp_path / "x", recalibrate_on=same)
+    temperatures = json.loads((tmp_path / "report" / "temperatures.json").read_text())
+    assert list(temperatures) == ["smooth", "bar", "merging"]
+    rows = json.loads((tmp_path / "report" / "metrics.json").read_text())["Scores by question"]
+    assert rows["columns"][-2:] == ["temperature", "recalibrated"]
+    assert rows["rows"][0][-2] == pytest.approx(temperatures["smooth"])
+    assert "fitted to other galaxies" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_numbers_get_scatter_and_residuals(galaxies, tmp_path):
+    made = predictions(galaxies["id_str"], galaxies[["size"]] + 0.1, ["size"], task="regression")
+    page = evaluate.evaluate(made, galaxies, tmp_path / "report")
+    numbers = json.loads((tmp_path / "report" / "metrics.json").read_text())
+    assert numbers["bias"] == pytest.approx(0.1, abs=1e-6)
+    assert {"scatter.png", "residuals.png"} <= {p.name for p in page.parent.iterdir()}
+    assert page_data(page)["galaxies"][0]["predicted"] == pytest.approx(
+        galaxies["size"][0] + 0.1, rel=1e-4
+    )
+
+
+def test_galaxies_are_joined_by_id_and_what_does_not_join_is_told(galaxies, tmp_path):
+    made = class_predictions(galaxies)
+    made.values[3] = np.nan
+    made.ids[5] = "elsewhere"
+    shuffled = galaxies.sample(frac=1, random_state=0)
+    joined = evaluate.join(made, shuffled)
+    assert list(joined.table["id_str"]) == list(joined.predictions.ids)
+    assert len(joined.table) == 28
+    told = " ".join(joined.notes)
+    assert "29 of 30 predictions belong to a galaxy" in told
+    assert "Not in the catalog: elsewhere." in told
+    assert "1 galaxies of the catalog have no prediction" in told
+    assert "Without a readable image: g3." in told
+    made.ids[:] = [f"x{i}" for i in range(30)]
+    with pytest.raises(ValueError, match="ids like 'x0', the catalog like 'g"):
+        evaluate.join(made, shuffled)
+
+
+def test_files_that_do_not_tell_their_task_are_guessed_or_asked_for(galaxies, tree, tmp_path):
+    made = class_predictions(galaxies)
+    made.metadata = {}
+    path = tmp_path / "p.csv"
+    with open_writer(path, ".csv", made, 30) as writer:
+        writer.write(made)
+    joined = evaluate.join(path, galaxies)
+    assert (joined.task, joined.label_col, joined.class_names) == (
+        "classification", "label", CLASSES,
+    )  # fmt: skip
+    votes = predictions(galaxies["id_str"], np.full((30, 7), 5.0), tree.label_cols)
+    assert evaluate.join(votes, galaxies, schema=tree).task == "tree"
+    with pytest.raises(ValueError, match="give --schema"):
+        evaluate.join(votes, galaxies, task="tree")
+    with pytest.raises(ValueError, match="give --schema or --task"):
+        evaluate.join(votes, galaxies)
+    one = predictions(galaxies["id_str"], galaxies[["size"]], ["size"])
+    assert evaluate.join(one, galaxies).task == "regression"
+    features = predictions(galaxies["id_str"], np.ones((30, 4)), "abcd", task="representations")
+    with pytest.raises(ValueError, match="'representations' can't be evaluated"):
+        evaluate.join(features, galaxies)
+
+
+def test_many_galaxies_are_shown_by_a_share_of_the_worst_and_a_seeded_draw():
+    errors = np.arange(1000.0)
+    shown, how = evaluate._choose(errors, 100)
+    assert len(shown) == len(set(shown)) == 100
+    assert set(range(975, 1000)) <= set(shown)
+    assert shown.tolist() == evaluate._choose(errors, 100)[0].tolist()
+    assert "the 25 with the largest errors, and 75 drawn at random" in how
+    assert evaluate._choose(errors[:50], 100)[0].tolist() == list(range(50))
+
+
+def test_a_galaxy_without_a_readable_image_is_reported_without_thumbnail(galaxies, tmp_path):
+    table = galaxies.drop(columns="file_loc")
+    page = evaluate.evaluate(class_predictions(galaxies), table, tmp_path / "report")
+    assert page_data(page)["galaxies"][0]["image"] is None
+
+
+def test_the_command_reports_on_files(galaxies, tree_predictions, tmp_path, capsys):
+    galaxies.to_parquet(tmp_path / "cat.parquet")
+    path = tmp_path / "p.hdf5"
+    with open_writer(path, ".hdf5", tree_predictions, 30) as writer:
+        writer.write(tree_predictions)
+    assert read_predictions(path).metadata["task"] == "tree"
+    evaluate.main(
+        evaluate.parse(
+            ["--predictions", str(path), "--catalog", str(tmp_path / "cat.parquet"),
+             "--report-dir", str(tmp_path / "report"), "--title", "A & B"]
+        )
+    )  # fmt: skip
+    assert "report.html" in capsys.readouterr().out
+    assert "<title>A &amp; B</title>" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_votes_that_are_no_counts_are_refused(tree_predictions, galaxies, tmp_path):
+    galaxies["bar_weak"] = galaxies["bar_weak"].astype(float)
+    galaxies.loc[2, "bar_weak"] = 0.5
+    with pytest.raises(ValueError, match="'bar_weak' of id_str 'g2' holds 0.5"):
+        evaluate.evaluate(tree_predictions, galaxies, tmp_path / "report")
+    assert pd.isna(galaxies["bar_weak"]).sum() == 0

@@ -1,0 +1,340 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import predict_worker
+import pytest
+import torch
+from conftest import REPO, draw_galaxies
+from PIL import Image
+from processes import torchrun
+from torch import nn
+from torchvision.transforms import v2
+
+from zoobot import statistics
+from zoobot.data.catalog import read_catalog
+from zoobot.data.images import ImageError
+from zoobot.data.views.cpu import fast_view_config, get_galaxy_transform, minimal_view_config
+from zoobot.models.encoders import get_pytorch_encoder
+from zoobot.models.finetune import FinetuneableZoobotClassifier, FinetuneableZoobotRegressor
+from zoobot.models.tree import ZoobotTree
+from zoobot.predictions import predict
+from zoobot.predictions.files import read_predictions
+from zoobot.predictions.models import ZoobotEncoder
+from zoobot.runs import checkpoint
+
+WORKER = "tests/predict_worker.py"
+QUICK = {"batch_size": 4, "num_workers": 0, "show_progress": False}
+SEEN = {"image_size": 32, "view": {"output_size": 32, "random_affine": {"degrees": 0}}}
+
+
+@pytest.fixture
+def model(tree):
+    torch.manual_seed(0)
+    model = ZoobotTree(schema=tree, architecture_name="test_convnext", dropout_rate=0.5)
+    nn.init.normal_(model.head.linear.weight, std=0.5)
+    model.images_seen = SEEN
+    return model.eval()
+
+
+@pytest.fixture
+def catalog(tmp_path, tree):
+    """37 galaxies: 10 parts, the last of one galaxy, with batches of 4."""
+    return draw_galaxies(tmp_path, tree, 37)
+
+
+@pytest.fixture
+def saved(model, tmp_path):
+    path = tmp_path / "best.safetensors"
+    checkpoint.save_weights(path, model.state_dict(), model.describe() | SEEN)
+    return path
+
+
+def images_of(catalog, size_px=32):
+    view = get_galaxy_transform(SEEN["view"] | {"output_size": size_px})
+    paths = read_catalog(catalog)["file_loc"]
+    return torch.stack([view(Image.open(path)) for path in paths]).float() / 255
+
+
+def test_every_galaxy_has_the_models_prediction_in_the_catalogs_order(model, catalog, tmp_path):
+    path = predict.predict_to_file(catalog, model, tmp_path / "p.parquet", **QUICK)
+    table = pd.read_parquet(path)
+    assert list(table["id_str"]) == [f"g{i}" for i in range(37)]
+    assert list(table.columns) == ["id_str", *model.schema.label_cols]
+    with torch.no_grad():
+        expected = model(images_of(catalog)).numpy()
+    np.testing.assert_allclose(table.iloc[:, 1:].to_numpy(), expected, rtol=1e-4)
+    assert not (tmp_path / "p.parquet.parts").exists()
+
+
+def test_samples_differ_by_dropout_and_repeat_with_the_seed(model, catalog, tmp_path):
+    files = [
+        predict.predict_to_file(
+            catalog, model, tmp_path / f"p{i}.hdf5", num_samples=5, seed=seed, **QUICK
+        )
+        for i, seed in enumerate((1, 1, 2))
+    ]
+    first, same, other = (read_predictions(path).values for path in files)
+    assert first.shape == (37, 7, 5)
+    assert not np.allclose(first[..., 0], first[..., 1])
+    np.testing.assert_array_equal(first, same)
+    assert not np.allclose(first, other)
+
+
+def test_several_views_give_the_mean_over_a_galaxy_turned_through_equal_angles(
+    model, catalog, tmp_path
+):
+    together = predict.predict(catalog, model, tmp_path / "p.csv", n_views=4, **QUICK)
+    apart = []
+    for angle in (0, 90, 180, 270):
+        view = get_galaxy_transform(SEEN["view"] | {"random_affine": {"degrees": (angle, angle)}})
+        path = tmp_path / f"{angle}.csv"
+        apart.append(predict.predict(catalog, model, path, inference_transform=view, **QUICK))
+    values = [table.iloc[:, 1:].to_numpy() for table in apart]
+    assert not np.allclose(values[0], values[1], rtol=1e-4)
+    np.testing.assert_allclose(together.iloc[:, 1:].to_numpy(), np.mean(values, 0), rtol=1e-4)
+
+
+def test_views_of_unreadable_images_and_samples_keep_their_places(model, catalog, tmp_path):
+    table = pd.read_csv(catalog, dtype={"id_str": str})
+    table["file_loc"] = [str(catalog.parent / f) for f in table["file_loc"]]
+    table.loc[3, "file_loc"] = str(tmp_path / "missing.png")
+    path = predict.predict_to_file(
+        table,
+        model,
+        tmp_path / "p.hdf5",
+        num_samples=3,
+        num_views=2,
+        on_bad_image="record",
+        **QUICK,
+    )
+    read = read_predictions(path)
+    assert read.values.shape == (37, 7, 3)
+    np.testing.assert_array_equal(np.isnan(read.values).any(axis=(1, 2)), np.arange(37) == 3)
+
+
+def test_several_views_of_a_transform_that_cannot_be_turned_are_refused(model, catalog, tmp_path):
+    for transform in (v2.Resize(32), get_galaxy_transform(fast_view_config())):
+        with pytest.raises(ValueError, match=r"need a view of ours to turn|combined with"):
+            predict.predict_to_file(
+                catalog, model, tmp_path / "p.csv", transform=transform, num_views=2, **QUICK
+            )
+
+
+def test_a_view_set_by_hand_and_the_generator_outside_are_left_alone(model, catalog, tmp_path):
+    config = minimal_view_config()
+    config.output_size = 48
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    predict.predict_to_file(
+        catalog, model, tmp_path / "p.csv", transform=get_galaxy_transform(config), **QUICK
+    )
+    assert torch.equal(torch.get_rng_state(), before)
+    usual = predict.predict_to_file(catalog, model, tmp_path / "q.csv", **QUICK)
+    assert usual.read_bytes() != (tmp_path / "p.csv").read_bytes()
+
+
+def test_two_and_three_processes_and_two_kills_make_the_same_files(saved, catalog, tmp_path):
+    def arguments(name, parts_to_write=0):
+        return list(map(str, (saved, catalog, tmp_path / f"{name}.parquet", parts_to_write)))
+
+    def shared_by(num_processes, name):
+        done = torchrun(num_processes, WORKER, *arguments(name), cwd=tmp_path)
+        assert done.returncode == 0, done.stderr[-2000:]
+
+    predict_worker.main(*arguments("one"))
+    shared_by(2, "two")
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)}
+    for parts_to_write in (3, 2):
+        command = [sys.executable, str(REPO / WORKER), *arguments("killed", parts_to_write)]
+        killed = subprocess.run(command, env=env, capture_output=True, text=True)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+    assert len(list((tmp_path / "killed.parquet.parts").glob("part-*"))) == 5
+    assert not (tmp_path / "killed.parquet").exists()
+    shared_by(3, "killed")
+    for end in (".parquet", "_summary.parquet"):
+        contents = [(tmp_path / (name + end)).read_bytes() for name in ("one", "two", "killed")]
+        assert contents[0] == contents[1] == contents[2]
+
+
+def stop_before_joining(model, catalog, save_loc, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(predict, "join_parts", killed)
+        with pytest.raises(KeyboardInterrupt):
+            predict.predict_to_file(catalog, model, save_loc, **QUICK)
+
+
+def test_parts_of_another_prediction_are_refused_with_what_differs(
+    model, catalog, tmp_path, monkeypatch
+):
+    stop_before_joining(model, catalog, tmp_path / "p.csv", monkeypatch)
+    with torch.no_grad():
+        model.head.linear.bias += 1
+    with pytest.raises(ValueError, match="parts of another prediction: weights, seed differ"):
+        predict.predict_to_file(catalog, model, tmp_path / "p.csv", seed=5, **QUICK)
+
+
+def test_parts_whose_plan_is_gone_are_not_taken(model, catalog, tmp_path, monkeypatch):
+    stop_before_joining(model, catalog, tmp_path / "p.csv", monkeypatch)
+    (tmp_path / "p.csv.parts" / "plan.json").unlink()
+    with torch.no_grad():
+        model.head.linear.bias += 1
+    path = predict.predict_to_file(catalog, model, tmp_path / "p.csv", **QUICK)
+    fresh = predict.predict_to_file(catalog, model, tmp_path / "q.csv", **QUICK)
+    assert path.read_bytes() == fresh.read_bytes()
+
+
+def test_a_run_stopped_by_a_bad_image_goes_on_recording_it(model, catalog, tmp_path):
+    (tmp_path / "images" / "g30.png").write_bytes(b"")
+    with pytest.raises(ImageError):
+        predict.predict_to_file(catalog, model, tmp_path / "p.csv", **QUICK)
+    assert len(list((tmp_path / "p.csv.parts").glob("part-*"))) > 3
+    path = predict.predict_to_file(
+        catalog, model, tmp_path / "p.csv", on_bad_image="record", **QUICK
+    )
+    assert pd.read_csv(path)["error"].notna().sum() == 1
+
+
+def bad_images(folder, tree):
+    """100 galaxies, six of them odd; returns the catalog and the ids of the unreadable three."""
+    catalog = draw_galaxies(folder, tree, 100)
+    image = folder / "images"
+    (image / "g10.png").write_bytes((image / "g10.png").read_bytes()[:300])
+    (image / "g20.png").unlink()
+    Image.new("RGB", (1, 1)).save(image / "g30.png")
+    Image.new("RGBA", (40, 40), (200, 10, 10, 128)).save(image / "g40.png")
+    grey = np.random.default_rng(0).integers(0, 65536, (40, 40)).astype(np.uint16)
+    Image.fromarray(grey).save(image / "g50.png")
+    Image.new("1", (20_000, 20_000)).save(image / "g60.png")
+    return catalog, ["g10", "g20", "g60"]
+
+
+def test_unreadable_images_keep_their_rows_with_nan_and_the_reason(model, tree, tmp_path):
+    catalog, unreadable = bad_images(tmp_path, tree)
+    path = predict.predict_to_file(
+        catalog, model, tmp_path / "p.parquet", on_bad_image="record", summary=True, **QUICK
+    )
+    table = pd.read_parquet(path).set_index("id_str")
+    assert len(table) == 100
+    assert list(table.index[table["error"].notna()]) == unreadable
+    assert list(table.index[table["smooth_yes"].isna()]) == unreadable
+    assert "damaged or truncated" in table.loc["g10", "error"]
+    assert "no such file" in table.loc["g20", "error"]
+    assert "over the limit of 100,000,000 pixels" in table.loc["g60", "error"]
+    summary = pd.read_parquet(tmp_path / "p_summary.parquet").set_index("id_str")
+    assert list(summary.index[summary["smooth_yes_fraction"].isna()]) == unreadable
+    with pytest.raises(ImageError, match="g10.png: damaged"):
+        predict.predict_to_file(catalog, model, tmp_path / "q.parquet", **QUICK)
+    assert not (tmp_path / "q.parquet").exists()
+
+
+def test_a_batch_without_any_readable_image_is_recorded(model, catalog, tmp_path):
+    for image in (tmp_path / "images").iterdir():
+        image.write_bytes(b"")
+    path = predict.predict_to_file(
+        catalog, model, tmp_path / "p.csv", on_bad_image="record", **QUICK
+    )
+    assert pd.read_csv(path)["error"].str.contains("empty file").all()
+
+
+def test_the_summary_is_that_of_the_predictions(model, catalog, tmp_path):
+    path = predict.predict_to_file(
+        catalog, model, tmp_path / "p.parquet", num_samples=3, summary=True, **QUICK
+    )
+    made = read_predictions(path)
+    summary = pd.read_parquet(tmp_path / "p_summary.parquet")
+    expected = statistics.summary_table(made.ids, made.values, model.schema)
+    pd.testing.assert_frame_equal(summary, expected, check_dtype=False, rtol=1e-5)
+
+
+def classifier(**arguments):
+    encoder = get_pytorch_encoder("test_resnet")
+    return FinetuneableZoobotClassifier(encoder=encoder, **{"num_classes": 2} | arguments)
+
+
+def test_columns_are_named_by_the_model_or_by_the_user(catalog, tmp_path):
+    frame = read_catalog(catalog)
+    encoder = get_pytorch_encoder("test_resnet")
+    regressor = FinetuneableZoobotRegressor(encoder=encoder, label_col="bar_length")
+    cases = [
+        (classifier(label_col="ring"), None, ["ring_0", "ring_1"]),
+        (classifier(class_names=["no ring", "ring"]), None, ["no ring", "ring"]),
+        (classifier(), ["a", "b"], ["a", "b"]),
+        (regressor, None, ["bar_length"]),
+        (ZoobotEncoder(encoder), None, [f"feat_{i}" for i in range(encoder.num_features)]),
+        (encoder, [f"f{i}" for i in range(encoder.num_features)], None),
+    ]
+    for model, label_cols, expected in cases:
+        table = predict.predict(
+            frame, model, tmp_path / "p.csv", label_cols,
+            datamodule_kwargs={"batch_size": 40, "num_workers": 0},
+            trainer_kwargs={"accelerator": "cpu", "precision": 32, "logger": False},
+        )  # fmt: skip
+        assert list(table.columns) == ["id_str", *(expected or label_cols)]
+        assert len(table) == 37
+        assert np.isfinite(table.iloc[:, 1:].to_numpy()).all()
+    probabilities = predict.predict(frame, classifier(), tmp_path / "q.csv", **QUICK)
+    np.testing.assert_allclose(probabilities.iloc[:, 1:].sum(axis=1), 1, rtol=1e-5)
+
+
+def test_a_compiled_encoder_sees_batches_of_one_size(model, catalog, tmp_path, monkeypatch):
+    sizes, forward = [], model.encoder.forward
+    monkeypatch.setattr(model.encoder, "compile", lambda **_: None)
+    monkeypatch.setattr(
+        model.encoder, "forward", lambda x: sizes.append(len(x)) or forward(x), raising=False
+    )
+    compiled = predict.predict_to_file(
+        catalog, model, tmp_path / "c.hdf5", compile_encoder=True, **QUICK
+    )
+    assert set(sizes) == {4}
+    eager = predict.predict_to_file(catalog, model, tmp_path / "e.hdf5", **QUICK)
+    np.testing.assert_allclose(
+        read_predictions(compiled).values, read_predictions(eager).values, rtol=1e-4
+    )
+
+
+def test_misuse_is_told(model, catalog, tmp_path):
+    def refused(match, *, using=model, label_cols=None, save_loc="p.csv", **options):
+        with pytest.raises(ValueError, match=match):
+            predict.predict_to_file(
+                catalog, using, tmp_path / save_loc, label_cols, **QUICK | options
+            )
+        assert not (tmp_path / save_loc).exists()
+
+    refused("end the name with one of", save_loc="p.txt")
+    refused("label columns don't match the tree", label_cols=["x", "y"])
+    refused("1 label_cols, but the model predicts 2", using=classifier(), label_cols=["x"])
+    refused("does not name its columns", using=get_pytorch_encoder("test_resnet"))
+    refused("a summary is made of decision trees", using=classifier(), summary=True)
+    refused("give 1 or more", num_samples=0)
+    encoder = get_pytorch_encoder("test_resnet")
+    refused("3 samples need a head", using=ZoobotEncoder(encoder), num_samples=3)
+    refused("can't be called 'error'", using=classifier(), label_cols=["good", "error"])
+    refused("can't be called 'a'", using=classifier(), label_cols=["a", "a"])
+    refused("use \\['ab'\\]", using=classifier(), label_cols="ab")
+    mine = ZoobotEncoder(encoder)
+    mine.images_seen = {"transform": "Compose(Resize(32))"}
+    refused("a transform of its own, Compose", using=mine)
+    refused("use one of error, record", on_bad_image="skip")
+    refused(
+        "predicts 32 columns|predicts [0-9]+ columns, but there are 1 label_cols",
+        using=get_pytorch_encoder("test_resnet"),
+        label_cols=["x"],
+    )
+    with pytest.raises(ValueError, match="no argument 'shuffle'"):
+        predict.predict(catalog, model, "p.csv", datamodule_kwargs={"shuffle": True})
+
+
+def test_what_the_predictions_are_of_is_in_the_file(model, catalog, tmp_path, tree):
+    path = predict.predict_to_file(catalog, model, tmp_path / "p.parquet", **QUICK)
+    metadata = read_predictions(path).metadata
+    assert metadata["task"] == "tree"
+    assert metadata["schema"] == tree.to_dict()
+    json.dumps(metadata)

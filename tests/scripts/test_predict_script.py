@@ -1,0 +1,150 @@
+import shutil
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import timm
+import torch
+from conftest import REPO, draw_galaxies
+
+from zoobot import options
+from zoobot.models.finetune import (
+    FinetuneableZoobotClassifier,
+    FinetuneableZoobotRegressor,
+    FinetuneableZoobotTree,
+)
+from zoobot.models.tree import ZoobotTree
+from zoobot.predictions.models import load_predictor
+from zoobot.runs import checkpoint
+
+sys.path.insert(0, str(REPO))
+import predict as script
+
+
+@pytest.fixture
+def folder(tmp_path, tree, monkeypatch):
+    """12 galaxies, and the checkpoint of a tree model that was validated at 32 px."""
+    draw_galaxies(tmp_path, tree, 12)
+    torch.manual_seed(0)
+    model = ZoobotTree(schema=tree, architecture_name="test_resnet")
+    description = model.describe() | {"image_size": 32, "view": {"output_size": 32}}
+    checkpoint.save_weights(tmp_path / "tree.safetensors", model.state_dict(), description)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments):
+    words = ["--num-workers", "0", "--save-loc", "p.parquet", *arguments]
+    words = words if "--checkpoint" in words else ["--checkpoint", "tree.safetensors", *words]
+    options.run(script.main, lambda: script.parse(words))
+    return pd.read_parquet("p.parquet")
+
+
+def refusal(capsys, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        run(*arguments)
+    assert stop.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_a_catalog_is_predicted_with_summary(folder, tree, capsys):
+    table = run("--catalog", "catalog.csv", "--n-samples", "4", "--summary")
+    assert list(table.columns) == ["id_str", *tree.label_cols]
+    assert len(table["smooth_yes"][0]) == 4
+    summary = pd.read_parquet("p_summary.parquet")
+    assert {"bar_weak_90pc-upper", "bar_proportion-asked"} <= set(summary.columns)
+    assert "predictions p.parquet" in capsys.readouterr().out
+
+
+def test_the_mean_over_views_differs_from_one_view_and_repeats(folder):
+    one, several, again = (
+        run("--catalog", "catalog.csv", "--n-views", views).iloc[:, 1:] for views in "133"
+    )
+    assert not np.allclose(one, several, rtol=1e-5)
+    pd.testing.assert_frame_equal(several, again)
+
+
+def test_a_folder_is_predicted_with_paths_as_ids(folder):
+    (folder / "images" / "more").mkdir()
+    shutil.copy("images/g3.png", "images/more/again.png")
+    table = run("--images", "images").set_index("id_str")
+    assert len(table) == 13
+    np.testing.assert_array_equal(table.loc["more/again"], table.loc["g3"])
+
+
+def test_shards_are_predicted_as_their_catalog_is(folder):
+    from zoobot.create_shards import write_shards
+    from zoobot.data.catalog import read_catalog
+
+    write_shards(read_catalog("catalog.csv"), ["smooth_yes"], "shards", eval_size=5,
+                 encoding="raw", img_size=40, num_workers=0, show_progress=False)  # fmt: skip
+    table = run("--shards", "shards").set_index("id_str")
+    assert len(table) == 5
+    assert len(run("--shards", "shards", "--split", "train")) == 7
+    whole = run("--catalog", "catalog.csv").set_index("id_str")
+    np.testing.assert_allclose(table, whole.loc[table.index], rtol=1e-3)
+
+
+def test_representations_come_from_a_checkpoint_or_a_named_encoder(folder):
+    from zoobot.models.encoders import save_encoder
+
+    table = run("--catalog", "catalog.csv", "--representations")
+    width = timm.create_model("test_resnet", num_classes=0).num_features
+    assert list(table.columns) == ["id_str", *(f"feat_{i}" for i in range(width))]
+    model = load_predictor("tree.safetensors")
+    save_encoder(model.encoder, folder / "encoder")
+    again = run(
+        "--checkpoint", "local-dir:encoder", "--catalog", "catalog.csv", "--representations",
+        "--image-size", "32",
+    )  # fmt: skip
+    assert again.shape == table.shape
+
+
+def test_only_one_split_is_predicted(folder):
+    frame = pd.read_csv("catalog.csv").assign(split=["train", "test"] * 6)
+    frame.to_csv("split.csv", index=False)
+    assert len(run("--catalog", "split.csv", "--split", "test")) == 6
+
+
+def test_every_class_of_checkpoint_is_known_lightnings_too(folder, tree):
+    encoder = {"encoder": timm.create_model("test_resnet", num_classes=0)}
+    models = [
+        FinetuneableZoobotClassifier(num_classes=3, **encoder),
+        FinetuneableZoobotRegressor(label_col="size", **encoder),
+        FinetuneableZoobotTree(tree, **encoder),
+        ZoobotTree(schema=tree, architecture_name="test_resnet"),
+    ]
+    pairs = {"question_answer_pairs": tree.question_answer_pairs, "dependencies": tree.dependencies}
+    lightning = [
+        {"num_classes": 3}, {"unit_interval": False, "label_col": "size"},
+        {"training_mode": "full", **pairs}, pairs,
+    ]  # fmt: skip
+    images = torch.rand(2, 3, 32, 32)
+    for model, arguments in zip(models, lightning, strict=True):
+        description = {**model.describe(), "image_size": 32}
+        state = {"model": model.state_dict(), "description": description}
+        checkpoint.save_checkpoint("ours.ckpt", state)
+        arguments = {"architecture_name": "test_resnet", **arguments}
+        theirs = {"state_dict": model.state_dict(), "hyper_parameters": arguments}
+        torch.save(theirs, "theirs.ckpt")
+        for path in ("ours.ckpt", "theirs.ckpt"):
+            again = load_predictor(path)
+            assert type(again) is type(model)
+            assert torch.equal(again(images), model.eval()(images))
+
+
+def test_misuse_is_one_line(folder, capsys):
+    assert "--catalog --shards --images is required" in refusal(capsys)
+    assert "no catalog none.csv" in refusal(capsys, "--catalog", "none.csv")
+    message = refusal(capsys, "--checkpoint", "none.ckpt", "--catalog", "catalog.csv")
+    assert "no checkpoint none.ckpt" in message
+    message = refusal(capsys, "--catalog", "catalog.csv", "--representations", "--summary")
+    assert "a summary is made of decision trees, not of representations" in message
+    (folder / "images" / "g5.png").write_bytes(b"")
+    assert "g5.png: empty file" in refusal(capsys, "--catalog", "catalog.csv")
+    checkpoint.save_weights("x.safetensors", {}, {"class": "MyModel", "arguments": {}})
+    message = refusal(capsys, "--checkpoint", "x.safetensors", "--catalog", "catalog.csv")
+    assert "holds a MyModel, not one of ZoobotTree" in message

@@ -1,0 +1,70 @@
+import json
+
+import pytest
+import torch
+from conftest import draw_galaxies
+from processes import torchrun
+
+from zoobot.schemas import Schema
+
+SMALL = [
+    "--schema", "tree.json", "--encoder", "test_resnet", "--image-size", "32", "--epochs", "2",
+    "--batch-size", "16", "--num-workers", "1", "--save-dir", "run", "--no-report",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def galaxies(tmp_path_factory):
+    """37 galaxies: 3 steps of 12 or 13, dealt unevenly to 2 and 4 ranks."""
+    folder = tmp_path_factory.mktemp("ddp")
+    tree = Schema(
+        {"smooth": ["_yes", "_no"], "bar": ["_strong", "_weak", "_no"]},
+        {"smooth": None, "bar": "smooth_no"},
+    )
+    columns = Schema(
+        {**tree.question_answer_pairs, "merging": ["_yes", "_no"]},
+        {**tree.dependencies, "merging": None},
+    )
+    (folder / "tree.json").write_text(json.dumps(columns.to_dict()))
+    return draw_galaxies(folder, columns, 37)
+
+
+@pytest.fixture(scope="module")
+def single(galaxies):
+    return outcome(1, galaxies)
+
+
+def outcome(num_processes, catalog):
+    out = catalog.parent / f"outcome{num_processes}.pt"
+    done = torchrun(num_processes, "tests/ddp_worker.py", catalog, out, cwd=catalog.parent)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return torch.load(out, weights_only=True)
+
+
+@pytest.mark.parametrize("num_processes", [2, 4])
+def test_gradients_weights_and_metrics_do_not_depend_on_the_number_of_processes(
+    galaxies, single, num_processes
+):
+    several = outcome(num_processes, galaxies)
+    assert len(several["grads"]) == len(single["grads"]) == 3
+    for step, expected in zip(several["grads"], single["grads"], strict=True):
+        for gradient, reference in zip(step, expected, strict=True):
+            torch.testing.assert_close(gradient, reference, rtol=1e-5, atol=1e-5)
+    for name, weight in single["w"].items():
+        torch.testing.assert_close(several["w"][name], weight, rtol=1e-5, atol=1e-5)
+    for split in ("train", "val"):
+        assert several[split] == pytest.approx(single[split], rel=1e-5)
+
+
+def test_the_training_script_runs_under_torchrun(galaxies):
+    done = torchrun(2, "train.py", "--catalog", galaxies, *SMALL, cwd=galaxies.parent)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("validation/supervised_loss") == 2
+    lines = (galaxies.parent / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["split"] for line in lines] == ["train", "validation"] * 2 + ["test"]
+
+
+def test_a_users_mistake_under_torchrun_is_said_once_for_all_processes(galaxies):
+    done = torchrun(2, "train.py", "--catalog", "absent.csv", *SMALL, cwd=galaxies.parent)
+    assert done.returncode != 0
+    assert done.stderr.count("error: no catalog absent.csv") == 1

@@ -1,0 +1,5 @@
+"""The demo catalog: simulated galaxies with simulated votes, whose truth is known."""
+
+from zoobot.data.demo.catalog import DEMO_TREE, demo_catalog, true_probabilities
+
+__all__ = ["DEMO_TREE", "demo_catalog", "true_probabilities"]

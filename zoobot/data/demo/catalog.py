@@ -1,0 +1,268 @@
+"""The demo catalog: simulated galaxies, and simulated volunteers whose true opinions are known.
+
+Real vote counts never tell how well a model could have done. Here every galaxy's answer
+probabilities are smooth functions of what its image shows, so the loss of the truth is known too.
+"""
+
+import io
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from zoobot.data.demo import simulator
+from zoobot.schemas import Schema, load_schema
+from zoobot.schemas.named import TREES_DIR
+from zoobot.system.files import write_whole
+
+DEMO_TREE = TREES_DIR / "demo.json"
+# Part of the cached file's name: raise it whenever the same seed would give another catalog.
+VERSION = 1
+SPLIT_FRACTIONS = {"train": 0.75, "val": 0.15, "test": 0.10}
+MIN_VOLUNTEERS, MAX_VOLUNTEERS = 5, 40
+GUESSES_FRAC = 0.09  # of the clicks, spread evenly over the answers
+GALAXIES_AT_ONCE = 32
+JPEG_QUALITY = 92
+TRUTH_SUFFIX = "_true-probability"
+
+
+def demo_catalog(
+    num_galaxies: int = 3000,
+    seed: int = 0,
+    size_px: int = 128,
+    cache_dir: str | Path | None = None,
+) -> Path:
+    """Make the demo catalog, unless it was made before, and return its path.
+
+    Columns: ``id_str``; ``image`` (JPEG bytes); ``split``; a vote count for each label column of
+    ``DEMO_TREE``; ``{label_col}_true-probability``, given that the question is asked; and the
+    physical parameters of ``simulator.simulate_galaxies``. The same seed gives the same file. It
+    appears whole or not at all, so several processes may ask for it at once.
+
+    Args:
+        cache_dir: default ``zoobot`` in $XDG_CACHE_HOME or ~/.cache.
+
+    Raises:
+        ValueError: fewer than 10 galaxies, images under 32 pixels, or a folder that can't be
+            written.
+    """
+    if num_galaxies < 10 or size_px < 32:
+        raise ValueError(
+            f"the demo needs at least 10 galaxies of at least 32 pixels, "
+            f"not {num_galaxies} of {size_px}"
+        )
+    folder = Path(cache_dir) if cache_dir is not None else default_cache_dir()
+    path = folder / f"demo-v{VERSION}-seed{seed}-{num_galaxies}x{size_px}px.parquet"
+    if path.exists():
+        return path
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=path.stem, suffix=".tmp") as probe:
+            probe.write(b"can this folder be written?")
+    except OSError as error:
+        raise ValueError(
+            f"can't write the demo catalog to {folder} ({error.strerror}); "
+            "set XDG_CACHE_HOME to a folder that can be written"
+        ) from None
+    catalog = simulate_catalog(num_galaxies, seed, size_px)
+    write_whole(path, lambda aside: catalog.to_parquet(aside, index=False))
+    return path
+
+
+def default_cache_dir() -> Path:
+    """Where demo catalogs are kept: $XDG_CACHE_HOME/zoobot, or ~/.cache/zoobot."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zoobot"
+
+
+def simulate_catalog(num_galaxies: int, seed: int, size_px: int) -> pd.DataFrame:
+    """The demo catalog as a table, one row per galaxy, made from scratch."""
+    rng = np.random.default_rng(seed)
+    tree = load_schema(DEMO_TREE)
+    parameters = simulator.simulate_galaxies(num_galaxies, rng)
+    probabilities = np.concatenate(list(answer_probabilities(parameters).values()), axis=1)
+    num_volunteers = rng.integers(MIN_VOLUNTEERS, MAX_VOLUNTEERS + 1, num_galaxies)
+    votes = volunteer_votes(probabilities, tree, num_volunteers, rng)
+    images = _draw_all(parameters, size_px, rng)
+    identity = pd.DataFrame(
+        {
+            "id_str": [f"demo-{seed}-{i:06d}" for i in range(num_galaxies)],
+            "image": images,
+            "split": _split(num_galaxies, rng),
+        }
+    )
+    truth_cols = [label_col + TRUTH_SUFFIX for label_col in tree.label_cols]
+    return pd.concat(
+        [
+            identity,
+            pd.DataFrame(votes, columns=tree.label_cols),
+            pd.DataFrame(probabilities, columns=truth_cols),
+            parameters,
+        ],
+        axis=1,
+    )
+
+
+def _draw_all(parameters: pd.DataFrame, size_px: int, rng: np.random.Generator) -> list[bytes]:
+    """The galaxies' images, encoded, drawn a batch at a time.
+
+    On one thread: the arrays fit the cache, and on a busy machine a second one costs far more in
+    waiting than it saves.
+    """
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        images = []
+        for start in range(0, len(parameters), GALAXIES_AT_ONCE):
+            some = parameters.iloc[start : start + GALAXIES_AT_ONCE]
+            images += [_encode(image) for image in simulator.render(some, size_px, rng)]
+        return images
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+def _split(num_galaxies: int, rng: np.random.Generator) -> np.ndarray:
+    """train, val or test for each galaxy, in exactly the shares of SPLIT_FRACTIONS."""
+    bounds = np.cumsum(list(SPLIT_FRACTIONS.values()))[:-1]
+    place = (rng.permutation(num_galaxies) + 0.5) / num_galaxies
+    return np.array(list(SPLIT_FRACTIONS))[np.searchsorted(bounds, place)]
+
+
+def _encode(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()
+
+
+def true_probabilities(catalog: pd.DataFrame, label_cols: list[str]) -> np.ndarray:
+    """(N, A) probability that a volunteer who is asked gives each answer, in the order given.
+
+    Raises:
+        ValueError: the catalog isn't the demo catalog.
+    """
+    columns = [label_col + TRUTH_SUFFIX for label_col in label_cols]
+    missing = [column for column in columns if column not in catalog]
+    if missing:
+        raise ValueError(f"only the demo catalog knows the truth; this one has no {missing[0]!r}")
+    return catalog[columns].to_numpy(np.float64)
+
+
+def volunteer_votes(
+    probabilities: np.ndarray, tree: Schema, num_volunteers: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Volunteers walk down the tree, each on their own; returns their votes, (N, A) int64.
+
+    Everyone is asked the questions without parents; further down, those who gave an answer that
+    leads to a question are asked it. At each question the votes are one multinomial draw.
+
+    Args:
+        probabilities: (N, A), each question's answers summing to 1.
+        num_volunteers: (N,) whole numbers.
+    """
+    votes = np.zeros(probabilities.shape, dtype=np.int64)
+    for level in tree.levels:
+        for question in level:
+            parents = [answer.index for answer in question.asked_after]
+            asked = votes[:, parents].sum(axis=1) if parents else num_volunteers
+            columns = slice(question.start_index, question.end_index + 1)
+            votes[:, columns] = rng.multinomial(asked, probabilities[:, columns])
+    return votes
+
+
+def answer_probabilities(parameters: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Question -> (N, answers) probabilities, given that it is asked, in ``DEMO_TREE``'s order.
+
+    Logistic functions of what can be seen: arms count as far as they stand out of the noise, are
+    wider apart than the blur, and aren't hidden by the inclination. Some clicks are guesses, so
+    that no probability is 0 or 1.
+    """
+    p = parameters
+    seen = _what_is_seen(p)
+    featured = (
+        -2.2
+        + 4.8 * seen["arms"]
+        + 1.8 * seen["bar"]
+        + 3.6 * seen["edge_on"] * seen["disc"]
+        + 1.2 * seen["disc"]
+        + 1.0 * p["tail_strength"]
+    )
+    artifact = 1.5 * np.log((p["star_flux_ratio"] + 1e-3) / 4) + np.logaddexp(0, featured)
+    arms = seen["arms"]
+    answers = {
+        "smooth-or-featured": _softmax(np.zeros_like(featured), featured, artifact),
+        "disk-edge-on": _two(8 * (seen["edge_on"] - 0.5)),
+        "has-spiral-arms": _two((arms - 0.25) / 0.09),
+        "bar": _ordered(seen["bar"], (0.2, 0.5), 0.09)[:, ::-1],
+        "bulge-size": _ordered(p["bulge_to_total"], (0.13, 0.36), 0.06)[:, ::-1],
+        "how-rounded": _ordered(seen["axis_ratio"], (0.42, 0.75), 0.07)[:, ::-1],
+        "edge-on-bulge": _two((p["bulge_to_total"] - 0.14) / 0.05),
+        "spiral-winding": _ordered(p["arm_pitch_deg"], (16, 28), 4 + 1 / (arms + 0.2)),
+        "spiral-arm-count": _arm_count(p["num_arms"].to_numpy(), arms.to_numpy()),
+        "merging": _ordered(seen["disturbance"], (0.25, 0.65), 0.1),
+    }
+    return {
+        question: (1 - GUESSES_FRAC) * p + GUESSES_FRAC / p.shape[1]
+        for question, p in answers.items()
+    }
+
+
+def _what_is_seen(p: pd.DataFrame) -> dict[str, pd.Series]:
+    """How far each structure stands out in the image, about 0 (hidden) to 1 (obvious)."""
+    face_on = np.cos(np.radians(p["inclination_deg"]))
+    disc_axis_ratio = simulator.axis_ratio(p["inclination_deg"], p["disc_thickness"])
+    bulge = p["bulge_to_total"]
+    disc = 1 - bulge**3
+    flattening = disc * disc_axis_ratio + (1 - disc) * p["bulge_axis_ratio"]
+    # Arcsec between neighbouring arms, two scale lengths out.
+    spread = np.tan(np.radians(p["arm_pitch_deg"])) / p["num_arms"]
+    spacing = 4 * np.pi * p["disc_scale_arcsec"] * spread
+    resolved = spacing**2 / (spacing**2 + (1.2 * p["psf_fwhm_arcsec"]) ** 2)
+    snr = p["surface_brightness_snr"]
+    tilt = _sigmoid((face_on - 0.3) / 0.06)
+    near = _sigmoid((9.5 - p["companion_separation_arcsec"]) / 0.5)
+    companion = near * _sigmoid((p["companion_flux_ratio"] - 0.2) / 0.04)
+    return {
+        "disc": disc,
+        "edge_on": _sigmoid((0.29 - flattening) / 0.04),
+        "axis_ratio": (1 - bulge) * disc_axis_ratio + bulge * p["bulge_axis_ratio"],
+        "arms": p["arm_contrast"] * resolved * tilt * snr / (snr + 3) * (bulge < 1),
+        "bar": p["bar_strength"] * (1 - bulge) * tilt,
+        "disturbance": p["tail_strength"] + 0.6 * companion,
+    }
+
+
+def _arm_count(num_arms: np.ndarray, arms: np.ndarray) -> np.ndarray:
+    """1, 2, 3, 4 or can't tell: the fainter the arms, the more miscounts and the more give up."""
+    candidates = np.arange(1, 5)
+    miscount = -(0.4 + 3 * arms[:, None]) * np.abs(candidates - num_arms[:, None])
+    cant_tell = -1.2 - 5 * (arms - 0.3)
+    return _softmax(*miscount.T, cant_tell)
+
+
+def _sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def _two(logit) -> np.ndarray:
+    """(N, 2): yes and no, from the log-odds of yes."""
+    return np.stack([_sigmoid(logit), _sigmoid(-logit)], axis=1)
+
+
+def _softmax(*logits) -> np.ndarray:
+    """(N, K) from K logits of shape (N,)."""
+    logits = np.stack(logits, axis=1)
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return odds / odds.sum(axis=1, keepdims=True)
+
+
+def _ordered(value, thresholds, softness) -> np.ndarray:
+    """(N, K): K ordered answers to a quantity, from low to high, logistic at K - 1 thresholds.
+
+    The ordered logit model: P(answer > k) = sigmoid((value - threshold_k) / softness).
+    """
+    above = np.stack([_sigmoid((value - t) / softness) for t in thresholds], axis=1)
+    edges = np.pad(above, ((0, 0), (1, 1)), constant_values=((0, 0), (1, 0)))
+    return edges[:, :-1] - edges[:, 1:]

@@ -1,0 +1,340 @@
+"""Shards: a catalog's galaxies in a few large files, so that disks read long runs, not many files.
+
+A folder of shards holds ``index.json`` (written last: without it the folder is unfinished),
+``plan.json`` (what it is made of, so that a killed run goes on) and, for each split, files such as
+``train/shard-00000.safetensors``. Each holds N galaxies, a random sample of their split:
+
+- ``labels`` (N, L) int32 or float32; ``ids`` uint8, UTF-8, with ``id_offsets`` (N + 1) int64;
+- encoding 'jpeg': ``bytes`` uint8, the encoded images one after the other, and ``offsets`` (N + 1)
+  int64; encoding 'raw': ``images`` uint8 (N, S, S, C).
+
+Its metadata describes it, and holds a checksum by which the writer knows its own shards again.
+Nothing in a shard is trusted: headers are bounded, and shapes and offsets are checked on opening.
+"""
+
+import hashlib
+import json
+import math
+import os
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from zoobot.data.catalog import SPLITS
+from zoobot.data.images import FITS_SCALINGS, MODES
+from zoobot.data.sources import RowsOf
+from zoobot.limits.text import MAX_JSON_BYTES, parse_json, read_json
+
+FORMAT_VERSION = 1
+ENCODINGS = ("jpeg", "raw")
+DTYPES = {"U8": "uint8", "I32": "int32", "I64": "int64", "F32": "float32"}
+DESCRIBED = "format_version encoding img_size channels fits_scaling label_cols label_dtype".split()
+MAX_HEADER_BYTES = MAX_JSON_BYTES
+MIN_GALAXY_BYTES = 8  # its entry in id_offsets
+READ_AT_ONCE = 2**22
+VAL_FRAC = 0.1  # of the training galaxies, where there is no split 'val'
+CURE = ": rerun create_shards"
+DAMAGED = (KeyError, TypeError, AttributeError, ValueError, RecursionError, OverflowError)
+
+
+def schema_hash(label_cols: Sequence[str]) -> str:
+    """A hash of the names and the order of label columns."""
+    return hashlib.blake2b(json.dumps(list(label_cols)).encode(), digest_size=16).hexdigest()
+
+
+def hash_all(values: Iterable[bytes]) -> str:
+    """A hash of values and where they end."""
+    digest = hashlib.blake2b(digest_size=16)
+    for value in values:
+        digest.update(len(value).to_bytes(8, "little"))
+        digest.update(value)
+    return digest.hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """A file's checksum."""
+    digest = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while piece := file.read(READ_AT_ONCE):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def file_name(split: str, number: int) -> str:
+    """Where a shard is, below its folder."""
+    return f"{split}/shard-{number:05d}.safetensors"
+
+
+def open_shards(folder: str | Path, split: str) -> "Shards":
+    """The galaxies of one split; see ``Shards``."""
+    return Shards(folder, split)
+
+
+class Shards:
+    """Galaxies of one split, by their number over all its shards.
+
+    Shards are mapped into memory when first needed, anew in each process that unpickles this.
+
+    Attributes:
+        index: the contents of ``index.json``.
+        split, encoding, img_size, channels, label_cols: as there.
+        sizes: number of galaxies of each shard.
+        num_galaxies: in all.
+
+    Raises:
+        ValueError: an unfinished folder, a damaged or unknown index, no such split, or a shard that
+            is missing or not whole (checksums are left to ``verify``).
+    """
+
+    def __init__(self, folder: str | Path, split: str):
+        self.folder = Path(folder).absolute()
+        self.index = read_index(folder)
+        if split not in self.index["splits"]:
+            raise ValueError(
+                f"{folder} has no split {split!r}; splits: {', '.join(self.index['splits'])}"
+            )
+        self.split = split
+        self.encoding = self.index["encoding"]
+        self.img_size = self.index["img_size"]
+        self.channels = self.index["channels"]
+        self.label_cols = self.index["label_cols"]
+        self._entries = self.index["splits"][split]["shards"]
+        self.sizes = [entry["num_galaxies"] for entry in self._entries]
+        self._starts = np.cumsum([0, *self.sizes]).tolist()
+        self.num_galaxies = self._starts[-1]
+        self._open: dict[int, dict[str, np.ndarray]] = {}
+        for entry in self._entries:
+            _check_size(self.folder, entry)
+
+    def __len__(self) -> int:
+        return self.num_galaxies
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_open": {}}
+
+    def id_str(self, i: int) -> str:
+        """The id of galaxy ``i``."""
+        shard, i = self._locate(i)
+        start, stop = shard["id_offsets"][i : i + 2]
+        return shard["ids"][start:stop].tobytes().decode()
+
+    def source(self, i: int) -> bytes | np.ndarray:
+        """Galaxy ``i``'s image: JPEG bytes; or, if raw, a read-only view (S, S, C) of the file."""
+        shard, i = self._locate(i)
+        if self.encoding == "raw":
+            return shard["images"][i]
+        start, stop = shard["offsets"][i : i + 2]
+        return shard["bytes"][start:stop].tobytes()
+
+    def labels(self, indices: Sequence[int]) -> torch.Tensor:
+        """(B, L) labels of these galaxies, in this order."""
+        indices = np.asarray(indices, dtype=np.int64)
+        labels = np.empty((len(indices), len(self.label_cols)), self.index["label_dtype"])
+        if len(indices) and not 0 <= indices.min() <= indices.max() < self.num_galaxies:
+            raise IndexError(f"galaxies are 0 to {self.num_galaxies - 1}")
+        shards = np.searchsorted(self._starts, indices, side="right") - 1
+        for number in np.unique(shards).tolist():
+            chosen = shards == number
+            rows = indices[chosen] - self._starts[number]
+            labels[chosen] = self._shard(number)["labels"][rows]
+        return torch.from_numpy(labels)
+
+    def fingerprint(self) -> str:
+        """What identifies these galaxies: a hash of their shards' checksums."""
+        return hash_all([json.dumps(self._entries).encode()])
+
+    def _locate(self, i: int) -> tuple[dict[str, np.ndarray], int]:
+        if not 0 <= i < self.num_galaxies:
+            raise IndexError(f"galaxy {i}: galaxies are 0 to {self.num_galaxies - 1}")
+        number = bisect_right(self._starts, i) - 1
+        return self._shard(number), i - self._starts[number]
+
+    def _shard(self, number: int) -> dict[str, np.ndarray]:
+        if number not in self._open:
+            path = self.folder / self._entries[number]["file"]
+            self._open[number] = read_shard(path, _described(self.index), self.sizes[number])
+        return self._open[number]
+
+
+def open_splits(folder: str | Path, label_cols: Sequence[str]) -> dict:
+    """Train, val and test galaxies of a folder, which must have these label columns.
+
+    Without a split ``val`` the last tenth of ``train`` is it: shards hold their galaxies in random
+    order. Without ``test`` there are no test galaxies.
+
+    Raises:
+        ValueError: other label columns, no training galaxies, or fewer than 2.
+    """
+    train = open_shards(folder, "train")
+    if train.label_cols != list(label_cols):
+        raise ValueError(
+            f"shards {folder} have labels {', '.join(train.label_cols[:5])}, ..., not "
+            f"{', '.join(label_cols[:5])}, ...: write them anew, or give their own"
+        )
+    splits = {"train": train}
+    if "val" in train.index["splits"]:
+        splits["val"] = open_shards(folder, "val")
+    else:
+        held_out = max(1, round(VAL_FRAC * len(train)))
+        if held_out >= len(train):
+            raise ValueError(f"shards {folder} have {len(train)} training galaxies: too few")
+        kept = len(train) - held_out
+        splits["train"] = RowsOf(train, range(kept))
+        splits["val"] = RowsOf(train, range(kept, len(train)))
+    if "test" in train.index["splits"]:
+        splits["test"] = open_shards(folder, "test")
+    else:
+        splits["test"] = RowsOf(train, range(0))
+    return splits
+
+
+def verify(folder: str | Path) -> int:
+    """Compare every shard with its checksum; returns the number of galaxies.
+
+    Raises:
+        ValueError: names each file that is missing, not whole or altered.
+    """
+    index, bad = read_index(folder), []
+    for split in index["splits"].values():
+        for entry in split["shards"]:
+            path = Path(folder) / entry["file"]
+            try:
+                _check_size(Path(folder), entry)
+                read_shard(path, _described(index), entry["num_galaxies"])
+                if hash_file(path) != entry["blake2b"]:
+                    raise ValueError(f"shard {path} is altered")
+            except ValueError as error:
+                bad.append(str(error).removesuffix(CURE))
+    if bad:
+        raise ValueError("; ".join(bad) + ": delete these files and rerun create_shards")
+    return sum(split["num_galaxies"] for split in index["splits"].values())
+
+
+def read_index(folder: str | Path) -> dict:
+    """The contents of ``index.json``; ValueError if it is missing, damaged or of another format."""
+    path = Path(folder) / "index.json"
+    try:
+        index = read_json(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(
+            f"{folder} has no index.json, so it holds no shards or unfinished ones{CURE}"
+        ) from None
+    except DAMAGED as error:
+        raise ValueError(f"{path} is damaged ({error}){CURE}") from error
+    version = index.get("format_version") if isinstance(index, dict) else None
+    if version != FORMAT_VERSION:
+        raise ValueError(f"{path} has format {version!r}; this version reads {FORMAT_VERSION}")
+    try:
+        is_sound = _is_sound(index)
+    except DAMAGED:
+        is_sound = False
+    if not is_sound:
+        raise ValueError(f"{path} is damaged: its entries contradict each other{CURE}")
+    return index
+
+
+def _is_sound(index: dict) -> bool:
+    sizes = [index["img_size"]]
+    for name, split in index["splits"].items():
+        shards = split["shards"]
+        files = [file_name(name, i) for i in range(len(shards))]
+        if name not in SPLITS or [entry["file"] for entry in shards] != files:
+            return False
+        if split["num_galaxies"] != sum(entry["num_galaxies"] for entry in shards):
+            return False
+        sizes += [entry[key] for entry in shards for key in ("num_galaxies", "bytes")]
+        if not all(isinstance(entry["blake2b"], str) for entry in shards):
+            return False
+    return (
+        all(isinstance(size, int) and size > 0 for size in sizes)
+        and index["encoding"] in ENCODINGS
+        and index["channels"] in MODES
+        and index["fits_scaling"] in FITS_SCALINGS
+        and index["label_dtype"] in ("int32", "float32")
+        and all(isinstance(column, str) for column in index["label_cols"])
+        and index["schema_hash"] == schema_hash(index["label_cols"])
+    )
+
+
+def _described(index: dict) -> dict:
+    return {key: index[key] for key in DESCRIBED}
+
+
+def _check_size(folder: Path, entry: dict) -> None:
+    path = folder / entry["file"]
+    size = path.stat().st_size if path.is_file() else None
+    if size is None:
+        raise ValueError(f"shard {path} is missing{CURE}")
+    if size != entry["bytes"]:
+        raise ValueError(f"shard {path} is torn: {size} bytes, not {entry['bytes']}{CURE}")
+    if size < MIN_GALAXY_BYTES * entry["num_galaxies"]:
+        told = f"{size} bytes can't hold {entry['num_galaxies']} galaxies"
+        raise ValueError(f"shard {path} is damaged: {told}{CURE}")
+
+
+def read_shard(path: Path, description: dict, num_galaxies: int) -> dict[str, np.ndarray]:
+    """The tensors of a shard as views of its memory map.
+
+    Raises:
+        ValueError: a file that is missing, not whole, or not of this description and size.
+    """
+    try:
+        tensors, found = _map_tensors(path)
+        if found != description:
+            raise ValueError("index.json describes it differently")
+        _check_tensors(tensors, description, num_galaxies)
+    except OSError as error:
+        raise ValueError(f"shard {path} can't be read: {error.strerror}{CURE}") from error
+    except DAMAGED as error:
+        raise ValueError(f"shard {path} is damaged ({error}){CURE}") from error
+    return tensors
+
+
+def _map_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict]:
+    """Name -> tensor of a safetensors file, and its description; many errors if it is damaged."""
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 0 < length <= min(MAX_HEADER_BYTES, size - 8):
+            raise ValueError("no header")
+        header = parse_json(file.read(length))
+    description = parse_json(header.pop("__metadata__")["zoobot"])
+    data = np.memmap(path, np.uint8, "r").view(np.ndarray)[8 + length :]
+    tensors, last = {}, 0
+    for name, entry in header.items():
+        dtype, shape = np.dtype(DTYPES[entry["dtype"]]), entry["shape"]
+        start, stop = entry["data_offsets"]
+        if not 0 <= start <= stop <= len(data) or min(shape) < 0:
+            raise ValueError(f"{name} is not within the file")
+        if stop - start != dtype.itemsize * math.prod(shape):
+            raise ValueError(f"{name} has the wrong length")
+        tensors[name] = data[start:stop].view(dtype).reshape(shape)
+        last = max(last, stop)
+    if last != len(data):
+        raise ValueError("bytes are left over")
+    return tensors, description
+
+
+def _check_tensors(tensors: dict[str, np.ndarray], description: dict, num_galaxies: int) -> None:
+    """ValueError unless the tensors have the names, dtypes, shapes and offsets of a shard."""
+    labels = (num_galaxies, len(description["label_cols"]))
+    expected = {"labels": (description["label_dtype"], labels)}
+    packed = {"ids": "id_offsets"}
+    if description["encoding"] == "raw":
+        side = description["img_size"]
+        expected["images"] = ("uint8", (num_galaxies, side, side, description["channels"]))
+    else:
+        packed["bytes"] = "offsets"
+    for name, offsets in packed.items():
+        expected[offsets] = ("int64", (num_galaxies + 1,))
+        expected[name] = ("uint8", tensors[name].shape[:1])
+    found = {name: (str(tensor.dtype), tensor.shape) for name, tensor in tensors.items()}
+    if found != expected:
+        raise ValueError(f"it holds {found}, not {expected}")
+    for name, offsets in packed.items():
+        offsets = tensors[offsets]
+        if offsets[0] != 0 or offsets[-1] != len(tensors[name]) or (np.diff(offsets) < 0).any():
+            raise ValueError(f"the offsets of {name} are not in order")

@@ -1,0 +1,121 @@
+"""Archives of galaxies that others wrote: webdataset's tars, as galaxy-datasets writes them."""
+
+import re
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from zoobot.data.catalog import check_ids
+from zoobot.data.images import MAX_FILE_BYTES
+from zoobot.limits.text import parse_json
+
+IMAGE_NAME = re.compile(r"(.+?)(?:\.image)?\.(?:jpe?g|png)", re.IGNORECASE | re.DOTALL)
+LABELS_NAME = re.compile(r"(.+?)(?<!\.metadata)(?:\.labels)?\.json", re.IGNORECASE | re.DOTALL)
+LARGEST_BYTES = {"image": MAX_FILE_BYTES, "labels": 2**20}
+
+
+class _Member(tarfile.TarInfo):
+    """A member of a tar; one of negative size is an error, at which Python's own may never end."""
+
+    def _block(self, count):
+        if count < 0:
+            raise tarfile.ReadError("a member of negative size")
+        return super()._block(count)
+
+
+def is_webdataset(path: str | Path) -> bool:
+    """Whether a path is a ``.tar`` or a folder."""
+    return str(path).lower().endswith(".tar") or Path(path).is_dir()
+
+
+def read_webdataset(path: str | Path) -> Iterator[dict]:
+    """The galaxies of a tar, or of all tars of a folder, in order.
+
+    A galaxy is two neighbouring files: KEY.image.jpg (or KEY.jpg, .jpeg, .png) and KEY.labels.json
+    (or KEY.json). Others are passed over, and so are links, devices, and absolute names or names
+    with '..'. Nothing is written to disk.
+
+    Yields:
+        ``id_str`` (that of the labels, or else KEY), ``image`` (encoded bytes), and ``labels``
+        (name -> value).
+
+    Raises:
+        ValueError: no tars, a damaged or compressed tar, labels that are no JSON object, or an
+            image without labels or the reverse.
+    """
+    path = Path(path)
+    tars = sorted(path.glob("*.tar")) if path.is_dir() else [path]
+    if not tars:
+        raise ValueError(f"no .tar files in {path}")
+    for tar in tars:
+        try:
+            yield from _read_tar(tar)
+        except FileNotFoundError:
+            raise ValueError(f"no archive {tar}") from None
+        except (tarfile.TarError, EOFError, OverflowError, OSError) as error:
+            raise ValueError(f"{tar} is no readable, uncompressed tar: {error}") from error
+
+
+def webdataset_catalog(path: str | Path) -> pd.DataFrame:
+    """All galaxies of ``read_webdataset`` as a catalog in memory: id_str, image, label columns."""
+    rows = [
+        {**galaxy["labels"], "id_str": galaxy["id_str"], "image": galaxy["image"]}
+        for galaxy in read_webdataset(path)
+    ]
+    if not rows:
+        raise ValueError(f"{path} has no galaxies: need KEY.image.jpg and KEY.labels.json in a tar")
+    # An archive holds its images; it does not choose files of this computer.
+    catalog = pd.DataFrame(rows).drop(columns="file_loc", errors="ignore")
+    check_ids(catalog, str(path))
+    return catalog
+
+
+def _read_tar(path: Path) -> Iterator[dict]:
+    key, parts, size = None, {}, path.stat().st_size
+    with tarfile.open(path, "r:", tarinfo=_Member) as tar:
+        for member in tar:
+            kind, found = _kind(member)
+            if kind is None:
+                continue
+            if found != key:
+                if parts:
+                    yield _galaxy(path, key, parts)
+                key, parts = found, {}
+            if kind in parts:
+                raise ValueError(f"{path}: {key!r} has more than one file of {kind}")
+            if member.offset_data + member.size > size:
+                raise tarfile.ReadError(f"{member.name!r:.100} is cut short")
+            if member.size > LARGEST_BYTES[kind]:
+                raise ValueError(f"{path}: the {kind} of {key!r} have {member.size:,} bytes")
+            parts[kind] = tar.extractfile(member).read()
+            tar.members.clear()  # else it keeps every header
+    if parts:
+        yield _galaxy(path, key, parts)
+
+
+def _kind(member: tarfile.TarInfo) -> tuple[str | None, str]:
+    """'image', 'labels' or None, and the key."""
+    name = PurePosixPath(member.name)
+    is_plain = member.isreg() and not member.issparse()
+    if not is_plain or name.is_absolute() or ".." in name.parts or name.name.startswith("."):
+        return None, ""
+    for kind, pattern in (("image", IMAGE_NAME), ("labels", LABELS_NAME)):
+        if match := pattern.fullmatch(str(name)):
+            return kind, match[1]
+    return None, ""
+
+
+def _galaxy(path: Path, key: str, parts: dict[str, bytes]) -> dict:
+    for kind in ("image", "labels"):
+        if kind not in parts:
+            raise ValueError(f"{path}: {key!r} has no {kind} beside its other file")
+    try:
+        labels = parse_json(parts["labels"])
+    except ValueError as error:
+        raise ValueError(f"{path}: the labels of {key!r} are no JSON: {error}") from error
+    if not isinstance(labels, dict):
+        raise ValueError(f"{path}: the labels of {key!r} are no JSON object")
+    id_str = str(labels.pop("id_str", key))
+    return {"id_str": id_str, "image": parts["image"], "labels": labels}

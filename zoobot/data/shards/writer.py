@@ -1,0 +1,293 @@
+"""Writing shards: in parallel, each whole or not at all, and going on where a run was killed."""
+
+import json
+import math
+import multiprocessing
+import os
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from tqdm import tqdm
+
+from zoobot.data.catalog import (
+    SPLITS,
+    check_ids,
+    check_image_files,
+    hash_ids,
+    require_columns,
+    split_catalog,
+)
+from zoobot.data.images import FITS_SCALINGS, MODES
+from zoobot.data.labels import label_array
+from zoobot.data.shards.file import write_shard
+from zoobot.data.shards.reader import (
+    DESCRIBED,
+    ENCODINGS,
+    FORMAT_VERSION,
+    file_name,
+    hash_all,
+    open_shards,
+    read_index,
+    schema_hash,
+)
+from zoobot.data.sources import galaxy_table
+from zoobot.limits.text import read_json
+from zoobot.system import locks
+from zoobot.system.files import delete_files, remove_leftovers, write_text
+
+LARGEST_EXACT_FLOAT = 2**24
+
+
+def write_shards(
+    catalog: pd.DataFrame,
+    label_cols: Sequence[str],
+    folder: str | Path,
+    *,
+    encoding: str = "jpeg",
+    img_size: int = 300,
+    channels: int = 3,
+    fits_scaling: str = "asinh",
+    galaxies_a_shard: int = 4096,
+    num_workers: int = 2,
+    eval_size: int = 0,
+    seed: int = 42,
+    quality: int = 95,
+    show_progress: bool = True,
+) -> dict:
+    """Write a catalog as shards. A killed run goes on where it was; a finished one is left as is.
+
+    The files are a function of the galaxies and the options, not of the order of the catalog's rows
+    or of ``num_workers``.
+
+    Args:
+        catalog: with ``id_str``, ``file_loc`` or ``image``, the label columns, perhaps ``split``.
+        label_cols: columns of numbers; int32 if all are whole numbers, else float32.
+        encoding: 'jpeg' keeps a JPEG file whose shorter side is at most ``img_size`` byte by byte
+            and encodes others, shrunk so that their shorter side is ``img_size``. 'raw' keeps
+            pixels: the centred square, resized to ``img_size``.
+        img_size: pixels.
+        channels, fits_scaling: how images that are not kept are read; see ``read_image``.
+        galaxies_a_shard: at most so many; shards of a split differ by one galaxy at most.
+        num_workers: processes that write; 0: this one.
+        eval_size: without a ``split`` column, so many galaxies are split 'test', the others
+            'train'; which ones is a function of their ids and the seed.
+        seed: of that choice and of the order of galaxies.
+        quality: of JPEG, 1 to 100.
+
+    Returns:
+        The contents of ``index.json``.
+
+    Raises:
+        ValueError: a fault of the catalog or an option; unreadable images; a folder begun with
+            other galaxies or options; or another run at work on it.
+        OSError: the folder can't be written to, or its disk is full.
+    """
+    folder, label_cols = Path(folder), list(label_cols)
+    _check_options(encoding, img_size, channels, fits_scaling, galaxies_a_shard, quality)
+    order = _deal(catalog, eval_size, seed)
+    labels = _labels(catalog, label_cols)
+    settings = (FORMAT_VERSION, encoding, img_size, channels, fits_scaling, label_cols)
+    description = dict(zip(DESCRIBED, (*settings, str(labels.dtype)), strict=True))
+    galaxies = galaxy_table(catalog)
+    plan = description | {"quality": quality, "seed": seed, "eval_size": eval_size}
+    plan |= {"galaxies_a_shard": galaxies_a_shard} | _fingerprints(galaxies, labels, order)
+    lock = folder / ".lock"
+    if _is_finished(folder, plan):
+        delete_files([lock])  # of a run that was killed after its last file
+        if show_progress:
+            tqdm.write(f"{folder} is finished already and left as it is")
+        return read_index(folder)
+    check_image_files(catalog, "in memory")
+    parts = {
+        file_name(split, i): rows
+        for split in order
+        for i, rows in enumerate(_divide(order[split], galaxies_a_shard))
+    }
+    plan_text = json.dumps(plan, indent=1) + "\n"
+    tasks = (
+        (file, folder, galaxies.take(rows).to_pydict(), labels[rows], description, plan_text)
+        for file, rows in parts.items()
+    )
+    with locks.only_run(lock):
+        _is_finished(folder, plan)  # again: now no other run can begin another plan
+        write_text(folder / "plan.json", plan_text)
+        entries = _write_all(tasks, parts, num_workers, show_progress)
+        splits = {
+            split: {
+                "num_galaxies": len(rows),
+                "shards": [{"file": f, **entries[f]} for f in parts if f.startswith(split + "/")],
+            }
+            for split, rows in order.items()
+        }
+        for place in (folder, *(folder / split for split in order)):
+            remove_leftovers(place)
+        index = description | {"schema_hash": schema_hash(label_cols), "splits": splits}
+        write_text(folder / "index.json", json.dumps(index, indent=1) + "\n")
+    return index
+
+
+def _check_options(encoding, img_size, channels, fits_scaling, galaxies_a_shard, quality) -> None:
+    for name, value, allowed in (
+        ("encoding", encoding, ENCODINGS),
+        ("channels", channels, tuple(MODES)),
+        ("fits_scaling", fits_scaling, FITS_SCALINGS),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{name}={value!r}: use one of {', '.join(map(str, allowed))}")
+    for name, value, largest in (
+        ("img_size", img_size, 10_000),
+        ("galaxies_a_shard", galaxies_a_shard, 2**24),
+        ("quality", quality, 100),
+    ):
+        if not 1 <= value <= largest:
+            raise ValueError(f"{name}={value}: use 1 to {largest}")
+
+
+def _deal(catalog: pd.DataFrame, eval_size: int, seed: int) -> dict[str, np.ndarray]:
+    """Split -> numbers of its rows, in an order that depends on ids and seed only."""
+    require_columns(catalog, ["id_str"], "in memory")
+    check_ids(catalog, "in memory")
+    if "file_loc" not in catalog and "image" not in catalog:
+        raise ValueError("the catalog has neither a file_loc nor an image column")
+    shuffled = np.argsort(hash_ids(catalog["id_str"].astype(str), seed), kind="stable")
+    if "split" not in catalog:
+        if not 0 <= eval_size < max(1, len(catalog)):
+            raise ValueError(
+                f"eval_size={eval_size}: use less than the {len(catalog)} galaxies there are, "
+                "so that some are left to train on"
+            )
+        order = {"train": shuffled[eval_size:], "test": shuffled[:eval_size]}
+    else:
+        if eval_size:
+            raise ValueError(
+                f"eval_size={eval_size}, but the catalog has a column 'split': "
+                "leave one of them out"
+            )
+        split_catalog(catalog[["id_str", "split"]], where="in memory")
+        splits = catalog["split"].to_numpy()[shuffled]
+        order = {split: shuffled[splits == split] for split in SPLITS}
+    order = {split: rows for split, rows in order.items() if len(rows)}
+    if not order:
+        raise ValueError("the catalog has no galaxies")
+    return order
+
+
+def _labels(catalog: pd.DataFrame, label_cols: list[str]) -> np.ndarray:
+    """(N, L) int32 if all labels are whole numbers, else float32."""
+    labels = label_array(catalog, label_cols, "in memory")
+    if labels.dtype == np.float32 and label_cols:
+        # Above it float32 may have rounded a fraction away.
+        if ((np.abs(labels) < LARGEST_EXACT_FLOAT) & (labels == np.floor(labels))).all():
+            return labels.astype(np.int32)
+    return labels
+
+
+def _divide(rows: np.ndarray, most: int) -> list[np.ndarray]:
+    return np.array_split(rows, math.ceil(len(rows) / most))
+
+
+def _fingerprints(galaxies: pa.Table, labels: np.ndarray, order: dict) -> dict[str, str]:
+    """Hashes of what the shards will hold, in their order."""
+    rows = np.concatenate(list(order.values()))
+    sizes = json.dumps({split: len(order[split]) for split in order}).encode()
+
+    def column(number: int) -> Iterator[bytes]:
+        values = galaxies.column(number)
+        for row in rows.tolist():
+            value = values[row].as_py()
+            yield value.encode() if isinstance(value, str) else value or b""
+
+    return {
+        "ids and splits": hash_all([sizes, *column(0)]),
+        "images": hash_all(column(1)),
+        "label values": hash_all([labels[rows].tobytes()]),
+    }
+
+
+def _is_finished(folder: Path, plan: dict) -> bool:
+    """Whether a folder, if it is there, is finished; ValueError if it is of another plan."""
+    try:
+        found = read_json(folder / "plan.json")
+    except FileNotFoundError:
+        if (folder / "index.json").exists():
+            raise ValueError(f"{folder} has an index.json but no plan.json: delete it") from None
+        return False
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{folder}/plan.json is damaged: delete the folder")
+    differing = [name for name in plan if found.get(name) != plan[name]]
+    if differing:
+        what = [
+            name if len(str(plan[name])) > 30 else f"{name} ({found.get(name)}, now {plan[name]})"
+            for name in differing
+        ]
+        raise ValueError(
+            f"{folder} was begun with other {', '.join(what)}: delete the folder, or give another"
+        )
+    try:
+        for split in read_index(folder)["splits"]:
+            open_shards(folder, split)
+    except ValueError:
+        return False
+    return True
+
+
+def _write_all(
+    tasks: Iterable[tuple], parts: dict[str, np.ndarray], num_workers: int, show_progress: bool
+) -> dict[str, dict]:
+    """Write all shards; file -> its entry in the index."""
+    num_galaxies = sum(map(len, parts.values()))
+    entries, unreadable = {}, []
+    with tqdm(total=num_galaxies, desc="writing", unit="galaxy", disable=not show_progress) as bar:
+        for file, (entry, errors) in zip(parts, _run(tasks, num_workers), strict=True):
+            entries[file] = entry
+            unreadable += errors
+            bar.update(len(parts[file]))
+    if unreadable:
+        raise ValueError(
+            f"{len(unreadable)} of {num_galaxies} images can't be read: replace them and rerun, or "
+            "drop their galaxies and write to another folder: "
+            + "; ".join(unreadable[:5])
+            + ("; ..." if len(unreadable) > 5 else "")
+        )
+    return entries
+
+
+def _run(tasks: Iterable[tuple], num_workers: int) -> Iterator[tuple[dict, list[str]]]:
+    """Results of ``write_shard`` in order; few tasks wait at a time, for they may hold images."""
+    if num_workers == 0:
+        for task in tasks:
+            yield write_shard(*task)
+        return
+    try:
+        with ProcessPoolExecutor(num_workers, initializer=_end_with_parent) as pool:
+            waiting = deque()
+            for task in tasks:
+                if len(waiting) == 2 * num_workers:
+                    yield waiting.popleft().result()
+                waiting.append(pool.submit(write_shard, *task))
+            while waiting:
+                yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise ValueError(
+            "a writing process was killed, perhaps for lack of memory: rerun with fewer workers "
+            "or galaxies a shard"
+        ) from error
+
+
+def _end_with_parent() -> None:
+    """End this writing process when the one that started it does; it would wait for ever."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -1,0 +1,138 @@
+"""Match predictions with labels: which galaxy is which, and what was predicted of it."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+
+from zoobot.data.catalog import check_ids, read_catalog, require_columns
+from zoobot.data.labels import check_classes, check_numbers
+from zoobot.limits.text import check_name
+from zoobot.predictions.files import Predictions, read_predictions
+from zoobot.schemas import Schema, get_schema
+
+MAX_CLASSES = 200  # a row, a column and a panel each
+TASKS = ("tree", "classification", "regression")
+
+
+@dataclasses.dataclass
+class Joined:
+    """Predictions and labels of the same galaxies, row by row.
+
+    Attributes:
+        predictions: with readable images only.
+        table: the catalog's rows.
+        task, schema, label_col, class_names: what was predicted.
+        notes: what did not join, in words.
+    """
+
+    predictions: Predictions
+    table: pd.DataFrame
+    task: str
+    schema: Schema | None
+    label_col: str
+    class_names: list[str]
+    notes: list[str]
+
+
+def join(predictions, catalog, task=None, schema=None, label_col=None, class_names=None) -> Joined:
+    """Match predictions with labels by ``id_str``; see ``evaluate``."""
+    if not isinstance(predictions, Predictions):
+        predictions = read_predictions(predictions)
+    said = predictions.metadata
+    schema = schema if schema is not None else said.get("schema")
+    schema = Schema.from_dict(schema) if isinstance(schema, dict) else schema
+    task = task or ("tree" if schema is not None else said.get("task")) or _guess(predictions)
+    if task not in TASKS:
+        raise ValueError(f"task {task!r} can't be evaluated: use one of {', '.join(TASKS)}")
+    if task == "tree":
+        if schema is None:
+            raise ValueError("these predictions don't tell their decision tree: give --schema")
+        schema = get_schema(schema)
+        schema.check_label_cols(predictions.columns)
+        label_cols = schema.label_cols
+    else:
+        label_col = label_col or said.get("label_col")
+        label_col = label_col or (predictions.columns[0] if task == "regression" else "label")
+        label_cols = [label_col]
+    where = "in memory"
+    if not isinstance(catalog, pd.DataFrame):
+        where, catalog = str(catalog), read_catalog(catalog, label_cols)
+    require_columns(catalog, ["id_str", *label_cols], where)
+    check_ids(catalog, where)
+    if len(predictions.ids) == 0:
+        raise ValueError("there are no predictions")
+    predictions, table, notes = _match(predictions, catalog, where)
+    names = class_names or said.get("class_names") or predictions.columns
+    if task == "classification":
+        if len(names) != len(predictions.columns):
+            raise ValueError(f"{len(names)} class names for {len(predictions.columns)} classes")
+        if len(names) > MAX_CLASSES:
+            raise ValueError(f"{len(names)} classes: at most {MAX_CLASSES} can be evaluated")
+        for name in names:
+            check_name(str(name), "class")
+    joined = Joined(predictions, table, task, schema, label_col or "", list(names), notes)
+    _check_labels(joined, where)
+    return joined
+
+
+def _guess(predictions: Predictions) -> str:
+    """The task of a file that doesn't tell: one column is a number, probabilities sum to 1."""
+    if predictions.values.shape[1] == 1:
+        return "regression"
+    sums = predictions.values.mean(axis=2).sum(axis=1)
+    sums = sums[np.isfinite(sums)]
+    if not np.allclose(sums, 1, atol=1e-3):
+        raise ValueError("these predictions don't tell what they are: give --schema or --task")
+    return "classification"
+
+
+def _match(predictions, catalog, where) -> tuple[Predictions, pd.DataFrame, list[str]]:
+    places = pd.Index(catalog["id_str"].astype(str)).get_indexer(predictions.ids)
+    found = places >= 0
+    if not found.any():
+        raise ValueError(
+            f"no prediction belongs to a galaxy of catalog {where}: predictions have ids like "
+            f"{predictions.ids[0]!r}, the catalog like {catalog['id_str'].iloc[0]!r}"
+        )
+    readable = np.isfinite(predictions.values).all(axis=(1, 2))
+    kept = found & readable
+    if not kept.any():
+        raise ValueError("all predictions that join are NaN: their images could not be read")
+    notes = [f"{found.sum()} of {len(found)} predictions belong to a galaxy of the catalog."]
+    if not found.all():
+        notes.append(f"Not in the catalog: {_some(predictions.ids[~found])}.")
+    if found.sum() < len(catalog):
+        notes.append(f"{len(catalog) - found.sum()} galaxies of the catalog have no prediction.")
+    if (found & ~readable).any():
+        notes.append(f"Without a readable image: {_some(predictions.ids[found & ~readable])}.")
+    matched = Predictions(
+        predictions.ids[kept],
+        predictions.values[kept].astype(np.float64),
+        predictions.columns,
+        None,
+        predictions.metadata,
+    )
+    return matched, catalog.iloc[places[kept]].reset_index(drop=True), notes
+
+
+def _some(ids: np.ndarray) -> str:
+    more = f" and {len(ids) - 5} more" if len(ids) > 5 else ""
+    return ", ".join(ids[:5]) + more
+
+
+def _check_labels(joined: Joined, where: str) -> None:
+    if joined.task == "regression":
+        check_numbers(joined.table, joined.label_col, where=where)
+    elif joined.task == "classification":
+        labels = joined.table[joined.label_col]
+        if not pd.api.types.is_numeric_dtype(labels):
+            numbers = labels.map({name: i for i, name in enumerate(joined.class_names)})
+            if numbers.isna().any():
+                raise ValueError(
+                    f"catalog {where}: column {joined.label_col!r} holds "
+                    f"{labels[numbers.isna()].iloc[0]!r}; the classes are "
+                    f"{', '.join(joined.class_names)}"
+                )
+            joined.table = joined.table.assign(**{joined.label_col: numbers})
+        check_classes(joined.table, joined.label_col, len(joined.class_names), where)

@@ -1,0 +1,167 @@
+"""One self-contained HTML page to judge a model by: numbers, figures and the galaxies themselves.
+
+The page is one ASCII file that fetches nothing. All but the gallery is static HTML. Its policy lets
+the browser run its own script and no other.
+"""
+
+import base64
+import hashlib
+import html
+import io
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from zoobot.system.files import write_text
+
+TEMPLATE = Path(__file__).with_name("page.html")
+WIDE_PX = 1200  # a figure that needs the whole width of the page
+NO_VALUE = "\N{EN DASH}"
+
+
+def write_page(path: str | Path, page: dict) -> None:
+    """Write the report page whole or not at all.
+
+    Args:
+        page: ``title``, ``subtitle``, ``notes``, ``headlines``, ``sections`` (each with
+            ``figures`` and ``tables``) are drawn here; ``task`` ("tree", "classification" or
+            "regression"), ``questions`` and ``galaxies`` by the gallery in the page.
+
+            A question has ``name``, ``answers`` and ``asked_after``, the answers that lead to it,
+            numbered over all questions in order. A galaxy has ``id``, ``image`` (a data URI or
+            None) and ``error`` (larger is worse); for trees and classes ``fractions``, ``lower``
+            and ``upper`` with one value an answer and ``asked`` with one a question; further
+            ``votes`` (tree), ``label`` (classification), ``predicted`` and ``truth`` (regression).
+    """
+    parts = {
+        "TITLE": html.escape(page["title"]),
+        "SUBTITLE": html.escape(page["subtitle"]),
+        "NOTES": _list("notes", [html.escape(note) for note in page["notes"]]),
+        "HEADLINES": _headlines(page["headlines"]),
+        "CONTENTS": _contents(page["sections"], bool(page["galaxies"])),
+        "SECTIONS": "\n".join(_section(i, each) for i, each in enumerate(page["sections"])),
+        "DATA": _script_json({key: page[key] for key in ("task", "questions", "galaxies")}),
+    }
+    template = TEMPLATE.read_text("utf-8")
+    script = re.search(r"<script>(.*?)</script>", template, re.DOTALL)[1]
+    parts["SCRIPT"] = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    # One pass, so that a token inside the data is left alone.
+    text = re.sub(r"@@([A-Z]+)@@", lambda found: parts[found[1]], template)
+    write_text(path, text.encode("ascii", "xmlcharrefreplace").decode())
+
+
+def thumbnail(image: Image.Image, side_px: int = 160) -> str:
+    """The central square of an image as a small JPEG in a data URI."""
+    square = ImageOps.fit(image.convert("RGB"), (side_px, side_px), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    square.save(file, format="JPEG", quality=85)
+    return _data_uri("image/jpeg", file.getvalue())
+
+
+def _data_uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _plain(value):
+    """Plain JSON types: numpy unwrapped, floats to 5 digits, NaN and infinities as None."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, float):
+        return float(f"{value:.5g}") if math.isfinite(value) else None
+    return value
+
+
+def _script_json(value) -> str:
+    """JSON that cannot end the script element it stands in."""
+    text = json.dumps(_plain(value), allow_nan=False, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _list(css_class: str, items: list[str]) -> str:
+    rows = "".join(f"<li>{item}</li>" for item in items)
+    return f'<ul class="{css_class}">{rows}</ul>' if rows else ""
+
+
+def _headlines(headlines: list[dict]) -> str:
+    tiles = "".join(
+        f"<div><dt>{html.escape(tile['label'])}</dt><dd>{html.escape(tile['value'])}"
+        f"<small>{html.escape(tile['detail'])}</small></dd></div>"
+        for tile in headlines
+    )
+    return f'<dl class="headlines">{tiles}</dl>' if tiles else ""
+
+
+def _contents(sections: list[dict], gallery: bool) -> str:
+    links = ['<a href="#gallery">Look at galaxies</a>'] if gallery else []
+    links += [
+        f'<a href="#section-{i}">{html.escape(section["title"])}</a>'
+        for i, section in enumerate(sections)
+    ]
+    return f'<nav aria-label="Contents">{_list("contents", links)}</nav>' if links else ""
+
+
+def _section(index: int, section: dict) -> str:
+    paragraphs = [each for each in section["text"].split("\n\n") if each.strip()]
+    figures = "".join(_figure(figure) for figure in section["figures"])
+    return "\n".join(
+        [
+            f'<section id="section-{index}">',
+            f"<h2>{html.escape(section['title'])}</h2>",
+            *(f"<p>{html.escape(each)}</p>" for each in paragraphs),
+            f'<div class="figures">{figures}</div>' if figures else "",
+            *(_table(table) for table in section["tables"]),
+            "</section>",
+        ]
+    )
+
+
+def _figure(figure: dict) -> str:
+    name = html.escape(Path(figure["file"]).stem.replace("_", " "))
+    width, _ = Image.open(io.BytesIO(figure["png"])).size
+    wide = " class=wide" if width > WIDE_PX else ""
+    return (
+        f'<figure{wide}><img src="{_data_uri("image/png", figure["png"])}" alt="{name}">'
+        f"<figcaption>{html.escape(figure['caption'])}</figcaption></figure>"
+    )
+
+
+def _table(table: dict) -> str:
+    rows = [[_plain(value) for value in row] for row in table["rows"]]
+    numeric = [any(map(_is_number, column)) for column in zip(*rows, strict=True)]
+    numeric = numeric or [False] * len(table["columns"])
+    head = _row("th", table["columns"], numeric)
+    body = "\n".join(_row("td", row, numeric) for row in rows)
+    caption = html.escape(table["caption"])
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{caption}">'
+        f"<table><caption>{caption}</caption>\n"
+        f"<thead>{head}</thead>\n<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _row(tag: str, values: list, numeric: list[bool]) -> str:
+    cells = (
+        f"<{tag}{' class=number' if right else ''}>{html.escape(_cell(value))}</{tag}>"
+        for value, right in zip(values, numeric, strict=True)
+    )
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _cell(value) -> str:
+    if value is None:
+        return NO_VALUE
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,144 @@
+"""Figures of a training run."""
+
+import functools
+import math
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from zoobot.data.images import read_image
+from zoobot.schemas import Schema
+from zoobot.system.files import write_whole
+
+MAX_FIGURE_PIXELS = 50_000_000
+# Names are of others: in their figures a dollar is a dollar, not the start of a formula.
+plain_text = functools.partial(matplotlib.rc_context, {"text.parse_math": False})
+BLUE, ORANGE, GREY = "#2a6fbb", "#d9722e", "#777777"
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write a PNG whole or not at all, coarser where it would be huge."""
+    width, height = figure.get_size_inches()
+    dpi = min(150, math.sqrt(MAX_FIGURE_PIXELS / (width * height)))
+    write_whole(path, lambda aside: figure.savefig(aside, format="png", dpi=dpi))
+
+
+def tidy(axis, lines: str = "y") -> None:
+    """No frame above and at the right, and faint lines behind, across ``lines``."""
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(axis=lines, color="0.92")
+
+
+def plot_curves(
+    lines: list[dict],
+    path: str | Path,
+    marks: dict[str, float] | None = None,
+    label: str = "loss a galaxy, summed over questions",
+) -> None:
+    """Loss against epoch for training and validation, from the lines of metrics.jsonl.
+
+    Args:
+        lines: as ``logs.read_metrics`` returns them.
+        marks: name -> loss, drawn as horizontal lines.
+        label: of the vertical axis.
+    """
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axis = figure.subplots()
+    for split, colour in (("train", BLUE), ("validation", ORANGE)):
+        points = [
+            (x["epoch"], next(iter(_metrics(x).values()))) for x in lines if x["split"] == split
+        ]
+        if points:
+            epochs, losses = zip(*points, strict=True)
+            axis.plot(epochs, losses, "o-", color=colour, ms=4, label=split)
+            if split == "validation":
+                best = int(np.argmin(losses))
+                axis.plot(epochs[best], losses[best], "o", color=colour, ms=10, mfc="none")
+                axis.annotate(
+                    f"best {losses[best]:.3f}",
+                    (epochs[best], losses[best]),
+                    xytext=(0, -14),
+                    textcoords="offset points",
+                    ha="center",
+                    color=colour,
+                )
+    for name, loss in (marks or {}).items():
+        axis.axhline(loss, color=GREY, ls="--", lw=1)
+        axis.annotate(
+            f"{name} {loss:.3f}",
+            (1, loss),
+            xycoords=("axes fraction", "data"),
+            xytext=(-4, 3),
+            textcoords="offset points",
+            ha="right",
+            color=GREY,
+        )
+    axis.set_xlabel("epoch")
+    axis.set_ylabel(label)
+    axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    axis.margins(y=0.12)
+    axis.legend(frameon=False)
+    tidy(axis)
+    save(figure, path)
+
+
+def _metrics(line: dict) -> dict[str, float]:
+    return {key: value for key, value in line.items() if key not in ("epoch", "split")}
+
+
+@plain_text()
+def plot_questions(metrics: dict[str, float], schema: Schema, path: str | Path) -> None:
+    """How often the leading answer is right, a bar a question, beside its loss."""
+    asked = [q.text for q in schema.questions if f"question_loss/{q.text}" in metrics]
+    height = 1.2 + 0.27 * len(asked)
+    figure = Figure(figsize=(8, height), layout="constrained")
+    accuracy_axis, loss_axis = figure.subplots(1, 2, sharey=True)
+    for axis, kind, label in (
+        (accuracy_axis, "question_accuracy", "leading answer right"),
+        (loss_axis, "question_loss", "loss, galaxies with a vote"),
+    ):
+        values = [metrics[f"{kind}/{question}"] for question in asked]
+        bars = axis.barh(asked, values, color=BLUE, height=0.7)
+        axis.bar_label(bars, fmt="%.2f", padding=2, fontsize=8)
+        axis.set_xlabel(label)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.margins(x=0.12)
+    accuracy_axis.set_xlim(0, 1.1)
+    accuracy_axis.invert_yaxis()
+    save(figure, path)
+
+
+@plain_text()
+def plot_galaxies(catalog: pd.DataFrame, schema: Schema, path: str | Path, rows: int = 4) -> None:
+    """A sheet of galaxies, from those asked few questions to those asked many, with their votes."""
+    columns = 5
+    votes = catalog[schema.label_cols].to_numpy()
+    asked = np.add.reduceat(votes, [q.start_index for q in schema.questions], axis=1) > 0
+    order = np.argsort(asked.sum(axis=1), kind="stable")
+    places = np.linspace(0, len(order) - 1, min(rows * columns, len(order))).astype(int)
+    figure = Figure(figsize=(2.3 * columns, 2.7 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns).ravel()
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, (_, galaxy) in zip(axes, catalog.iloc[order[places]].iterrows(), strict=False):
+        source = galaxy["file_loc"] if "file_loc" in catalog else galaxy["image"]
+        axis.imshow(read_image(source))
+        axis.set_title(_leading_answers(galaxy, schema), fontsize=7)
+    save(figure, path)
+
+
+def _leading_answers(galaxy: pd.Series, schema: Schema, longest: int = 4) -> str:
+    """The most popular answer of the questions that most volunteers were asked."""
+    votes = {q.text: galaxy[q.label_cols].to_numpy(dtype=int) for q in schema.questions}
+    ranked = sorted(schema.questions, key=lambda q: -votes[q.text].sum())
+    lines = []
+    for question in ranked[:longest]:
+        counts = votes[question.text]
+        if counts.sum() > 0:
+            answer = question.answers[int(counts.argmax())]
+            lines.append(f"{question.text}: {answer.pretty_text} {counts.max()}/{counts.sum()}")
+    return "\n".join(lines)

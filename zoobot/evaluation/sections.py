@@ -1,0 +1,360 @@
+"""What a report says of classes, numbers and votes: headlines, tables and figures."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from zoobot import statistics
+from zoobot.data.images import ImageError, read_image
+from zoobot.data.labels import votes as vote_counts
+from zoobot.evaluation import figures as figures
+from zoobot.evaluation import run_figures
+from zoobot.evaluation.join import Joined, join
+from zoobot.evaluation.page import write_page
+from zoobot.evaluation.scores import (
+    assess_votes,
+    calibration,
+    class_scores,
+    confusion_counts,
+    enough_votes,
+    mean_f1,
+    regression_scores,
+    vote_losses,
+)
+from zoobot.system.files import write_text
+
+TOP = 5
+
+
+class Report:
+    """Collects figures, tables and headlines, and writes them into a folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.headlines: list[dict] = []
+        self.sections: list[dict] = []
+        self.numbers: dict = {}
+
+    def headline(self, label: str, value: float, detail: str) -> None:
+        """A number for the top of the page."""
+        shown = "\N{EN DASH}" if math.isnan(value) else f"{value:.3f}"
+        self.headlines.append({"label": label, "value": shown, "detail": detail})
+        self.numbers[label] = value
+
+    def section(self, title: str, text: str, drawn: dict, tables: list[dict] = ()) -> None:
+        """A section of the page; ``drawn``: file name -> (figure, caption)."""
+        shown = []
+        for name, (figure, caption) in drawn.items():
+            run_figures.save(figure, self.folder / name)
+            png = (self.folder / name).read_bytes()
+            shown.append({"file": name, "png": png, "caption": caption})
+        self.sections.append(
+            {"title": title, "text": text, "figures": shown, "tables": list(tables)}
+        )
+        self.numbers |= {t["caption"]: {"columns": t["columns"], "rows": t["rows"]} for t in tables}
+
+    def write(self, page: dict) -> Path:
+        """``report.html`` and ``metrics.json``."""
+        path = self.folder / "report.html"
+        write_page(path, page | {"headlines": self.headlines, "sections": self.sections})
+        text = json.dumps(_without_nan(self.numbers), indent=2)
+        write_text(self.folder / "metrics.json", text + "\n")
+        return path
+
+
+def _without_nan(value):
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def report_classes(out: Report, joined: Joined) -> tuple[np.ndarray, list[dict], Callable]:
+    """Draw the sections; return each galaxy's error, the questions, and what to show of some."""
+    truth = joined.table[joined.label_col].to_numpy(dtype=np.int64)
+    probabilities = joined.predictions.values.mean(axis=2)
+    names, predicted = joined.class_names, probabilities.argmax(axis=1)
+    confidence, is_right = probabilities.max(axis=1), predicted == truth
+    confusion = confusion_counts(truth, predicted, len(names))
+    scores = class_scores(confusion)
+    calibrated = calibration(confidence, is_right)
+    error = math.sqrt(is_right.mean() * (1 - is_right.mean()) / len(truth))
+    out.headline("accuracy", is_right.mean(), f"± {error:.3f}, {len(truth)} galaxies")
+    occurring = int((confusion.sum(axis=1) > 0).sum())
+    out.headline("mean F1", mean_f1(confusion), f"over {occurring} classes")
+    out.headline("expected calibration error", calibrated.error, "0 is best")
+    true_p = probabilities[np.arange(len(truth)), truth]
+    out.headline("cross-entropy", float(-np.log(np.maximum(true_p, 1e-12)).mean()), "a galaxy")
+    rows = [
+        [name, int(confusion[i].sum()), *(float(scores[k][i]) for k in scores)]
+        for i, name in enumerate(names)
+    ]
+    out.section(
+        "Classes",
+        "",
+        {
+            "confusion_matrix.png": (
+                figures.confusion_matrix(confusion, names),
+                "True class against predicted class: numbers of galaxies, coloured by their share "
+                "of the true class.",
+            ),
+            "per_class_accuracy.png": (
+                figures.per_class_accuracy(confusion, names),
+                "How many galaxies of each true class are found, with 68% binomial errors.",
+            ),
+        },
+        [{"caption": "Scores by class", "columns": ["class", "galaxies", *scores], "rows": rows}],
+    )
+    out.section(
+        "Confidence",
+        "",
+        {
+            "confidence_distribution.png": (
+                figures.confidence_distribution(confidence, is_right),
+                "The probability given to the predicted class.",
+            ),
+            "calibration.png": (
+                figures.calibration(calibrated),
+                "How often predictions are right, by their probability. Below the diagonal the "
+                "model is too sure.",
+            ),
+            "residual_distribution.png": (
+                figures.residual_distribution(truth, probabilities, names),
+                "1 - probability of the true class, for the galaxies of each class.",
+            ),
+        },
+    )
+    _extremes(out, joined, predicted, truth, confidence)
+    questions = [{"name": joined.label_col, "answers": names, "asked_after": []}]
+
+    def describe(shown):
+        nothing = [None] * len(shown)
+        return {
+            "fractions": probabilities[shown],
+            "lower": nothing,
+            "upper": nothing,
+            "asked": np.ones((len(shown), 1)),
+            "label": truth[shown],
+        }
+
+    return 1 - true_p, questions, describe
+
+
+def _extremes(out: Report, joined: Joined, predicted, truth, confidence) -> None:
+    """The galaxies of whose class the model is surest, rightly and wrongly."""
+    names, is_right, shown = joined.class_names, predicted == truth, {}
+    for file, chosen, caption in (
+        ("top_5_predictions.png", is_right, "Right, and surest of it."),
+        ("top_5_errors.png", ~is_right, "Wrong, and surest of it."),
+    ):
+        top = np.flatnonzero(chosen)[np.argsort(-confidence[chosen], kind="stable")[:TOP]]
+        if len(top):
+            titles = [
+                f"{names[predicted[i]]} {confidence[i]:.2f}\n(true: {names[truth[i]]})" for i in top
+            ]
+            images = [read_galaxy(joined.table.iloc[i]) for i in top]
+            shown[file] = (figures.galaxy_row(images, titles), caption)
+    out.section("Extremes", "", shown)
+
+
+def report_numbers(out: Report, joined: Joined) -> tuple[np.ndarray, list[dict], Callable]:
+    """As ``report_classes``, for a regression."""
+    truth = joined.table[joined.label_col].to_numpy(dtype=np.float64)
+    predicted = joined.predictions.values[:, 0].mean(axis=1)
+    scores = regression_scores(truth, predicted)
+    details = {
+        "rmse": f"{len(truth)} galaxies; spread of the labels {truth.std():.3f}",
+        "mae": "mean absolute error",
+        "bias": "mean of predicted - true",
+        "r2": "1 is best, 0 is a constant",
+    }
+    for name, value in scores.items():
+        out.headline(
+            {"rmse": "RMSE", "mae": "MAE", "r2": "R²"}.get(name, name), value, details[name]
+        )
+    out.section(
+        "Predicted and true values",
+        "",
+        {
+            "scatter.png": (
+                figures.regression(truth, predicted, joined.label_col),
+                "Predicted against true values.",
+            ),
+            "residuals.png": (
+                figures.residuals(truth, predicted, joined.label_col),
+                "Residuals against the true value, and their distribution.",
+            ),
+        },
+    )
+    return (
+        np.abs(predicted - truth),
+        [],
+        lambda shown: {"predicted": predicted[shown], "truth": truth[shown]},
+    )
+
+
+def report_tree(
+    out: Report, joined: Joined, min_votes: int | None, recalibrate_on: tuple | None
+) -> tuple[np.ndarray, list[dict], Callable]:
+    """As ``report_classes``, for vote counts; see ``evaluate.evaluate``."""
+    schema, concentrations = joined.schema, joined.predictions.values
+    votes = vote_counts(joined.table, schema.label_cols)
+    min_votes = min_votes or enough_votes(votes, schema)
+    joined.notes.append(
+        f"Fractions, accuracies and coverage are of galaxies with at least {min_votes} "
+        f"{'votes' if min_votes > 1 else 'vote'} on the question."
+    )
+    temperatures = None
+    if recalibrate_on is not None:
+        temperatures = _fit_temperatures(joined, *recalibrate_on)
+        text = json.dumps(
+            dict(zip(schema.question_answer_pairs, temperatures.tolist(), strict=True))
+        )
+        write_text(out.folder / "temperatures.json", text + "\n")
+    assessed = assess_votes(concentrations, votes, schema, min_votes, temperatures)
+    asked = [question for question in assessed if question.galaxies]
+    losses = vote_losses(concentrations, votes, schema).sum(axis=1)
+    _tree_headlines(out, losses, asked)
+    _tree_sections(out, asked, [q.name for q in assessed if not q.galaxies], temperatures)
+    questions = [
+        {
+            "name": question.text,
+            "answers": [answer.pretty_text for answer in question.answers],
+            "asked_after": [answer.index for answer in question.asked_after],
+        }
+        for question in schema.questions
+    ]
+
+    def describe(shown):
+        alphas = concentrations[shown]
+        lower, upper = statistics.fraction_intervals(alphas, schema)
+        return {
+            "fractions": statistics.fractions(alphas, schema),
+            "lower": lower,
+            "upper": upper,
+            "asked": statistics.proportion_asked(alphas, schema),
+            "votes": votes[shown],
+        }
+
+    return losses, questions, describe
+
+
+def _fit_temperatures(joined: Joined, predictions, catalog) -> np.ndarray:
+    other = join(predictions, catalog, "tree", joined.schema)
+    shared = np.intersect1d(other.predictions.ids.astype(str), joined.predictions.ids.astype(str))
+    if len(shared):
+        raise ValueError(
+            f"recalibrate on other galaxies than those evaluated: {len(shared)} are in both, for "
+            f"example {str(shared[0])!r}"
+        )
+    votes = vote_counts(other.table, joined.schema.label_cols)
+    return statistics.fit_temperatures(other.predictions.values, votes, joined.schema)
+
+
+def _tree_headlines(out: Report, losses: np.ndarray, asked) -> None:
+    out.headline("loss a galaxy", float(losses.mean()), "summed over questions")
+    if not asked:
+        return
+    first = asked[0]
+    out.headline(f"accuracy, {first.name}", first.accuracy, f"{first.galaxies} galaxies")
+    weights = np.array([q.galaxies for q in asked], dtype=float)
+    mean_square = np.average([q.rmse**2 for q in asked], weights=weights)
+    out.headline("RMSE of fractions", math.sqrt(mean_square), "all questions")
+    covered = float(np.average([q.coverage for q in asked], weights=weights))
+    out.headline("coverage of 90% intervals", covered, "of observed votes; 0.9 is best")
+
+
+def _tree_sections(out: Report, asked, unasked: list[str], temperatures) -> None:
+    if not asked:
+        out.section("Questions", "No question has a galaxy with enough votes.", {})
+        return
+    columns = ["question", "galaxies", "accuracy", "F1", "volunteers agree", "accuracy (agree)",
+               "F1 (agree)", "loss", "RMSE", "coverage"]  # fmt: skip
+    rows = [
+        [q.name, q.galaxies, q.accuracy, q.f1, q.confident, q.confident_accuracy, q.confident_f1,
+         q.loss, q.rmse, q.coverage]
+        for q in asked
+    ]  # fmt: skip
+    if temperatures is not None:
+        columns += ["temperature", "recalibrated"]
+        rows = [
+            [*r, q.temperature, q.recalibrated_coverage] for r, q in zip(rows, asked, strict=True)
+        ]
+    left_out = f" No galaxy has enough votes on {', '.join(unasked)}." if unasked else ""
+    out.section(
+        "Questions",
+        "Accuracy: how often the answer with the highest predicted fraction is the volunteers' "
+        "leading one. Volunteers agree where more than 0.8 of them gave one answer." + left_out,
+        {
+            "questions.png": (
+                figures.question_bars(asked),
+                "How often the leading answer is right, and the loss, for each question.",
+            )
+        },
+        [{"caption": "Scores by question", "columns": columns, "rows": rows}],
+    )
+    confusions = {
+        "confusion_matrices.png": (
+            figures.question_confusions(asked, confident=False),
+            "The volunteers' leading answer against the predicted one.",
+        )
+    }
+    agreed = [question for question in asked if question.confident]
+    if agreed:
+        confusions["confusion_matrices_confident.png"] = (
+            figures.question_confusions(agreed, confident=True),
+            "The same, for galaxies on which the volunteers agree.",
+        )
+    out.section("Leading answers", "", confusions)
+    scatter = (
+        figures.fractions(asked),
+        "Predicted fractions against the volunteers', which scatter where votes are few.",
+    )
+    out.section("Vote fractions", "", {"fractions.png": scatter})
+    out.section(
+        "Are the intervals right?",
+        _coverage_text(asked, temperatures),
+        {
+            "coverage.png": (
+                figures.coverage(asked),
+                "Share of the observed votes inside the central 90% of their predictive "
+                "distribution. The band is 85% to 95%.",
+            )
+        },
+    )
+
+
+def _coverage_text(asked, temperatures) -> str:
+    low, high = figures.ACCEPTED_COVERAGE
+    narrow = [q for q in asked if q.coverage < low]
+    wide = [q for q in asked if q.coverage > high]
+    parts = [f"{len(asked) - len(narrow) - len(wide)} of {len(asked)} lie between 85% and 95%."]
+    for some, what in (
+        (narrow, "Too narrow (the model is too sure of the volunteers' fractions)"),
+        (wide, "Too wide (the volunteers scatter less than the model says: it could be surer)"),
+    ):
+        if some:
+            listed = ", ".join(f"{q.name} {q.coverage:.0%} ({q.galaxies} galaxies)" for q in some)
+            parts.append(f"{what}: {listed}.")
+    if temperatures is not None:
+        inside = sum(low <= q.recalibrated_coverage <= high for q in asked)
+        parts.append(
+            f"With one temperature a question, fitted to other galaxies (temperatures.json), "
+            f"{inside} of {len(asked)} do."
+        )
+    return "\n\n".join(parts)
+
+
+def read_galaxy(row: pd.Series) -> Image.Image | None:
+    """A galaxy's image from its row of a catalog; None if it can't be read."""
+    source = row.get("file_loc", row.get("image"))
+    try:
+        return None if source is None else read_image(source)
+    except ImageError:
+        return None

@@ -1,0 +1,99 @@
+"""What a table file claims about itself, checked before a reader believes it.
+
+Memory is bounded by a multiple of the file's size: a few bytes can't stand for a billion galaxies.
+"""
+
+import math
+import re
+from pathlib import Path
+from xml.parsers import expat
+
+import pyarrow.parquet as pq
+
+from zoobot.limits.fits import check_fits_headers
+from zoobot.limits.text import check_yaml
+
+MAX_CELLS_A_BYTE = 1000
+MAX_EXPANSION = 1000  # bytes unpacked for each byte of the file
+COMPRESSED = (b"\x1f\x8b", b"\x1f\x9d", b"BZh", b"\xfd7zXZ", b"PK\x03\x04")
+
+
+def check_parquet(path: Path) -> None:
+    """ValueError for a parquet file that claims absurdly many cells or bytes."""
+    with pq.ParquetFile(path) as file:
+        claimed = file.metadata
+    unpacked = sum(claimed.row_group(i).total_byte_size for i in range(claimed.num_row_groups))
+    check_claims(path, claimed.num_rows * claimed.num_columns, unpacked)
+
+
+def check_claims(path: Path, num_cells: int, num_bytes: int = 0) -> None:
+    """ValueError if a file is too small for the cells and bytes that it claims."""
+    size = path.stat().st_size
+    if num_cells > MAX_CELLS_A_BYTE * size or num_bytes > MAX_EXPANSION * size:
+        raise ValueError(
+            f"it claims {num_cells:,} cells, {num_bytes:,} bytes unpacked, in a file of {size:,} "
+            f"bytes; the limits are {MAX_CELLS_A_BYTE} cells and {MAX_EXPANSION} bytes a byte"
+        )
+
+
+def check_astropy(path: Path) -> None:
+    """ValueError for what astropy would unpack, fetch or allocate without bound."""
+    with open(path, "rb") as file:
+        if file.read(8).startswith(COMPRESSED):
+            raise ValueError("it is compressed: unpack it first")
+    {".fits": _check_fits, ".ecsv": _check_ecsv, ".vot": _check_votable}[path.suffix.lower()](path)
+
+
+def _check_fits(path: Path) -> None:
+    from astropy.io import fits
+
+    with open(path, "rb") as file:
+        check_fits_headers(file)
+    with fits.open(path, memmap=True, disable_image_compression=True) as hdus:
+        for hdu in hdus:
+            for card in hdu.header["TFORM*"].cards:
+                if re.match(r"\s*\d*[PQ]", str(card.value)):
+                    raise ValueError(f"{card.keyword} = {card.value}: leave such columns out")
+            if isinstance(hdu, fits.BinTableHDU):
+                width, told = hdu.columns.dtype.itemsize, hdu.header["NAXIS1"]
+                if width != told:
+                    raise ValueError(
+                        f"its columns take {width} bytes a row, its header says {told}"
+                    )
+
+
+def _check_ecsv(path: Path) -> None:
+    with open(path, encoding="utf-8") as file:
+        header = [line.removeprefix("#").removeprefix(" ") for line in file if line[:1] == "#"]
+    check_yaml("".join(header).removeprefix("%ECSV").partition("\n")[2])
+
+
+def _check_votable(path: Path) -> None:
+    """Also ValueError for a table whose data are elsewhere: astropy would fetch any address."""
+    size, widths, rows = path.stat().st_size, [], [1]
+
+    def start(name: str, attributes: dict[str, str]) -> None:
+        name = name.rpartition(":")[2].upper()
+        if name == "STREAM" and "href" in attributes:
+            raise ValueError(f"its data are at {attributes['href']!r}; they must be in the file")
+        if name in ("FIELD", "PARAM"):
+            widths.append(math.prod(_numbers(attributes.get("arraysize", ""))))
+        rows.extend(_numbers(attributes.get("nrows", "")))
+
+    def declare(*_) -> None:
+        raise ValueError("it declares entities, which no VOTable needs")
+
+    parser = expat.ParserCreate()
+    parser.StartElementHandler, parser.EntityDeclHandler = start, declare
+    with open(path, "rb") as file:
+        try:
+            parser.ParseFile(file)
+        except expat.ExpatError as error:
+            raise ValueError(f"it is no XML: {error}") from error
+    if sum(widths) > size:
+        raise ValueError(f"its fields claim {sum(widths):,} values a row in {size:,} bytes")
+    check_claims(path, max(rows) * len(widths), max(rows) * sum(widths))
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", text)]

@@ -1,0 +1,243 @@
+"""Models to finetune: a pretrained encoder under a new head, for classes, numbers or vote counts.
+
+model = FinetuneableZoobotClassifier(name="hf_hub:mwalmsley/zoobot-encoder-convnext_nano",
+                                     num_classes=2, label_col="ring")
+trainer = get_trainer("runs/rings")
+trainer.fit(model, datamodule)
+"""
+
+import importlib.util
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+
+from zoobot import losses
+from zoobot.data.labels import check_classes, check_numbers, votes
+from zoobot.metrics import ExampleMeasures, VoteMeasures
+from zoobot.models.encoders import load_pretrained_zoobot as load_pretrained_zoobot
+from zoobot.models.finetune_base import TRAINING_MODES as TRAINING_MODES
+from zoobot.models.finetune_base import FinetuneableZoobotAbstract, plain
+from zoobot.models.heads import DirichletHead, LinearHead, label_tensor
+from zoobot.models.tree import schema_of
+from zoobot.schemas import Schema
+from zoobot.trainer import get_trainer as get_trainer
+
+LOSSES = {"mse": "mse", "mean_squared_error": "mse", "mae": "mae", "mean_absolute_error": "mae"}
+
+
+def cross_entropy_loss(
+    y_pred: torch.Tensor,
+    y: torch.Tensor,
+    label_smoothing: float = 0.0,
+    weight: torch.Tensor | Sequence[float] | None = None,
+) -> torch.Tensor:
+    """Cross-entropy of logits (B, C) and class numbers (B,), not reduced: (B,) float32.
+
+    Args:
+        weight: of each class, (C,); without smoothing a galaxy's loss is multiplied by that of its
+            class, with smoothing see ``torch.nn.functional.cross_entropy``.
+    """
+    if weight is not None:
+        weight = torch.as_tensor(weight, dtype=torch.float32, device=y_pred.device)
+    y_pred, y = y_pred.float(), y.long()
+    return F.cross_entropy(y_pred, y, weight, label_smoothing=label_smoothing, reduction="none")
+
+
+def mse_loss(y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Squared error, not reduced: the shape of ``y_pred``."""
+    return F.mse_loss(y_pred, y.to(y_pred.dtype), reduction="none")
+
+
+def l1_loss(y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Absolute error, not reduced: the shape of ``y_pred``."""
+    return F.l1_loss(y_pred, y.to(y_pred.dtype), reduction="none")
+
+
+def _class_weights(weights, num_classes: int) -> torch.Tensor:
+    numbers = isinstance(weights, list) and all(isinstance(w, int | float) for w in weights)
+    if not numbers or not all(0 <= w < float("inf") for w in weights):
+        raise ValueError(f"class_weights {weights!r}: use 'balanced', or numbers >= 0 in a list")
+    if len(weights) != num_classes:
+        raise ValueError(f"{len(weights)} class_weights for num_classes={num_classes}")
+    return torch.tensor(weights, dtype=torch.float32)
+
+
+def _is_right(y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return y_pred.argmax(1) == y
+
+
+class FinetuneableZoobotClassifier(FinetuneableZoobotAbstract):
+    """Predicts the class of a galaxy, softmax probabilities (B, num_classes).
+
+    Args:
+        num_classes: labels are 0 to ``num_classes - 1``.
+        label_col: their column.
+        label_smoothing: of the cross-entropy (Szegedy et al. 2016).
+        class_weights: of ``cross_entropy_loss``; ``balanced`` weighs classes by the inverse of
+            their number in the training data, so that galaxies weigh 1 on average.
+        run_linear_sanity_check: before training, fit a logistic regression to the encoder's
+            features as they are and print its accuracy: what finetuning should beat.
+        super_kwargs: of ``FinetuneableZoobotAbstract``.
+
+    Raises:
+        ValueError: for fewer than 2 classes, weights of another number, or a sanity check without
+            scikit-learn.
+    """
+
+    task = "classification"
+
+    def __init__(
+        self,
+        num_classes: int,
+        label_col: str = "label",
+        label_smoothing: float = 0.0,
+        class_weights: Sequence[float] | str | None = None,
+        run_linear_sanity_check: bool = False,
+        *,
+        class_names: Sequence[str] | None = None,
+        **super_kwargs,
+    ):
+        super().__init__(**super_kwargs)
+        if num_classes < 2:
+            raise ValueError(f"num_classes is {num_classes}: a classifier has 2 or more")
+        self.num_classes = int(num_classes)
+        self.label_col = label_col
+        self.label_smoothing = label_smoothing
+        self.class_names = list(class_names or map(str, range(num_classes)))
+        self.class_weights = plain(class_weights)
+        self.register_buffer("_weights", None, persistent=False)
+        if self.class_weights not in (None, "balanced"):
+            self._weights = _class_weights(self.class_weights, num_classes)
+        if run_linear_sanity_check and importlib.util.find_spec("sklearn") is None:
+            raise ValueError("run_linear_sanity_check needs: pip install scikit-learn")
+        self.run_linear_sanity_check = run_linear_sanity_check
+        self.head = self._seeded(
+            lambda: LinearHead(self.encoder_dim, num_classes, self.head_dropout_prob)
+        )
+        self.measure = ExampleMeasures("acc", _is_right)
+
+    def loss(self, y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy (B,), smoothed and weighted."""
+        return cross_entropy_loss(y_pred, y, self.label_smoothing, self._weights)
+
+    def predictions(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Softmax probabilities."""
+        return outputs.softmax(1)
+
+    def check_labels(self, table: pd.DataFrame, where: str) -> None:
+        """ValueError unless every label is a class number."""
+        check_classes(table, self.label_col, self.num_classes, where)
+
+    def learn_from_labels(self, table: pd.DataFrame) -> None:
+        """Set ``balanced`` class weights from the training labels."""
+        if self.class_weights == "balanced":
+            counts = np.bincount(table[self.label_col].astype(int), minlength=self.num_classes)
+            if counts.min() == 0:
+                absent = self.class_names[int(counts.argmin())]
+                raise ValueError(f"balanced class weights: class {absent!r} has no galaxy")
+            weights = len(table) / (self.num_classes * counts)
+            self._weights = torch.tensor(weights, dtype=torch.float32)
+
+    def arguments(self) -> dict:
+        """With ``balanced`` class weights as the numbers that they came to."""
+        weights = self.class_weights if self._weights is None else self._weights.tolist()
+        return super().arguments() | {"class_weights": weights}
+
+    def linear_sanity_check(self, features: dict[str, tuple]) -> dict[str, float]:
+        """Accuracy of scikit-learn's logistic regression on features of the encoder as it is.
+
+        Args:
+            features: split -> (features (N, D), class numbers (N,)); fitted to ``train``.
+        """
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        fitted = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+        fitted.fit(*features["train"])
+        return {split: float(fitted.score(*pair)) for split, pair in features.items()}
+
+
+class FinetuneableZoobotRegressor(FinetuneableZoobotAbstract):
+    """Predicts one number of a galaxy, (B,).
+
+    Args:
+        label_col: its column.
+        loss: ``mse`` (or ``mean_squared_error``) or ``mae`` (or ``mean_absolute_error``).
+        unit_interval: labels lie within 0-1, and a sigmoid keeps predictions there.
+        super_kwargs: of ``FinetuneableZoobotAbstract``.
+
+    Raises:
+        ValueError: for another loss.
+    """
+
+    task = "regression"
+
+    def __init__(
+        self,
+        label_col: str = "label",
+        loss: str = "mse",
+        unit_interval: bool = False,
+        **super_kwargs,
+    ):
+        super().__init__(**super_kwargs)
+        if loss not in LOSSES:
+            raise ValueError(f"loss {loss!r} is none of {', '.join(LOSSES)}")
+        self.label_col = label_col
+        self.loss_name = LOSSES[loss]
+        self.unit_interval = unit_interval
+        self.loss = {"mse": mse_loss, "mae": l1_loss}[self.loss_name]
+        activation = torch.sigmoid if unit_interval else None
+        self.head = self._seeded(
+            lambda: LinearHead(self.encoder_dim, 1, self.head_dropout_prob, activation)
+        )
+        self.measure = ExampleMeasures("rmse", mse_loss)
+
+    def arguments(self) -> dict:
+        return super().arguments() | {"loss": self.loss_name}
+
+    def check_labels(self, table: pd.DataFrame, where: str) -> None:
+        """ValueError unless every label is a finite number, within 0-1 if ``unit_interval``."""
+        check_numbers(table, self.label_col, self.unit_interval, where)
+
+
+class FinetuneableZoobotTree(FinetuneableZoobotAbstract):
+    """Predicts Dirichlet concentrations (B, A) for the answers of a decision tree.
+
+    The loss is the Dirichlet-Multinomial of the vote counts, summed over questions.
+
+    Args:
+        schema: the tree.
+        super_kwargs: of ``FinetuneableZoobotAbstract``.
+    """
+
+    task = "tree"
+
+    def __init__(self, schema: Schema, **super_kwargs):
+        super().__init__(**super_kwargs)
+        self.schema = schema
+        dropout = self.head_dropout_prob
+        self.head = self._seeded(
+            lambda: DirichletHead(self.encoder_dim, len(schema.answers), dropout)
+        )
+        self.measure = VoteMeasures(schema)
+
+    def batch_to_supervised_tuple(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images, and the votes (B, A)."""
+        return batch["image"], label_tensor(batch, self.schema.label_cols)
+
+    def losses(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Loss of every question: (B, Q). A galaxy's loss is their sum."""
+        return losses.dirichlet_multinomial_nll(outputs, labels, self.schema.question_sizes)
+
+    def check_labels(self, table: pd.DataFrame, where: str) -> None:
+        """ValueError unless every vote count is a whole number of 0 or more."""
+        votes(table, self.schema.label_cols, where)
+
+    @classmethod
+    def _arguments_of(cls, saved: dict) -> dict:
+        schema = schema_of(saved)
+        return super()._arguments_of(saved) | ({"schema": schema} if schema else {})

@@ -1,0 +1,96 @@
+"""Heads, from an encoder's features to outputs in float32; and the labels they learn from."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+
+class DirichletHead(nn.Module):
+    """Dropout, linear, ``1 + 100 * sigmoid(x)``: features (B, D) to concentrations (B, A).
+
+    Concentrations lie in (1, 101), one peak and no answer ruled out (Walmsley et al. 2022). They
+    start near 9, at a volunteer's worth or two an answer; the middle, 51, would be far too sure of
+    itself. The head computes in float32 under any autocast. ``dropout_always`` keeps dropout on in
+    evaluation.
+    """
+
+    INITIAL_BIAS = -2.5
+
+    def __init__(
+        self, encoder_dim: int, output_dim: int, dropout_rate: float = 0.2, dropout_always=False
+    ):
+        super().__init__()
+        self.dropout = nn.Dropout(dropout_rate)
+        self.dropout_always = dropout_always
+        self.linear = nn.Linear(encoder_dim, output_dim)
+        nn.init.constant_(self.linear.bias, self.INITIAL_BIAS)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            x = self.dropout(features.to(self.linear.weight.dtype))
+            return 1 + 100 * torch.sigmoid(self.linear(x))
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        self.dropout.train(mode or self.dropout_always)
+        return self
+
+
+class LinearHead(nn.Module):
+    """Dropout, linear, activation: features (B, D) to (B, output_dim), or (B,) if that is 1.
+
+    It computes in float32 under any autocast.
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        output_dim: int,
+        head_dropout_prob: float = 0.5,
+        activation: Callable | None = None,
+    ):
+        super().__init__()
+        self.output_dim = output_dim
+        self.dropout = nn.Dropout(head_dropout_prob)
+        self.linear = nn.Linear(input_dim, output_dim)
+        self.activation = activation
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            x = self.linear(self.dropout(features.to(self.linear.weight.dtype)))
+        x = x if self.activation is None else self.activation(x)
+        return x.squeeze(1) if self.output_dim == 1 else x
+
+
+def get_pytorch_dirichlet_head(
+    encoder_dim: int, output_dim: int, test_time_dropout: bool, dropout_rate: float
+) -> DirichletHead:
+    """The Dirichlet head, with dropout on in evaluation too if ``test_time_dropout``."""
+    return DirichletHead(encoder_dim, output_dim, dropout_rate, dropout_always=test_time_dropout)
+
+
+def label_tensor(batch: dict, columns: Sequence[str]) -> torch.Tensor:
+    """The labels (B, L) of a batch in these columns' order, from either form of batch.
+
+    ``labels`` without ``label_cols`` are taken to be these columns.
+
+    Raises:
+        ValueError: if the batch lacks a column.
+    """
+    if "labels" in batch and list(columns) == batch.get("label_cols", list(columns)):
+        return _single(batch["labels"])
+    present = batch.get("label_cols", batch)
+    for column in columns:
+        if column not in present:
+            found = [key for key in present if key not in ("image", "id_str", "labels")]
+            raise ValueError(f"batches have no label column {column!r}; they have {found[:10]}")
+    if "label_cols" not in batch:
+        return _single(torch.stack([batch[column] for column in columns], dim=1))
+    indices = [batch["label_cols"].index(column) for column in columns]
+    return _single(torch.stack([batch["labels"][:, i] for i in indices], dim=1))
+
+
+def _single(labels: torch.Tensor) -> torch.Tensor:
+    """float64 labels, as other data modules give them, in float32."""
+    return labels.float() if labels.dtype == torch.float64 else labels

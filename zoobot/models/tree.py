@@ -1,0 +1,188 @@
+"""Encoder + head: any timm encoder under a head that predicts Dirichlet concentrations."""
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from zoobot import losses, optim
+from zoobot.limits.models import building
+from zoobot.metrics import VoteMeasures
+from zoobot.models import encoders
+from zoobot.models.heads import DirichletHead, label_tensor
+from zoobot.runs import checkpoint
+from zoobot.runs.checkpoint import load_exactly
+from zoobot.schemas import Schema
+
+
+class ZoobotTree(nn.Module):
+    """An encoder and a Dirichlet head that predict the volunteers' votes down a decision tree.
+
+    Args:
+        output_dim: number of answers A; must agree with the tree. May be left out.
+        question_answer_pairs, dependencies: the tree, as ``Schema`` takes it; or give ``schema``.
+        architecture_name, channels, timm_kwargs: the timm encoder.
+        test_time_dropout: keep the head's dropout on in evaluation.
+        compile_encoder: run the encoder through ``torch.compile``.
+        dropout_rate: of the head.
+        learning_rate, betas, weight_decay: for ``configure_optimizers``.
+
+    Raises:
+        ValueError: without a tree, or if ``output_dim`` is not its number of answers.
+    """
+
+    def __init__(
+        self,
+        output_dim: int | None = None,
+        question_answer_pairs: dict | None = None,
+        dependencies: dict | None = None,
+        architecture_name: str = "convnext_nano",
+        channels: int = 3,
+        test_time_dropout: bool = False,
+        compile_encoder: bool = False,
+        timm_kwargs: dict | None = None,
+        dropout_rate: float = 0.2,
+        learning_rate: float = 1e-3,
+        betas: Sequence[float] = (0.9, 0.999),
+        weight_decay: float = 0.01,
+        *,
+        schema: Schema | None = None,
+    ):
+        super().__init__()
+        if schema is None:
+            if question_answer_pairs is None or dependencies is None:
+                raise ValueError("give schema=, or question_answer_pairs= and dependencies=")
+            schema = Schema(question_answer_pairs, dependencies)
+        if output_dim not in (None, len(schema.answers)):
+            raise ValueError(
+                f"output_dim is {output_dim}, but the tree has {len(schema.answers)} answers"
+            )
+        self.schema = schema
+        self.architecture_name = architecture_name
+        self.channels = channels
+        self.timm_kwargs = dict(timm_kwargs or {})
+        self.optimizer_kwargs = {"learning_rate": learning_rate, "weight_decay": weight_decay}
+        self.betas = tuple(betas)
+        self.encoder = encoders.get_pytorch_encoder(architecture_name, channels, **self.timm_kwargs)
+        self.head = DirichletHead(
+            encoders.get_encoder_dim(self.encoder, channels),
+            len(schema.answers),
+            dropout_rate,
+            dropout_always=test_time_dropout,
+        )
+        self.measure = VoteMeasures(schema)
+        if compile_encoder:
+            self.encoder.compile(dynamic=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (B, C, H, W), 0 to 1, to float32 concentrations (B, A)."""
+        return self.head(self.encoder(images))
+
+    def batch_to_supervised_tuple(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images and votes (B, A): from one ``labels`` tensor, or one entry a label column."""
+        return batch["image"], label_tensor(batch, self.schema.label_cols)
+
+    def losses(self, concentrations: torch.Tensor, votes: torch.Tensor) -> torch.Tensor:
+        """Dirichlet-Multinomial loss of every question: (B, Q). A galaxy's loss is their sum."""
+        return losses.dirichlet_multinomial_nll(concentrations, votes, self.schema.question_sizes)
+
+    @staticmethod
+    def metric_key(split: str, name: str) -> str:
+        """How a metric is called in the logs: ``validation/question_loss/bar``."""
+        return f"{split}/{name}"
+
+    def configure_optimizers(self) -> torch.optim.AdamW:
+        """AdamW over all parameters; weight decay on the encoder's matrices only."""
+        groups = optim.parameter_groups(self.encoder, self.head, **self.optimizer_kwargs)
+        return optim.adamw(groups, self.betas)
+
+    @staticmethod
+    def predictions(outputs: torch.Tensor) -> torch.Tensor:
+        """Concentrations are predicted as they are."""
+        return outputs
+
+    def describe(self) -> dict:
+        """What is needed to build this model again, as plain types."""
+        return {
+            "class": "ZoobotTree",
+            "task": "tree",
+            "encoder": encoders.describe(self.architecture_name, self.channels, self.timm_kwargs),
+            "dropout_rate": self.head.dropout.p,
+            "schema": self.schema.to_dict(),
+        }
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, **overrides) -> "ZoobotTree":
+        """The model of a checkpoint of ours or of Zoobot 2.x. Nothing is downloaded.
+
+        Args:
+            overrides: arguments of the class, over those of the checkpoint.
+
+        Raises:
+            ValueError: for a checkpoint of another class, or weights that don't fit exactly.
+        """
+        weights, saved = checkpoint.load_model(checkpoint_path)
+        if saved.get("class") not in (None, "ZoobotTree") or saved.get("encoder") is None:
+            raise ValueError(
+                f"{checkpoint_path} holds a {saved.get('class') or 'model that tells no encoder'}, "
+                "not a ZoobotTree"
+            )
+        encoder, told = saved["encoder"], saved.get("arguments") or saved
+        with building(checkpoint_path):
+            arguments = {
+                "schema": schema_of(told),
+                "architecture_name": encoder["architecture"],
+                "channels": encoder["channels"],
+                "timm_kwargs": encoders.layout(encoder["timm_kwargs"]),
+                "dropout_rate": told.get("dropout_rate", 0.2),
+            }
+            model = cls(**(arguments | overrides))
+        if saved.get("class") is None:  # Zoobot 2.x also saved its metrics
+            weights = {k: v for k, v in weights.items() if k.startswith(("encoder.", "head."))}
+        load_exactly(model, weights, f"{checkpoint_path}, a ZoobotTree")
+        model.images_seen = checkpoint.images_seen(saved)
+        return model.eval()
+
+
+def schema_of(arguments: dict) -> Schema | None:
+    """The decision tree among a model's saved arguments, in our form or Zoobot 2.x's."""
+    if isinstance(arguments.get("schema"), dict):
+        return Schema.from_dict(arguments["schema"])
+    if "question_answer_pairs" in arguments:
+        return Schema(arguments["question_answer_pairs"], arguments["dependencies"])
+    return None
+
+
+@torch.inference_mode()
+def predict_samples(model: nn.Module, images: torch.Tensor, num_samples: int = 1) -> torch.Tensor:
+    """What a model predicts of images (B, C, H, W) in so many forward passes: (B, A, S) float32.
+
+    One pass is made as the model is, without dropout in evaluation; more are made with the head's
+    dropout on (Gal & Ghahramani 2016), over features that the encoder makes once.
+
+    Args:
+        model: one of this package, in evaluation mode; for one pass, any module.
+    """
+    if num_samples == 1:
+        outputs = model(images)
+    else:
+        features = model.encoder(images)
+        with _dropout_on(model.head):
+            outputs = model.head(features.repeat(num_samples, 1))
+    if hasattr(model, "predictions"):
+        outputs = model.predictions(outputs)
+    return outputs.float().reshape(num_samples, len(images), -1).permute(1, 2, 0)
+
+
+@contextlib.contextmanager
+def _dropout_on(head: nn.Module):
+    off = [m for m in head.modules() if isinstance(m, nn.Dropout) and not m.training]
+    for module in off:
+        module.train()
+    try:
+        yield
+    finally:
+        for module in off:
+            module.eval()

@@ -1,0 +1,1 @@
+"""Predictions of catalogs of any size."""

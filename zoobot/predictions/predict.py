@@ -1,0 +1,333 @@
+"""Predictions for catalogs of any size: streamed, shared by processes, and resumed where killed.
+
+The galaxies are cut into parts. Each process predicts its share of the parts and writes each one
+whole; what a part holds depends on the galaxies and the model only, not on which process made it or
+when. In the end the main process joins the parts, in the catalog's order, into one file.
+"""
+
+import math
+import shutil
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from zoobot import engine, statistics
+from zoobot.data import listing
+from zoobot.data.dataset import CatalogDataset
+from zoobot.data.loaders import GalaxyLoader
+from zoobot.data.sources import TableGalaxies
+from zoobot.data.views.turned import TurnedViews
+from zoobot.models.tree import predict_samples
+from zoobot.predictions.files import Predictions, check_save_loc, read_predictions
+from zoobot.predictions.models import (
+    column_names,
+    describe_predictions,
+    hash_weights,
+    view_of,
+)
+from zoobot.predictions.parts import (
+    PartSampler,
+    Work,
+    delete_parts,
+    join_parts,
+    open_parts,
+    write_part,
+)
+from zoobot.schemas import Schema
+from zoobot.system import distributed, locks
+from zoobot.trainer import hardware
+
+ON_BAD_IMAGE = ("error", "record")
+WRITERS = 4  # threads; intervals are most of their work, and scipy lets several compute at once
+LOG_EVERY_S = 60  # where stderr is no terminal
+
+
+def predict(
+    catalog: pd.DataFrame,
+    model: nn.Module,
+    save_loc: str | Path,
+    label_cols: Sequence[str] | None = None,
+    inference_transform: Callable | None = None,
+    datamodule_kwargs: dict | None = None,
+    trainer_kwargs: dict | None = None,
+    *,
+    n_samples: int = 1,
+    n_views: int = 1,
+    **options,
+) -> pd.DataFrame:
+    """Predict a catalog into ``save_loc``, and return what is in the file as a table.
+
+    Args:
+        catalog: with ``id_str`` and ``file_loc`` (or ``image``, encoded bytes).
+        model: one of this package, or for ``n_samples=1`` any module, images to (B, A).
+        save_loc: ``.parquet``, ``.csv`` or ``.hdf5``.
+        label_cols: names of the predicted columns; by default the model's.
+        inference_transform: a view, or any torchvision v2 transform; by default that with which
+            the model was validated.
+        datamodule_kwargs: ``batch_size``, ``num_workers``, ``prefetch_factor``,
+            ``test_transform``.
+        trainer_kwargs: ``accelerator`` and ``precision``; others of Lightning's are accepted.
+        n_samples: forward passes with the head's dropout on; 1: one pass without dropout.
+        n_views: angles that each galaxy is turned through; predictions are the mean over them.
+        options: of ``predict_to_file``.
+
+    Raises:
+        ValueError: see ``predict_to_file``.
+    """
+    data, trainer = dict(datamodule_kwargs or {}), dict(trainer_kwargs or {})
+    view = data.pop("test_transform", None) or inference_transform
+    unknown = set(data) - {"batch_size", "num_workers", "prefetch_factor"}
+    if unknown:
+        raise ValueError(f"datamodule_kwargs: no argument {sorted(unknown)[0]!r} in predictions")
+    known = {k: v for k, v in trainer.items() if k in ("accelerator", "precision")}
+    options = hardware(**known) | data | options
+    path = predict_to_file(
+        catalog,
+        model,
+        save_loc,
+        label_cols,
+        transform=view,
+        num_samples=n_samples,
+        num_views=n_views,
+        **options,
+    )
+    return read_predictions(path).to_frame()
+
+
+def predict_to_file(
+    catalog,
+    model: nn.Module,
+    save_loc: str | Path,
+    label_cols: Sequence[str] | None = None,
+    *,
+    transform: Callable | None = None,
+    num_samples: int = 1,
+    num_views: int = 1,
+    batch_size: int = 128,
+    num_workers: int = 2,
+    prefetch_factor: int = 4,
+    device: str = "auto",
+    precision: str = "auto",
+    compile_encoder: bool = False,
+    fits_scaling: str | None = None,
+    on_bad_image: str = "error",
+    summary: bool = False,
+    split: str = "",
+    seed: int = 42,
+    resume: bool = True,
+    show_progress: bool = True,
+) -> Path:
+    """Predict all galaxies into one file, in the catalog's order; every process must call it.
+
+    Beside the file there is, until it is finished, the folder ``SAVE_LOC.parts``. If it is there
+    from a run that was killed, its finished parts are kept and the result is the same. The model
+    is left on the device, in evaluation mode.
+
+    Args:
+        catalog: a table, a catalog file, a folder of images, or ``Shards``.
+        model, label_cols: see ``predict``.
+        transform, fits_scaling: by default those with which the model was validated.
+        num_samples: forward passes with the head's dropout on; 1: one pass without dropout.
+        num_views: angles that each galaxy is turned through; predictions are the mean over them.
+        batch_size: galaxies of a forward pass, in each process.
+        compile_encoder: run the encoder through ``torch.compile``; all batches then have one size.
+        on_bad_image: ``error`` stops at the first image that can't be read and names it; ``record``
+            gives its galaxy NaN, and the reason in a column ``error``.
+        summary: also write ``STEM_summary.parquet`` with fractions, 90% intervals and the
+            proportion asked; for trees.
+        split: only galaxies with this value in the catalog's column ``split``.
+        seed: of the dropout.
+        resume: go on from the parts of a killed run; False deletes them.
+
+    Raises:
+        ValueError: for a save_loc of no known format, a faulty catalog, columns that don't fit,
+            parts of another prediction in the folder, or another run at work on it.
+        ImageError: an image can't be read.
+        OSError: the folder can't be written to, or its disk is full.
+    """
+    save_loc = check_save_loc(save_loc)
+    _check_options(model, num_samples, num_views, batch_size, on_bad_image)
+    where = distributed.choose_device(device)
+    distributed.join(where)
+    settings = engine.Settings(device=where, dtype=engine.choose_dtype(precision, where))
+    like = _like(model, column_names(model, label_cols), num_samples, on_bad_image == "record")
+    if summary and like.metadata["schema"] is None:
+        raise ValueError(f"a summary is made of decision trees, not of {like.metadata['task']}")
+
+    folder = save_loc.with_name(save_loc.name + ".parts")
+    only = locks.only_run(folder / "lock") if distributed.is_main() else nullcontext()
+    with only:
+        galaxies, digest = _galaxies(catalog, folder, split)
+        dataset = _dataset(galaxies, model, transform, num_views, fits_scaling)
+        schema = Schema.from_dict(like.metadata["schema"]) if summary else None
+        work = Work(folder, len(galaxies), batch_size, like, schema, seed, num_views)
+        plan = like.metadata | {
+            "columns": like.columns,
+            "num_samples": num_samples,
+            "num_views": num_views,
+            "galaxies": digest,
+            "images": dataset.describe_images() | {"transform": _name(dataset.transform)},
+            "channels": dataset.channels,
+            "batch_size": batch_size,
+            "precision": str(settings.dtype),
+            "compiled": compile_encoder,
+            "summary": summary,
+            "seed": seed,
+        }
+        todo, work.plan_hash = distributed.from_main(
+            open_parts(work, plan, resume) if distributed.is_main() else None
+        )
+        mine = todo[distributed.rank() :: distributed.world_size()]
+        loader = GalaxyLoader(
+            dataset,
+            PartSampler(work, mine),
+            num_workers,
+            pin_memory=where.type == "cuda",
+            prefetch_factor=prefetch_factor,
+            record_errors=on_bad_image == "record",
+        )
+        bar = _progress_bar(work, mine, len(todo), show_progress)
+        with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []), bar:
+            _predict_parts(model, loader, mine, work, galaxies, settings, compile_encoder, bar)
+        distributed.barrier()
+        if distributed.is_main():
+            join_parts(work, galaxies, save_loc)
+            delete_parts(work)  # before their plan, so that no other prediction can take them
+            shutil.rmtree(folder)
+        distributed.barrier()
+    return save_loc
+
+
+def _check_options(model, num_samples, num_views, batch_size, on_bad_image) -> None:
+    if min(num_samples, num_views, batch_size) < 1:
+        raise ValueError(
+            f"{num_samples} samples of {num_views} views in batches of {batch_size}: give 1 or more"
+        )
+    if num_samples > 1 and not (hasattr(model, "encoder") and hasattr(model, "head")):
+        raise ValueError(
+            f"{num_samples} samples need a head with dropout; {type(model).__name__} has none"
+        )
+    if on_bad_image not in ON_BAD_IMAGE:
+        raise ValueError(f"on_bad_image={on_bad_image!r}: use one of {', '.join(ON_BAD_IMAGE)}")
+
+
+def _galaxies(catalog, folder: Path, split: str):
+    """The galaxies by number, and in the main process a hash of them."""
+    if hasattr(catalog, "source"):
+        return catalog, catalog.fingerprint()
+    digest = None
+    with distributed.main_first():
+        if distributed.is_main():
+            digest = listing.write_listing(catalog, folder / "galaxies.arrow", split)
+    return TableGalaxies(listing.open_listing(folder / "galaxies.arrow")), digest
+
+
+def _dataset(galaxies, model, transform, num_views: int, fits_scaling) -> CatalogDataset:
+    """The galaxies as the model is to see them: by default as when it was validated."""
+    transform = transform or view_of(model)
+    return CatalogDataset(
+        galaxies,
+        transform=TurnedViews(transform, num_views) if num_views > 1 else transform,
+        channels=getattr(model, "channels", 1 if getattr(model, "greyscale", False) else 3),
+        fits_scaling=fits_scaling or getattr(model, "images_seen", {}).get("fits_scaling", "asinh"),
+    )
+
+
+def _like(model, columns: list[str], num_samples: int, with_errors: bool) -> Predictions:
+    """Predictions of no galaxy, as those of all will be."""
+    values = np.empty((0, len(columns), num_samples), np.float32)
+    errors = np.array([], dtype=object) if with_errors else None
+    metadata = describe_predictions(model) | {"weights": hash_weights(model)}
+    return Predictions(np.array([], dtype=object), values, columns, errors, metadata)
+
+
+def _name(transform) -> str:
+    return type(transform).__name__ if hasattr(transform, "config") else repr(transform)
+
+
+def _progress_bar(work: Work, mine: list[int], num_todo: int, show_progress: bool) -> tqdm:
+    shown = show_progress and distributed.is_main()
+    total = sum(len(work.rows(part)) for part in mine)
+    others = f", process 1 of {distributed.world_size()}" if distributed.world_size() > 1 else ""
+    if shown and num_todo < work.num_parts:
+        tqdm.write(f"{work.num_parts - num_todo} of {work.num_parts} parts were done before")
+    return tqdm(
+        total=total,
+        desc=f"predicting{others}",
+        unit="galaxy",
+        unit_scale=True,
+        disable=not shown,
+        mininterval=0.2 if sys.stderr.isatty() else LOG_EVERY_S,
+        file=sys.stderr if sys.stderr.isatty() else sys.stdout,
+    )
+
+
+def _predict_parts(model, loader, parts, work, galaxies, settings, compile_encoder, bar) -> None:
+    """Predict parts; earlier ones are summarised and written meanwhile."""
+    model = model.to(settings.device, memory_format=torch.channels_last).eval()
+    if compile_encoder:
+        getattr(model, "encoder", model).compile(dynamic=False)
+    batches = iter(loader)
+    with ThreadPoolExecutor(WRITERS) as writer:
+        writing = deque()
+        for part in parts:
+            predicted, errors = [], {}
+            for rows in work.batches(part):
+                batch = next(batches)
+                torch.manual_seed((work.seed * 1_000_003 + rows.start) % 2**63)
+                pad_to = work.batch_size if compile_encoder else None
+                predicted.append(_predict_batch(model, batch, len(rows), work, settings, pad_to))
+                errors |= {rows.start + place: told for place, told in batch["errors"].items()}
+                bar.update(len(rows))
+            values = torch.cat(predicted).cpu().numpy()
+            ids = [galaxies.id_str(row) for row in work.rows(part)]
+            writing.append(writer.submit(_write_part, work, part, ids, values, errors))
+            if len(writing) > WRITERS:
+                writing.popleft().result()
+        while writing:
+            writing.popleft().result()
+
+
+def _predict_batch(model, batch, num_galaxies, work, settings, pad_to=None) -> torch.Tensor:
+    """(num_galaxies, A, S) float32 on the device; NaN where the image could not be read."""
+    _, num_columns, num_samples = work.like.values.shape
+    shape = (num_galaxies, num_columns, num_samples)
+    if "image" not in batch:
+        return torch.full(shape, math.nan, device=settings.device)
+    images = engine.to_device(batch, settings.device)["image"]
+    num_read = len(images)
+    if pad_to is not None and num_read < pad_to:
+        images = torch.cat([images, images[:1].expand(pad_to - num_read, -1, -1, -1)])
+    with settings.autocast():
+        passes = [
+            predict_samples(model, view.contiguous(memory_format=torch.channels_last), num_samples)
+            for view in images.chunk(work.num_views, dim=1)
+        ]
+    values = torch.stack(passes).mean(0)[:num_read]
+    if values.shape[1] != num_columns:
+        raise ValueError(
+            f"the model predicts {values.shape[1]} columns, but there are {num_columns} label_cols"
+        )
+    if num_read == num_galaxies:
+        return values
+    read = [place for place in range(num_galaxies) if place not in batch["errors"]]
+    padded = torch.full(shape, math.nan, device=settings.device)
+    padded[torch.tensor(read, device=settings.device)] = values
+    return padded
+
+
+def _write_part(work: Work, part: int, ids: list[str], values: np.ndarray, errors) -> None:
+    tensors = {"predictions": values}
+    if work.schema is not None:
+        table = statistics.summary_table(ids, values, work.schema)
+        tensors["summary"] = table.drop(columns="id_str").to_numpy(dtype=np.float32)
+    write_part(work, part, tensors, errors)

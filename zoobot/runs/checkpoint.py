@@ -1,0 +1,255 @@
+"""Checkpoints: one format, written whole or not at all, read without executing anything.
+
+A ``.ckpt`` is a dict of plain types and tensors saved by ``torch.save`` and read with
+``weights_only=True``. A ``.safetensors`` holds the weights alone and, in its metadata, all that is
+needed to rebuild the model. Both carry a SHA-256 of what they hold, which reading compares.
+Lightning's checkpoints of Zoobot 2.x are read, not written.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from zoobot.limits.models import check_model
+from zoobot.limits.text import check_archive, check_parts, parse_json
+from zoobot.system.files import write_whole
+
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)  # 1 has no checksum, and no position within an epoch
+READING_ERRORS = (
+    *(safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError),
+    *(RuntimeError, MemoryError),
+)
+
+
+def save_checkpoint(path: str | Path, state: dict) -> None:
+    """Save a training state: plain types and tensors only."""
+    state = {"format_version": FORMAT_VERSION, **state}
+
+    def write(aside: Path) -> None:
+        with open(aside, "wb") as file:
+            try:
+                torch.save({**state, "sha256": digest(state)}, file)
+            except RuntimeError as error:  # raised while it closes what could not be written
+                raise error.__context__ or error from None
+
+    write_whole(path, write)
+
+
+def load_checkpoint(path: str | Path) -> dict:
+    """Read a training state onto the CPU.
+
+    Raises:
+        ValueError: names a file that is no checkpoint of ours, or not what was written.
+    """
+    return _checked(path, _unpickle(path))
+
+
+def _checked(path: str | Path, state) -> dict:
+    version = state.get("format_version") if isinstance(state, dict) else None
+    if version not in READABLE_VERSIONS:
+        raise ValueError(
+            f"{path} has checkpoint format {version}; this version reads {FORMAT_VERSION}"
+        )
+    expected = state.pop("sha256", None)
+    try:
+        is_sound = version == 1 or digest(state) == expected
+    except ValueError as error:
+        raise ValueError(f"{path} is no state of training: it holds {error}") from error
+    if not is_sound:
+        raise ValueError(f"{path} is corrupt: its contents do not have the checksum it tells")
+    return state
+
+
+def digest(value) -> str:
+    """SHA-256 of plain types and tensors, however nested: of types, order, shapes and bytes.
+
+    Raises:
+        ValueError: for a tensor that is sparse, quantised, or has no values.
+    """
+    hashed = hashlib.sha256()
+    _feed(hashed, value)
+    return hashed.hexdigest()
+
+
+def _feed(hashed, value) -> None:
+    if torch.is_tensor(value):
+        if value.layout != torch.strided or value.is_meta or value.is_quantized:
+            raise ValueError("a tensor that is not plain numbers")
+        value = value.detach().cpu().contiguous()
+        hashed.update(f"{value.dtype}{tuple(value.shape)}".encode())
+        hashed.update(value.reshape(-1).view(torch.uint8).numpy())
+    elif isinstance(value, dict):
+        hashed.update(b"{%d" % len(value))
+        for key, item in value.items():
+            _feed(hashed, key)
+            _feed(hashed, item)
+    elif isinstance(value, list | tuple):
+        hashed.update(b"[%d" % len(value))
+        for item in value:
+            _feed(hashed, item)
+    else:
+        hashed.update(f"{type(value).__name__}:{value!r};".encode())
+
+
+class _Inert:
+    """Stands in for a class named in a Lightning checkpoint: holds what it is given, runs nothing.
+
+    ``weights_only`` loading sets its attributes; those of a decision tree are all that is read.
+    """
+
+    def __init__(self, *args, **kwargs):
+        pass
+
+
+LIGHTNING_CLASSES = ("zoobot.", "galaxy_datasets.", "lightning.", "pytorch_lightning.")
+
+
+def _unpickle(path: str | Path) -> object:
+    """The contents of a ``torch.save`` file on the CPU; nothing in it is executed."""
+    try:
+        check_archive(path)
+        named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        inert = [(_Inert, name) for name in named if name.startswith(LIGHTNING_CLASSES)]
+        with torch.serialization.safe_globals(inert):
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        check_parts(state)
+        return state
+    except FileNotFoundError:
+        raise ValueError(f"no checkpoint {path}") from None
+    except Exception as error:  # torch.load raises many kinds for a torn or foreign file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} is not a readable checkpoint: {reason}") from error
+
+
+def load_model(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
+    """Weights and description of a model: a ``.safetensors`` or ``.ckpt`` of ours, or Lightning's.
+
+    A description of Lightning's has ``class`` None, the ``arguments`` with which the model was
+    made, where they are plain, and the ``encoder`` if they tell.
+
+    Raises:
+        ValueError: for a file that is none of these.
+    """
+    if str(path).endswith(".safetensors"):
+        weights, description = load_weights(path)
+    else:
+        state = _unpickle(path)
+        if isinstance(state, dict) and "format_version" in state:
+            state = _checked(path, state)
+            weights, description = state.get("model"), state.get("description")
+        elif isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+            weights, description = _read_lightning(path, state)
+        else:
+            raise ValueError(f"{path} is no checkpoint of this package or of Zoobot 2.x")
+    check_model(path, weights, description)
+    return weights, description
+
+
+def _read_lightning(path: str | Path, state: dict) -> tuple[dict[str, torch.Tensor], dict]:
+    try:
+        weights = {
+            _key_without_wrappers(key): value
+            for key, value in state["state_dict"].items()
+            if torch.is_tensor(value)
+        }
+        return weights, _describe_lightning(state.get("hyper_parameters") or {})
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} has arguments that are no model's: {error}") from error
+
+
+def _key_without_wrappers(key: str) -> str:
+    """Zoobot 2.x's names as ours: no torch.compile prefix, one name for a tree's linear layer."""
+    return key.replace("_orig_mod.", "").replace("head.1.0.", "head.linear.")
+
+
+def _describe_lightning(hyper_parameters) -> dict:
+    arguments = dict(getattr(hyper_parameters, "__dict__", hyper_parameters))
+    schema = getattr(arguments.pop("schema", None), "__dict__", {})
+    for key in ("question_answer_pairs", "dependencies"):
+        if key in schema:
+            arguments.setdefault(key, schema[key])
+    name = arguments.get("architecture_name") or arguments.get("name") or ""
+    architecture = name.rpartition("/")[2].removeprefix("zoobot-encoder-")
+    architecture = architecture.removeprefix("greyscale-").partition(".")[0]
+    channels = 1 if arguments.get("greyscale") else arguments.get("channels", 3)
+    kwargs = {k: v for k, v in (arguments.get("timm_kwargs") or {}).items() if k != "pretrained"}
+    encoder = {"architecture": architecture, "channels": channels, "timm_kwargs": kwargs}
+    return {
+        "class": None,
+        "encoder": encoder if architecture else None,
+        "arguments": arguments,
+    }
+
+
+def images_seen(description: dict) -> dict:
+    """How images became what the model was shown, where its description tells."""
+    keys = ("image_size", "view", "transform", "fits_scaling")
+    return {key: description[key] for key in keys if description.get(key) is not None}
+
+
+def save_weights(path: str | Path, state_dict: dict[str, torch.Tensor], description: dict) -> None:
+    """Save weights as safetensors, with the model's description in the metadata as JSON."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
+    sha256 = _weights_digest(tensors)
+    told = {"format_version": FORMAT_VERSION, **description, "sha256": sha256}
+    metadata = {"zoobot": json.dumps(told)}
+    contents = safetensors.torch.save(tensors, metadata)
+    write_whole(path, lambda aside: aside.write_bytes(contents))
+
+
+def _weights_digest(tensors: dict[str, torch.Tensor]) -> str:
+    return digest({name: tensors[name] for name in sorted(tensors)})
+
+
+def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
+    """Read weights and description back.
+
+    Raises:
+        ValueError: names a file that is not one of ours, or not what was written.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        description = parse_json(metadata["zoobot"])
+        if not isinstance(description, dict):
+            raise ValueError("its description is no dictionary")
+    except FileNotFoundError:
+        raise ValueError(f"no weights file {path}") from None
+    except READING_ERRORS as error:
+        raise ValueError(f"{path} is not a weights file of this package: {error}") from error
+    expected = description.pop("sha256", None)
+    if expected is not None and _weights_digest(tensors) != expected:
+        raise ValueError(f"{path} is corrupt: its weights do not have the checksum it tells")
+    return tensors, description
+
+
+def load_exactly(module: nn.Module, weights: dict[str, torch.Tensor], where: str) -> None:
+    """Load weights that must be the module's own, all of them and no others.
+
+    Raises:
+        ValueError: names what is missing, left over, or of another shape.
+    """
+    expected = module.state_dict()
+    missing = [key for key in expected if key not in weights]
+    unexpected = [key for key in weights if key not in expected]
+    reshaped = [
+        f"{key} {tuple(weights[key].shape)} instead of {tuple(expected[key].shape)}"
+        for key in expected
+        if key in weights and weights[key].shape != expected[key].shape
+    ]
+    faults = (("missing", missing), ("left over", unexpected), ("of another shape", reshaped))
+    told = [f"{len(keys)} {fault} ({', '.join(keys[:3])})" for fault, keys in faults if keys]
+    if told:
+        raise ValueError(f"the weights of {where} do not fit: " + "; ".join(told))
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ValueError(f"the weights of {where} can't be loaded: {reason}") from error

@@ -1,0 +1,193 @@
+"""Where a run stands, which saved state it goes on from, and how everything is put back there."""
+
+import dataclasses
+import math
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from zoobot import optim
+from zoobot.metrics import Means
+from zoobot.runs import checkpoint
+from zoobot.runs.checkpoint import load_exactly
+from zoobot.system import distributed
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a run stands: with model, optimiser and scaler, all that resuming needs."""
+
+    epoch: int = 0  # finished epochs
+    step: int = 0  # optimiser steps taken, skipped ones too
+    epoch_step: int = 0  # those of the epoch that is not finished
+    num_steps: int = 0  # of an epoch
+    skipped: int = 0  # steps of the epoch that is not finished
+    best_loss: float = math.inf
+    best_epoch: int = 0
+    kept: list[list] = dataclasses.field(default_factory=list)  # [loss, epoch] of saved epochs
+    losses: list[float] = dataclasses.field(default_factory=list)  # validation loss of each epoch
+
+    def record(self, loss: float, save_top_k: int) -> None:
+        """Count a finished epoch, and rank it."""
+        self.epoch, self.epoch_step, self.skipped = self.epoch + 1, 0, 0
+        self.losses.append(loss)
+        if loss < self.best_loss:
+            self.best_loss, self.best_epoch = loss, self.epoch
+        ranked = sorted([*self.kept, [loss, self.epoch]])
+        num_kept = len(ranked) if save_top_k < 0 else save_top_k
+        self.kept = ranked[:num_kept]
+
+    def rank_as(self, before: "Progress") -> None:
+        """Rank epochs as before the last one, which could not be saved."""
+        self.best_loss, self.best_epoch, self.kept = (
+            before.best_loss,
+            before.best_epoch,
+            before.kept,
+        )
+
+    def is_going_on(self, settings) -> bool:
+        """Whether there is another epoch to train, or to finish."""
+        waited = self.epoch - max(self.best_epoch, settings.frozen_epochs)
+        return self.epoch < settings.epochs and waited < settings.patience
+
+
+def rank_state(model: nn.Module, means: Means) -> dict:
+    """What a rank has of its own within an epoch: its sums, and BatchNorm's statistics."""
+    floats = {name: b.cpu() for name, b in model.named_buffers() if b.is_floating_point()}
+    return {"totals": means.totals.cpu(), "buffers": floats}
+
+
+def restore(
+    state: dict, model: nn.Module, optimizer, scheduler, scaler, means: Means, num_steps: int
+) -> Progress:
+    """Put everything back to where it was when ``state`` was saved; returns where that is.
+
+    Raises:
+        ValueError: the state is that of another model, or within an epoch of other steps.
+    """
+    progress = Progress(**state["progress"])
+    if progress.epoch_step and progress.num_steps != num_steps:
+        raise ValueError(
+            f"the state was saved at step {progress.epoch_step} of an epoch of "
+            f"{progress.num_steps} steps, now an epoch has {num_steps}: keep galaxies and "
+            "--batch-size, or go on from the end of an epoch, --resume checkpoints/epoch=N.ckpt"
+        )
+    load_exactly(model, state["model"], "the saved state")
+    if state["scaler"]:
+        scaler.load_state_dict(state["scaler"])
+    for epoch, loss in enumerate(progress.losses):
+        scheduler.step(epoch + 1, loss)
+    optim.load_state(optimizer, state["optimizer"])
+    if ranks := state.get("ranks"):
+        same_ranks = len(ranks) == distributed.world_size()
+        mine = ranks[distributed.rank()] if same_ranks else merged(ranks)
+        means.totals.copy_(mine["totals"])
+        for name, buffer in model.named_buffers():
+            if name in mine["buffers"]:
+                buffer.copy_(mine["buffers"][name])
+    progress.num_steps = num_steps
+    return progress
+
+
+def merged(ranks: list[dict]) -> dict:
+    """What is to be a rank's own if their number has changed: the main rank takes all sums."""
+    totals = sum(rank["totals"] for rank in ranks)
+    buffers = {
+        name: torch.stack([rank["buffers"][name] for rank in ranks]).mean(0)
+        for name in ranks[0]["buffers"]
+    }
+    return {"totals": totals if distributed.is_main() else 0 * totals, "buffers": buffers}
+
+
+def restore_finite_buffers(statistics: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Put BatchNorm's statistics back where a step that is not finite has spoilt them.
+
+    Args:
+        statistics: buffers as they are, and what they were when the epoch began.
+    """
+    for buffer, before in statistics:
+        buffer.copy_(torch.where(torch.isfinite(buffer), buffer, before))
+
+
+def find_state(
+    save_dir: str | Path,
+    resume: str,
+    config: dict,
+    may_change: set[str],
+    allow_changes: bool = False,
+) -> dict | None:
+    """The state to go on from, or None to start anew.
+
+    A state from another folder is a branch: this run's folder ranks its own epochs only. Processes
+    that torchrun has started again go on with what they had saved themselves.
+
+    Args:
+        resume: ``never``, ``auto`` (``last.ckpt`` of ``save_dir``, if there is one), or a path.
+        config: this run's options; those not in ``may_change`` must be the state's own.
+        allow_changes: let them differ all the same.
+
+    Raises:
+        ValueError: for an unreadable checkpoint, or options that differ (all are listed).
+    """
+    folder = Path(save_dir) / "checkpoints"
+    path = state = None
+    if resume == "auto" or distributed.num_restarts():
+        path, state = _last_state(folder)
+        if resume != "auto" and (not state or state["config"].get("resume") != resume):
+            path = state = None  # saved by an earlier run
+    if state is None and resume not in ("auto", "never"):
+        path = Path(resume)
+        state = checkpoint.load_checkpoint(path)
+    if state is None:
+        return None
+    _compare_options(state.get("config", {}), config, path, may_change, allow_changes)
+    if path.resolve().parent != folder.resolve():
+        done = state["progress"]["epoch"]
+        if done >= config["epochs"]:
+            raise ValueError(f"{path} has all {done} epochs behind it; raise --epochs")
+        state["progress"].update(best_loss=math.inf, best_epoch=done, kept=[])
+        state["branch"] = True
+    return state
+
+
+def _last_state(folder: Path) -> tuple[Path | None, dict | None]:
+    """The newest readable state of a run: ``last.ckpt``, or else ``previous.ckpt``."""
+    path, state, faults = None, None, []
+    if distributed.is_main():
+        for path in (folder / "last.ckpt", folder / "previous.ckpt"):
+            try:
+                state = checkpoint.load_checkpoint(path) if path.exists() else None
+            except ValueError as error:
+                faults.append(str(error))
+                path.replace(path.with_suffix(".unreadable"))
+            if state is not None:
+                break
+        if faults and state is not None:
+            print(f"warning: {faults[0]}; going on from {path.name}", file=sys.stderr)
+    path, found, faults = distributed.from_main((path, state is not None, faults))
+    if faults and not found:
+        raise ValueError(
+            f"no state to go on from: {'; '.join(faults)}; start anew with --resume never, or name "
+            "a checkpoint with --resume PATH"
+        )
+    if not found:
+        return None, None
+    return path, state or checkpoint.load_checkpoint(path)
+
+
+def _compare_options(before: dict, now: dict, path, may_change: set[str], allow_changes) -> None:
+    changed = {
+        key: f"{key} was {before[key]!r}, now {value!r}"
+        for key, value in now.items()
+        if key in before and before[key] != value and key not in ("config", "debug", "save_dir")
+    }
+    refused = [text for key, text in changed.items() if key not in may_change]
+    if refused and not allow_changes:
+        raise ValueError(
+            f"{path} belongs to a run with other options ({'; '.join(refused)}): start anew "
+            "(--resume never), or in another folder (--save-dir), or take them (--allow-changes)"
+        )
+    if changed and distributed.is_main():
+        print(f"going on from {path} with other options: {'; '.join(changed.values())}")

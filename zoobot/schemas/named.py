@@ -1,0 +1,84 @@
+"""The trees of Galaxy Zoo by name, and trees of one's own from files."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+from zoobot.limits.text import read_json
+from zoobot.schemas.schema import Answer, Question, Schema
+from zoobot.system.errors import did_you_mean
+
+__all__ = ["Answer", "Question", "Schema", "get_schema", "load_schema", "schema_names"]
+TREES_DIR = Path(__file__).parent / "trees"
+
+
+def load_schema(path: str | Path) -> Schema:
+    """Read a decision tree of one's own from a JSON file; ValueError says what is wrong with it."""
+    try:
+        tree = read_json(path, object_pairs_hook=_unique_keys)
+        return Schema.from_dict(tree)
+    except FileNotFoundError:
+        raise ValueError(f"no schema file {path}") from None
+    except RecursionError:
+        raise ValueError(f"schema {path}: its lists or objects are nested too deeply") from None
+    except (ValueError, OSError) as error:
+        raise ValueError(f"schema {path}: {error}") from None
+
+
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict:
+    unique = {}
+    for key, value in pairs:
+        if key in unique:
+            raise ValueError(f"{key!r} appears twice")
+        unique[key] = value
+    return unique
+
+
+@cache
+def _named_trees() -> dict[str, list[tuple[str, str]]]:
+    """Schema name -> the (tree file, campaign suffix) parts it is composed of."""
+    return json.loads((TREES_DIR / "named.json").read_text())
+
+
+def schema_names() -> list[str]:
+    """The named schemas."""
+    return sorted(_named_trees())
+
+
+@cache
+def _named_schema(name: str) -> Schema:
+    tree = {}
+    for file_name, suffix in _named_trees()[name]:
+        part = load_schema(TREES_DIR / f"{file_name}.json")
+        for question in part.questions:
+            after = [
+                a.question.text + suffix + a.text[len(a.question.text) :]
+                for a in question.asked_after
+            ]
+            answers = part.question_answer_pairs[question.text]
+            tree[question.text + suffix] = {"answers": answers, "asked_after": after}
+    return Schema.from_dict(tree)
+
+
+def get_schema(schema: "str | Path | Schema") -> Schema:
+    """A named schema, a tree from a ``.json`` file, or a Schema as it is.
+
+    Raises:
+        ValueError: if there is no such name or file (near names are suggested), or the file is
+            not a tree.
+    """
+    if isinstance(schema, Schema):
+        return schema
+    if str(schema) in _named_trees():
+        return _named_schema(str(schema))
+    if str(schema).endswith(".json"):
+        return load_schema(schema)
+    near = did_you_mean(str(schema), _named_trees())
+    raise ValueError(f"no schema named {str(schema)!r}{near}; names: {', '.join(schema_names())}")
+
+
+def __getattr__(name: str):
+    """Named schemas are attributes of this module, built when first asked for."""
+    if name in _named_trees():
+        return _named_schema(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
