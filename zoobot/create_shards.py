@@ -16,6 +16,7 @@ from zoobot.data.shards.reader import ENCODINGS, verify
 from zoobot.data.shards.webdataset import is_webdataset, webdataset_catalog
 from zoobot.data.shards.writer import write_shards
 from zoobot.schemas import get_schema
+from zoobot.system.errors import UserError
 
 DEFAULT_EVAL_SIZE = 5000
 
@@ -82,9 +83,9 @@ def _read_labelled(opt: argparse.Namespace) -> tuple[pd.DataFrame, list[str]]:
     """The catalog and its label columns."""
     path = opt.labelled_catalog
     if not path:
-        raise ValueError("give --labelled-catalog, or --verify for a folder of shards")
+        raise UserError("give --labelled-catalog, or --verify for a folder of shards")
     if not opt.schema and not opt.label_cols:
-        raise ValueError("which columns are labels can't be guessed: give --schema or --label-cols")
+        raise UserError("which columns are labels can't be guessed: give --schema or --label-cols")
     schema = get_schema(opt.schema) if opt.schema else None
     label_cols = schema.label_cols if schema else opt.label_cols
     catalog = webdataset_catalog(path) if is_webdataset(path) else read_catalog(path)

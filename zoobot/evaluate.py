@@ -28,6 +28,7 @@ from zoobot.predictions.files import Predictions
 from zoobot.predictions.predict import predict_to_file
 from zoobot.schemas import Schema
 from zoobot.system import distributed
+from zoobot.system.errors import UserError
 
 MAX_GALAXIES = 400  # on the page: about 3 MB
 WORST_FRAC = 0.25  # of those, so many with the largest errors
@@ -71,7 +72,7 @@ def evaluate(
     joined = join(predictions, catalog, task, schema, label_col, class_names)
     out = Report(Path(report_dir))
     if out.folder.is_file():
-        raise ValueError(f"report folder {out.folder} is a file: write the report elsewhere")
+        raise UserError(f"report folder {out.folder} is a file: write the report elsewhere")
     out.folder.mkdir(parents=True, exist_ok=True)
     if joined.task == "tree":
         errors, questions, describe = report_tree(out, joined, min_votes, recalibrate_on)

@@ -8,7 +8,7 @@ from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
-from zoobot.system.errors import did_you_mean
+from zoobot.system.errors import UserError, did_you_mean
 
 
 def layer_of_parameters(encoder: nn.Module) -> dict[str, int]:
@@ -108,7 +108,7 @@ def load_state(optimizer: torch.optim.Optimizer, state: dict) -> None:
     """
     now = optimizer.state_dict()["param_groups"]
     if [group["params"] for group in now] != [group["params"] for group in state["param_groups"]]:
-        raise ValueError("the saved state's optimizer has other parameter groups")
+        raise UserError("the saved state's optimizer has other parameter groups")
     groups = [{**new, "lr": old["lr"]} for new, old in zip(now, state["param_groups"], strict=True)]
     optimizer.load_state_dict({**state, "param_groups": groups})
 
@@ -155,7 +155,7 @@ def make_scheduler(
     known = list(inspect.signature(create_scheduler_v2).parameters)[1:]
     for key in kwargs:
         if key not in known:
-            raise ValueError(f"scheduler_kwargs: unknown setting {key!r}{did_you_mean(key, known)}")
+            raise UserError(f"scheduler_kwargs: unknown setting {key!r}{did_you_mean(key, known)}")
     kwargs.setdefault("num_epochs", epochs)
     kwargs.setdefault("updates_per_epoch", steps_per_epoch)
     if kwargs.get("sched") == "plateau":
@@ -165,7 +165,7 @@ def make_scheduler(
     try:
         scheduler, _ = create_scheduler_v2(optimizer, **kwargs)
     except (AssertionError, TypeError, ValueError) as error:
-        raise ValueError(f"scheduler_kwargs {kwargs}: {error}") from error
+        raise UserError(f"scheduler_kwargs {kwargs}: {error}") from error
     if scheduler is None:
-        raise ValueError(f"scheduler_kwargs: timm has no schedule {kwargs['sched']!r}")
+        raise UserError(f"scheduler_kwargs: timm has no schedule {kwargs['sched']!r}")
     return scheduler

@@ -4,7 +4,10 @@ import argparse
 import json
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
+
+import torch
 
 from zoobot import engine
 from zoobot.data.catalog import load_splits
@@ -21,7 +24,8 @@ from zoobot.data.views.cpu import (
 from zoobot.limits.text import read_yaml
 from zoobot.runs.folder import ON_SAVE_ERROR
 from zoobot.system import distributed
-from zoobot.system.errors import did_you_mean, one_line
+from zoobot.system.errors import UserError, did_you_mean, one_line
+from zoobot.system.memory import keep_freed_memory
 
 MAY_CHANGE_ON_RESUME = set(
     "config debug resume save_dir epochs patience num_workers device compile no_report save_every "
@@ -40,10 +44,12 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
         self.add_argument("--config", metavar="RUN.yaml", help="set any option from a YAML file")
-        self.add_argument("--debug", action="store_true", help="show tracebacks and check more")
+        self.add_argument(
+            "--debug", action="store_true", help="show tracebacks, and check gradients for NaN"
+        )
 
     def error(self, message: str):
-        raise ValueError(f"{message:.1000}")
+        raise UserError(f"{message:.1000}")
 
     def parse(self, argv: list[str] | None = None) -> argparse.Namespace:
         """Parse the command line over the ``--config`` file over the defaults.
@@ -58,7 +64,7 @@ class Parser(argparse.ArgumentParser):
         options, unknown = self.parse_known_args(argv)
         if unknown:
             near = did_you_mean(unknown[0], self._option_string_actions)
-            raise ValueError(f"unknown option {unknown[0]!r}{near}")
+            raise UserError(f"unknown option {unknown[0]!r}{near}")
         return options
 
     def _config_only(self) -> argparse.ArgumentParser:
@@ -73,16 +79,16 @@ class Parser(argparse.ArgumentParser):
             settings = read_yaml(path)
         except (OSError, ValueError) as error:
             reason = str(error).replace("\n", " ")
-            raise ValueError(f"config {path} can't be read: {reason}") from error
+            raise UserError(f"config {path} can't be read: {reason}") from error
         if not isinstance(settings or {}, dict):
-            raise ValueError(f"config {path} must hold options as 'name: value' lines")
+            raise UserError(f"config {path} must hold options as 'name: value' lines")
         words = []
         for key, value in (settings or {}).items():
             option = "--" + str(key).replace("_", "-")
             action = self._option_string_actions.get(option)
             if action is None or action.dest in ("config", "help"):
                 near = did_you_mean(option, self._option_string_actions)
-                raise ValueError(f"config {path}: unknown option {key!r}{near}")
+                raise UserError(f"config {path}: unknown option {key!r}{near}")
             words += _words(option, value, takes_value=action.nargs != 0)
         return words
 
@@ -90,7 +96,7 @@ class Parser(argparse.ArgumentParser):
 def _words(option: str, value, takes_value: bool) -> list[str]:
     if not takes_value:
         if not isinstance(value, bool):
-            raise ValueError(f"config: {option[2:]} must be true or false, not {value!r}")
+            raise UserError(f"config: {option[2:]} must be true or false, not {value!r}")
         return [option] if value else []
     if value is None:
         return []
@@ -100,7 +106,7 @@ def _words(option: str, value, takes_value: bool) -> list[str]:
         try:
             return [f"{option}={json.dumps(value)}"]
         except TypeError as error:
-            raise ValueError(f"config: {option[2:]} can't be {value!r:.80}: {error}") from error
+            raise UserError(f"config: {option[2:]} can't be {value!r:.80}: {error}") from error
     return [f"{option}={value}"]
 
 
@@ -190,11 +196,11 @@ def load_galaxies(options: argparse.Namespace, path, label_cols: list[str]) -> d
     """Train, val and test galaxies: tables of the catalog ``path``, or the galaxies of shards."""
     if not options.shards:
         if not path:
-            raise ValueError("give --catalog or --shards")
+            raise UserError("give --catalog or --shards")
         others = (options.val_catalog, options.test_catalog)
         return load_splits(path, *others, label_cols, options.seed)
     if path or options.val_catalog or options.test_catalog:
-        raise ValueError("give --shards or catalogs, not both")
+        raise UserError("give --shards or catalogs, not both")
     return open_splits(options.shards, label_cols)
 
 
@@ -204,7 +210,7 @@ def make_data(options: argparse.Namespace, splits: dict, label_cols: list[str]):
     if options.zoom:
         low, high = options.zoom
         if not 0 < low <= high:
-            raise ValueError(f"--zoom {low:g} {high:g}: give LOW and HIGH, above 0, low first")
+            raise UserError(f"--zoom {low:g} {high:g}: give LOW and HIGH, above 0, low first")
         train_view, test_view = zoomed_view_configs(low, high)
     train_view.random_affine["shear"] = (0, options.shear, 0, options.shear)
     train_view.output_size = test_view.output_size = options.image_size
@@ -324,30 +330,49 @@ def add_optimisation_options(
 def run(
     main: Callable[[argparse.Namespace], None], parse: Callable[[], argparse.Namespace]
 ) -> None:
-    """Parse and run a script. A user's mistake is one line on stderr and exit code 2.
+    """Parse and run a script.
 
-    So is a disk that is full or can't be written to. Every process of a node makes the same checks
+    A ``UserError`` is one line on stderr and exit code 2, and so is what the operating system
+    refuses (``OSError``: a full disk, a folder that can't be written to). Any other exception is a
+    fault of this package and keeps its traceback. Every process of a node makes the same checks
     before training, so only its first process speaks; an image that can't be read, a worker that
     died or a full disk concerns one process alone, which then speaks itself.
     """
+    debug = "--debug" in sys.argv
     try:
-        main(parse())
-    except (ValueError, OSError) as error:
-        if "--debug" in sys.argv:
+        options = parse()
+        debug = debug or options.debug
+        set_up_process(debug)
+        main(options)
+    except (UserError, OSError) as error:
+        if debug:
             traceback.print_exc()
         is_its_own = isinstance(error, ImageError | WorkerError | OSError)
         if distributed.local_rank() == 0 or is_its_own:
             print(f"error: {one_line(str(error))}", file=sys.stderr, flush=True)
         sys.exit(2)
     except RuntimeError as error:
-        if "--debug" in sys.argv or not distributed.has_lost_another(error):
+        if debug or not distributed.has_lost_another(error):
             raise
         told = "another process of this run has ended, and with it this one"
         print(f"rank {distributed.rank()}: {told}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        if "--debug" in sys.argv:
+        if debug:
             traceback.print_exc()
         if distributed.local_rank() == 0:
             print("interrupted: the same command goes on from what is saved", file=sys.stderr)
         sys.exit(130)
+
+
+def set_up_process(debug: bool = False) -> None:
+    """Settings of the whole process, which are for a script to make, not for a library.
+
+    Freed memory is kept (``system.memory``). Warnings of the readers of images are not shown: what
+    matters in an image is an error of ours. ``debug`` has autograd check every gradient, and name
+    the operation that made one that is NaN.
+    """
+    keep_freed_memory()
+    for module in ("PIL", "astropy"):
+        warnings.filterwarnings("ignore", module=rf"{module}(\.|$)")
+    torch.autograd.set_detect_anomaly(debug)

@@ -18,6 +18,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import betaincinv, betaln, entr, gammaln
 
 from zoobot.schemas import Schema
+from zoobot.system.errors import UserError
 
 TABLE_CELLS = 1_000_000  # of one probability table in float64: 8 MB, and a few alike beside it
 MAX_TEMPERATURE = 100
@@ -73,12 +74,12 @@ def expected_votes(concentrations, schema: Schema, num_volunteers) -> np.ndarray
     joint = schema.joint_probabilities(fractions(concentrations, schema))
     num_volunteers = np.asarray(num_volunteers, np.float64)
     if num_volunteers.shape not in ((), joint.shape[:1]):
-        raise ValueError(
+        raise UserError(
             f"num_volunteers has shape {num_volunteers.shape}: "
             f"pass one number, or one for each of the {len(joint)} galaxies"
         )
     if (num_volunteers < 0).any():
-        raise ValueError(f"num_volunteers is {num_volunteers.min():g}: it must be at least 0")
+        raise UserError(f"num_volunteers is {num_volunteers.min():g}: it must be at least 0")
     return num_volunteers[..., None] * joint
 
 
@@ -222,12 +223,12 @@ def recalibrate(concentrations, temperatures, schema: Schema) -> np.ndarray:
     a = _check_concentrations(concentrations, schema)
     temperatures = np.asarray(temperatures, np.float64)
     if temperatures.shape != (len(schema.questions),):
-        raise ValueError(
+        raise UserError(
             f"temperatures have shape {temperatures.shape}: "
             f"pass one for each of the tree's {len(schema.questions)} questions"
         )
     if not (temperatures > 0).all():
-        raise ValueError(f"temperatures must be above 0, not {temperatures.min():g}")
+        raise UserError(f"temperatures must be above 0, not {temperatures.min():g}")
     scaled = a * np.repeat(temperatures, schema.question_sizes)[:, None]
     return scaled.reshape(np.shape(concentrations))
 
@@ -272,7 +273,7 @@ def friendly_table(ids, concentrations, schema: Schema, min_asked=0.5) -> pd.Dat
 def _table(ids, values, columns) -> pd.DataFrame:
     ids = np.asarray(ids)  # an index, if they have one, must not reorder the rows
     if ids.shape != (len(values),):
-        raise ValueError(f"ids have shape {ids.shape}: pass one for each of {len(values)} galaxies")
+        raise UserError(f"ids have shape {ids.shape}: pass one for each of {len(values)} galaxies")
     table = pd.DataFrame(values.astype(np.float32), columns=columns)
     table.insert(0, "id_str", ids)
     return table
@@ -282,12 +283,12 @@ def _check_concentrations(concentrations, schema) -> np.ndarray:
     """The concentrations as float64 (N, A, S)."""
     a = np.asarray(concentrations, np.float64)
     if a.ndim not in (2, 3) or a.shape[2:] == (0,):
-        raise ValueError(
+        raise UserError(
             f"concentrations have shape {a.shape}: "
             "pass (galaxies, answers) or (galaxies, answers, passes)"
         )
     if a.shape[1] != len(schema.label_cols):
-        raise ValueError(
+        raise UserError(
             f"concentrations have {a.shape[1]} answers, but the tree has {len(schema.label_cols)}: "
             "pass the schema that the model was trained with"
         )
@@ -295,7 +296,7 @@ def _check_concentrations(concentrations, schema) -> np.ndarray:
         a = a[..., None]
     wrong = (a <= 0) | np.isinf(a)
     if wrong.any():
-        raise ValueError(
+        raise UserError(
             f"a concentration is {a[wrong][0]:g}; all must be above 0 and finite: "
             "pass the output of the model's head, not votes or logits"
         )
@@ -306,10 +307,10 @@ def _check_votes(votes, a) -> np.ndarray:
     """The votes as int64 (N, A)."""
     votes = np.asarray(votes)
     if votes.shape != a.shape[:2]:
-        raise ValueError(f"votes have shape {votes.shape}, but concentrations {a.shape[:2]}")
+        raise UserError(f"votes have shape {votes.shape}, but concentrations {a.shape[:2]}")
     wrong = ~(np.isfinite(votes) & (votes >= 0) & (votes == np.floor(votes)))
     if wrong.any():
-        raise ValueError(
+        raise UserError(
             f"a vote count is {votes[wrong][0]:g}; all must be whole numbers of at least 0: "
             "fill in 0 where a question was not asked"
         )
@@ -318,7 +319,7 @@ def _check_votes(votes, a) -> np.ndarray:
 
 def _tails(level) -> tuple[float, float]:
     if not 0 < level < 1:
-        raise ValueError(f"level is {level}; it must be between 0 and 1, such as 0.9 for 90%")
+        raise UserError(f"level is {level}; it must be between 0 and 1, such as 0.9 for 90%")
     return (1 - level) / 2, (1 + level) / 2
 
 

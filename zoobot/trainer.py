@@ -19,7 +19,7 @@ from zoobot.runs.checkpoint import load_exactly
 from zoobot.runs.folder import Run
 from zoobot.runs.resume import find_state
 from zoobot.system import distributed
-from zoobot.system.errors import did_you_mean
+from zoobot.system.errors import UserError, did_you_mean
 
 PRECISIONS = {
     "32-true": "fp32",
@@ -77,14 +77,14 @@ def get_trainer(
     for key in trainer_kwargs:
         if key not in WITHOUT_EFFECT:
             known = ("precision", "gradient_clip_val", "accumulate_grad_batches", "max_epochs")
-            raise ValueError(f"get_trainer has no argument {key!r}{did_you_mean(key, known)}")
+            raise UserError(f"get_trainer has no argument {key!r}{did_you_mean(key, known)}")
     if logger not in (None, True, False) or trainer_kwargs:
         ignored = sorted(trainer_kwargs) + ([] if logger in (None, True, False) else ["logger"])
         warnings.warn(f"get_trainer: without effect: {', '.join(ignored)}", stacklevel=2)
     wanted = len(devices) if isinstance(devices, (list, tuple)) else devices
     wanted = int(wanted) if str(wanted).lstrip("-").isdigit() else wanted
     if wanted not in ("auto", -1, distributed.world_size(), distributed.local_world_size()):
-        raise ValueError(
+        raise UserError(
             f"devices={devices!r}, but there are {distributed.world_size()} processes: start the "
             f"script with torchrun --nproc-per-node {wanted}"
         )
@@ -110,9 +110,9 @@ def hardware(accelerator: str = "auto", precision: str | int = "auto") -> dict[s
         ValueError: for another name.
     """
     if str(precision) not in PRECISIONS:
-        raise ValueError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
+        raise UserError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
     if accelerator not in ACCELERATORS:
-        raise ValueError(f"accelerator {accelerator!r} is none of {', '.join(ACCELERATORS)}")
+        raise UserError(f"accelerator {accelerator!r} is none of {', '.join(ACCELERATORS)}")
     return {"device": ACCELERATORS[accelerator], "precision": PRECISIONS[str(precision)]}
 
 
@@ -201,7 +201,7 @@ class Trainer:
             train_dataloaders = datamodule.train_dataloader()
             val_dataloaders = datamodule.val_dataloader()
         if self.unfreeze_after and model.training_mode == "head_only":
-            raise ValueError("unfreeze_after has no meaning with training_mode='head_only'")
+            raise UserError("unfreeze_after has no meaning with training_mode='head_only'")
         model.freeze_encoder(False)
         settings = self._settings(model)
         train = self._loop_loader(train_dataloaders, model, "train", self.accumulation)
@@ -209,7 +209,7 @@ class Trainer:
         if hasattr(train.dataset, "label_table"):
             model.learn_from_labels(train.dataset.label_table())
         elif getattr(model, "class_weights", None) == "balanced":
-            raise ValueError("class_weights='balanced' needs zoobot.data.CatalogDataModule")
+            raise UserError("class_weights='balanced' needs zoobot.data.CatalogDataModule")
         model.to(self.device)
         optimizer = model.configure_optimizers()
         if hasattr(val.dataset, "describe_images"):
@@ -317,7 +317,7 @@ class Trainer:
     def _loop_loader(self, loader, model, split: str | None, accumulation: int = 1):
         """What the loop takes: our own loader beneath, or any iterable of batches, dressed up."""
         if loader is None:
-            raise ValueError("give a datamodule, or the loaders")
+            raise UserError("give a datamodule, or the loaders")
         galaxies = loader if isinstance(loader, GalaxyLoader) else getattr(loader, "galaxies", None)
         if galaxies is None:
             seed = model.seed if self.seed is None else self.seed

@@ -46,7 +46,7 @@ def test_galaxies_come_back_with_their_ids_labels_and_pixels(
         catalog, folder, tree.label_cols, encoding=encoding, img_size=40, galaxies_a_shard=25
     )
     shards = open_shards(folder, "train")
-    assert (shards.num_galaxies, shards.sizes) == (60, [20, 20, 20])
+    assert (shards.num_galaxies, shards.shard_sizes) == (60, [20, 20, 20])
     assert (shards.label_cols, shards.encoding) == (tree.label_cols, encoding)
     assert index == shards.index == read_index(folder)
     assert sorted(ids(folder)) == sorted(catalog["id_str"])
@@ -190,9 +190,9 @@ def test_every_galaxy_is_in_exactly_one_shard(
     for split, described in index["splits"].items():
         shards = open_shards(folder, split)
         found += ids(folder, split)
-        assert described["num_galaxies"] == len(shards) == sum(shards.sizes)
-        assert max(shards.sizes) <= size
-        assert max(shards.sizes) - min(shards.sizes) <= 1
+        assert described["num_galaxies"] == len(shards) == sum(shards.shard_sizes)
+        assert max(shards.shard_sizes) <= size
+        assert max(shards.shard_sizes) - min(shards.shard_sizes) <= 1
         firsts = shards.labels(range(len(shards)))[:, 0].tolist()
         assert [f"g{n}" for n in firsts] == ids(folder, split)
     assert sorted(found) == sorted(table["id_str"])
@@ -507,7 +507,7 @@ def test_the_script_writes_and_verifies(tmp_path, tree, small_catalog, capsys):
     code, out, _ = script(capsys, *where, *what, *sizes)
     assert (code, out.split(" MB")[0][:24]) == (0, "4 shards, 60 galaxies, 0"), out
     assert open_shards(shards, "test").num_galaxies == 12
-    assert open_shards(shards, "train").sizes == [16, 16, 16]
+    assert open_shards(shards, "train").shard_sizes == [16, 16, 16]
     assert open_shards(shards, "train").label_cols == tree.label_cols
     code, out, _ = script(capsys, *where, "--verify")
     assert (code, out[:11]) == (0, "60 galaxies")

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from zoobot.limits.tables import check_astropy, check_parquet
-from zoobot.system.errors import did_you_mean
+from zoobot.system.errors import UserError, did_you_mean
 
 SPLITS = ("train", "val", "test")
 ASTROPY_FORMATS = {".fits": "fits", ".ecsv": "ascii.ecsv", ".vot": "votable"}
@@ -35,7 +35,7 @@ def read_catalog(path: str | Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     """
     catalog = next(read_galaxies(path, columns), None)
     if catalog is None:
-        raise ValueError(f"catalog {path} has no rows")
+        raise UserError(f"catalog {path} has no rows")
     check_ids(catalog, str(path))
     return catalog
 
@@ -50,7 +50,7 @@ def read_galaxies(
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"no catalog {path}")
+        raise UserError(f"no catalog {path}")
     wanted = None
     if num_rows is not None:
         wanted = {"id_str", "file_loc", "image", *columns}
@@ -66,7 +66,7 @@ def read_galaxies(
             try:
                 table[column] = table[column].astype(str).mask(missing)
             except (pa.ArrowException, UnicodeError, TypeError) as error:
-                raise ValueError(
+                raise UserError(
                     f"catalog {path}: column {column!r} can't be read as text: {error!s:.100}"
                 ) from error
         if "file_loc" in table:
@@ -77,7 +77,7 @@ def read_galaxies(
 def _check_columns(table: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
     require_columns(table, ["id_str", *columns], str(path))
     if "file_loc" not in table and "image" not in table:
-        raise ValueError(
+        raise UserError(
             f"catalog {path} has neither a file_loc nor an image column; "
             f"columns: {', '.join(map(str, table.columns[:10]))}"
         )
@@ -97,18 +97,18 @@ def _tables(path: Path, wanted: set[str] | None, num_rows: int | None) -> Iterat
         elif suffix in ASTROPY_FORMATS:
             yield _read_astropy(path, ASTROPY_FORMATS[suffix])
         else:
-            raise ValueError(
+            raise UserError(
                 f"catalog {path}: unknown format {suffix!r}; "
                 "use .csv, .parquet, .fits, .ecsv or .vot"
             )
     except pd.errors.EmptyDataError:
-        raise ValueError(f"catalog {path} is empty") from None
+        raise UserError(f"catalog {path} is empty") from None
     # A damaged file can raise nearly anything from within a reader.
     except Exception as error:
-        if type(error) is ValueError and str(path) in str(error):
+        if isinstance(error, UserError) and str(path) in str(error):
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"catalog {path} can't be read: {reason:.300}") from error
+        raise UserError(f"catalog {path} can't be read: {reason:.300}") from error
 
 
 def _read_parquet(path, wanted, num_rows) -> Iterator[pd.DataFrame]:
@@ -118,7 +118,7 @@ def _read_parquet(path, wanted, num_rows) -> Iterator[pd.DataFrame]:
         names = file.schema_arrow.names
         repeated = [name for name, count in Counter(names).items() if count > 1]
         if repeated:
-            raise ValueError(f"catalog {path} has more than one column {repeated[0]!r}: rename one")
+            raise UserError(f"catalog {path} has more than one column {repeated[0]!r}: rename one")
         if num_rows is None:
             whole = file.read()
             whole.validate(full=True)  # else text may be none, which shows up anywhere later
@@ -140,7 +140,7 @@ def _read_astropy(path: Path, table_format: str) -> pd.DataFrame:
     try:
         from astropy.table import Table
     except ImportError:
-        raise ValueError(
+        raise UserError(
             f"catalog {path} needs astropy: pip install 'zoobot-torch[astro]'"
         ) from None
     check_astropy(path)
@@ -156,7 +156,7 @@ def _read_astropy(path: Path, table_format: str) -> pd.DataFrame:
 def _absolute(file_locs: pd.Series, catalog_path: Path) -> pd.Series:
     if file_locs.isna().any():
         row = file_locs.index[file_locs.isna()][0]
-        raise ValueError(f"catalog {catalog_path}: column 'file_loc' is empty in row {row}")
+        raise UserError(f"catalog {catalog_path}: column 'file_loc' is empty in row {row}")
     folder = str(catalog_path.resolve().parent)
     return file_locs.map(lambda loc: loc if os.path.isabs(loc) else os.path.join(folder, loc))
 
@@ -167,7 +167,7 @@ def require_columns(catalog: pd.DataFrame, columns: Sequence[str], where: str) -
     if missing:
         near = did_you_mean(missing[0], catalog.columns)
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise ValueError(f"catalog {where} has no column {missing[0]!r}{more}{near}")
+        raise UserError(f"catalog {where} has no column {missing[0]!r}{more}{near}")
 
 
 def check_ids(catalog: pd.DataFrame, where: str) -> None:
@@ -175,10 +175,10 @@ def check_ids(catalog: pd.DataFrame, where: str) -> None:
     ids = catalog["id_str"]
     if ids.isna().any():
         row = ids.index[ids.isna()][0]
-        raise ValueError(f"catalog {where}: column 'id_str' is empty in row {row}")
+        raise UserError(f"catalog {where}: column 'id_str' is empty in row {row}")
     duplicated = ids[ids.duplicated()]
     if len(duplicated):
-        raise ValueError(
+        raise UserError(
             f"catalog {where}: id_str {duplicated.iloc[0]!r} appears more than once "
             f"({len(duplicated)} rows too many); ids must be unique"
         )
@@ -200,7 +200,7 @@ def check_image_files(catalog: pd.DataFrame, where: str) -> None:
         if name not in listings[folder]:
             missing.append(file_loc)
     if missing:
-        raise ValueError(
+        raise UserError(
             f"catalog {where}: {len(missing)} of {len(catalog)} image files are missing: "
             + ", ".join(missing[:5])
             + (", ..." if len(missing) > 5 else "")
@@ -225,12 +225,12 @@ def split_catalog(
         unknown = set(catalog["split"].dropna().unique()) - set(SPLITS)
         if unknown or catalog["split"].isna().any():
             value = sorted(unknown)[0] if unknown else None
-            raise ValueError(
+            raise UserError(
                 f"catalog {where}: column 'split' holds {value!r}; use {', '.join(SPLITS)}"
             )
         return {s: catalog[catalog["split"] == s].reset_index(drop=True) for s in SPLITS}
     if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise ValueError(f"split fractions must be >= 0 and sum to 1, not {fractions}")
+        raise UserError(f"split fractions must be >= 0 and sum to 1, not {fractions}")
     order = np.argsort(hash_ids(catalog["id_str"], seed), kind="stable")
     ends = np.round(np.cumsum(fractions) * len(catalog)).astype(int)
     parts = np.split(order, ends[:2])
@@ -274,14 +274,14 @@ def load_splits(
             check_image_files(splits[split], str(path))
     for split in ("train", "val"):
         if len(splits[split]) == 0:
-            raise ValueError(
+            raise UserError(
                 f"catalog {catalog} has no galaxies in split {split!r} "
                 f"({len(main)} galaxies in all); mark some in the 'split' column"
                 + (", or give --val-catalog" if split == "val" else "")
             )
     shared = set(splits["val"]["id_str"]) & set(splits["train"]["id_str"])
     if shared:
-        raise ValueError(
+        raise UserError(
             f"{len(shared)} galaxies are in both train and val, for example {sorted(shared)[0]!r}"
         )
     return splits

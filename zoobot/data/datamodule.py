@@ -16,6 +16,7 @@ from zoobot.data.loaders import (
 from zoobot.data.sources import image_frame, label_frame
 from zoobot.data.views.cpu import default_view_config, get_galaxy_transform, minimal_view_config
 from zoobot.data.views.device import device_view_of
+from zoobot.system.errors import UserError
 
 STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
 
@@ -74,7 +75,7 @@ class CatalogDataModule:
         augment: str = "cpu",
     ):
         if isinstance(label_cols, str):
-            raise ValueError(f"label_cols is a list of columns: use [{label_cols!r}]")
+            raise UserError(f"label_cols is a list of columns: use [{label_cols!r}]")
         self.label_cols = list(label_cols or [])
         self.train_transform = train_transform or get_galaxy_transform(default_view_config())
         self.test_transform = test_transform or get_galaxy_transform(minimal_view_config())
@@ -87,12 +88,12 @@ class CatalogDataModule:
         if catalog is not None:
             given = [s for s in ("train", "val", "test") if self.catalogs[s] is not None]
             if given:
-                raise ValueError(f"give catalog= to be split, or {given[0]}_catalog=, not both")
+                raise UserError(f"give catalog= to be split, or {given[0]}_catalog=, not both")
             fractions = (train_fraction, val_fraction, test_fraction)
             check_ids(catalog, "catalog")
             self.catalogs.update(split_catalog(catalog, fractions, seed, "catalog"))
         elif all(table is None for table in self.catalogs.values()):
-            raise ValueError("give catalog=, or train_catalog= and val_catalog=, ...")
+            raise UserError("give catalog=, or train_catalog= and val_catalog=, ...")
         for split, table in self.catalogs.items():
             if isinstance(table, pd.DataFrame):
                 check_ids(table, f"{split}_catalog")
@@ -113,7 +114,7 @@ class CatalogDataModule:
             ValueError: for another stage, or labels that are missing or no numbers.
         """
         if stage not in (None, *STAGES):
-            raise ValueError(f"no stage {stage!r}: use {', '.join(STAGES)}")
+            raise UserError(f"no stage {stage!r}: use {', '.join(STAGES)}")
         for split in STAGES.get(stage, self.catalogs):
             if self.catalogs[split] is not None and split not in self.datasets:
                 self.datasets[split] = self._dataset(split)
@@ -146,12 +147,12 @@ class CatalogDataModule:
     def galaxies(self, split: str) -> GalaxyLoader:
         """A loader of ``train`` (shuffled), ``val``, ``test`` or ``predict`` for the loop."""
         if self.catalogs[split] is None:
-            raise ValueError(f"there are no {split} galaxies: no catalog of them was given")
+            raise UserError(f"there are no {split} galaxies: no catalog of them was given")
         if split not in self.datasets:
             self.datasets[split] = self._dataset(split)
         dataset = self.datasets[split]
         if len(dataset) == 0:
-            raise ValueError(f"there are no {split} galaxies: their catalog is empty")
+            raise UserError(f"there are no {split} galaxies: their catalog is empty")
         loading = {
             "num_workers": self.num_workers,
             "pin_memory": torch.cuda.is_available(),

@@ -4,6 +4,7 @@ What a galaxy looks like in an epoch depends on (seed, epoch, galaxy) only: not 
 rank, the batch size or where a run was interrupted.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch.utils.data import Dataset
 
 from zoobot.data.images import ImageError, read_image, read_pixels
-from zoobot.data.sources import TableGalaxies, label_frame
+from zoobot.data.sources import Galaxies, TableGalaxies, label_frame
 from zoobot.data.views.cpu import (
     GalaxyView,
     apply_transform,
@@ -20,6 +21,36 @@ from zoobot.data.views.cpu import (
     minimal_view_config,
 )
 from zoobot.data.views.device import VIEW_KEYS, DeviceView, warp
+from zoobot.system.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class ImagesSeen:
+    """How images became what a model was validated with; it is saved with the model.
+
+    Attributes:
+        fits_scaling: brightness of FITS images, see ``read_image``.
+        image_size: side of the view in pixels.
+        view: the view's settings that differ from those of ``GalaxyViewConfig()``.
+        transform: what a transform that is not ours prints as.
+
+    Each is None where it is not known.
+    """
+
+    fits_scaling: str | None = None
+    image_size: int | None = None
+    view: dict | None = None
+    transform: str | None = None
+
+    def to_dict(self) -> dict:
+        """The attributes that are known."""
+        return {key: value for key, value in vars(self).items() if value is not None}
+
+    @classmethod
+    def from_dict(cls, description: dict) -> "ImagesSeen":
+        """From a model's description, which holds the attributes beside others."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: description.get(name) for name in names})
 
 
 class CatalogDataset(Dataset):
@@ -42,7 +73,7 @@ class CatalogDataset(Dataset):
 
     def __init__(
         self,
-        catalog,
+        catalog: pd.DataFrame | Galaxies,
         label_cols: Sequence[str] | None = None,
         transform: Callable | None = None,
         target_transform: Callable | None = None,
@@ -51,10 +82,12 @@ class CatalogDataset(Dataset):
         fits_scaling: str = "asinh",
         seed: int = 0,
     ):
-        if not hasattr(catalog, "source"):
+        if isinstance(catalog, pd.DataFrame):
             catalog = TableGalaxies(catalog, label_cols)
+        elif not isinstance(catalog, Galaxies):
+            raise UserError(f"a catalog is a pandas DataFrame, not a {type(catalog).__name__}")
         elif label_cols is not None and list(label_cols) != catalog.label_cols:
-            raise ValueError(f"labels {label_cols} asked for, but there are {catalog.label_cols}")
+            raise UserError(f"labels {label_cols} asked for, but there are {catalog.label_cols}")
         self.galaxies = catalog
         self.label_cols = catalog.label_cols
         self.transform = transform or get_galaxy_transform(minimal_view_config())
@@ -109,20 +142,15 @@ class CatalogDataset(Dataset):
     @property
     def is_only_copied(self) -> bool:
         """Whether a batch is no more than a copy of pixels: those of raw shards, as they are."""
-        raw = getattr(self.galaxies, "encoding", None) == "raw"
-        return raw and self.is_only_decoded and self.transform.fitted_px == self.galaxies.img_size
+        raw_px = self.galaxies.raw_px
+        return raw_px is not None and self.is_only_decoded and self.transform.fitted_px == raw_px
 
-    def describe_images(self) -> dict:
-        """How images become what the model is shown, as plain types; of other transforms little."""
-        described = {"fits_scaling": self.fits_scaling}
-        if isinstance(self.transform, GalaxyView | DeviceView):
-            described |= {
-                "image_size": self.transform.config.output_size,
-                "view": self.transform.config.changes(),
-            }
-        else:
-            described["transform"] = repr(self.transform)
-        return described
+    def describe_images(self) -> ImagesSeen:
+        """How images become what a model is shown."""
+        if not isinstance(self.transform, GalaxyView | DeviceView):
+            return ImagesSeen(self.fits_scaling, transform=repr(self.transform))
+        config = self.transform.config
+        return ImagesSeen(self.fits_scaling, config.output_size, config.changes())
 
     def label_table(self) -> pd.DataFrame:
         """``id_str`` and the label columns of all galaxies, for checks before training."""
@@ -135,7 +163,7 @@ class CatalogDataset(Dataset):
         view = self.transform
         if self.is_only_decoded:
             return view.fit(read_pixels(source, self.channels, self.fits_scaling, name=name))
-        min_side_px = getattr(view, "min_side_px", None)
+        min_side_px = view.min_side_px if isinstance(view, GalaxyView) else None
         image = read_image(source, self.channels, self.fits_scaling, min_side_px, name=name)
         return apply_transform(view, image, seed)
 
@@ -145,7 +173,7 @@ class CatalogDataset(Dataset):
             return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
         shapes = {tuple(image.shape) for image in images}
         if len(shapes) > 1:
-            raise ValueError(
+            raise UserError(
                 f"the transform gives images of different shapes, {sorted(shapes)[:3]}: "
                 "end it with a resize or crop to one size"
             )
@@ -159,6 +187,6 @@ def as_float(images: torch.Tensor) -> torch.Tensor:
 
 def float_images(batch: dict) -> torch.Tensor:
     """A batch's images, float32 in 0-1; views that were left to their device are made there."""
-    if "matrix" in batch:
+    if batch.keys() >= {*VIEW_KEYS}:
         return warp(batch["image"], *(batch[key] for key in VIEW_KEYS))
     return as_float(batch["image"])

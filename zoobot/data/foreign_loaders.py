@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 
 from zoobot.system import distributed
+from zoobot.system.errors import UserError
 
 
 class ForeignLoader:
@@ -22,9 +23,9 @@ class ForeignLoader:
         try:
             self._num_batches = len(loader)
         except TypeError as error:
-            raise ValueError("a loader of batches must have a length") from error
+            raise UserError("a loader of batches must have a length") from error
         if self._num_batches == 0:
-            raise ValueError(f"the {split} loader has no batches")
+            raise UserError(f"the {split} loader has no batches")
         self._loader = loader
         self._epoch = self._first_batch = 0
         self.dataset = getattr(loader, "dataset", None)
@@ -51,7 +52,7 @@ class ForeignLoader:
             if number < self._first_batch:
                 continue
             if not isinstance(batch, dict) or "image" not in batch:
-                raise ValueError("a batch must be a dict with 'image' and the label columns")
+                raise UserError("a batch must be a dict with 'image' and the label columns")
             if self._check:
                 self._check(_table_of(batch), self._split)
             yield _share(batch) if self._whole else batch

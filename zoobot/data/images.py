@@ -8,7 +8,6 @@ import gzip
 import io
 import os
 import stat
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from PIL import Image
 from torchvision.io import decode_jpeg
 
 from zoobot.limits.fits import check_fits_headers
+from zoobot.system.errors import UserError
 
 MAX_PIXELS = 100_000_000  # 400 MB once decoded: a larger file is refused before it is decoded
 MAX_FILE_BYTES = 1_000_000_000  # of an encoded image, and of a FITS file unpacked
@@ -32,7 +32,7 @@ ASINH_Q = 1.0
 TIFF_TILE_SIDES = (322, 323)  # tags: a tile is decoded whole, however small the image
 
 
-class ImageError(ValueError):
+class ImageError(UserError):
     """An image that can't be read: one line naming the image and the reason."""
 
 
@@ -66,26 +66,24 @@ def read_image(source, channels=3, fits_scaling="asinh", min_side_px=None, name=
         ValueError: `channels` or `fits_scaling` is not one of the above.
     """
     if channels not in MODES:
-        raise ValueError(f"channels={channels!r}: images are read with 3 channels or with 1")
+        raise UserError(f"channels={channels!r}: images are read with 3 channels or with 1")
     if fits_scaling not in FITS_SCALINGS:
-        raise ValueError(f"fits_scaling={fits_scaling!r}: use one of {', '.join(FITS_SCALINGS)}")
+        raise UserError(f"fits_scaling={fits_scaling!r}: use one of {', '.join(FITS_SCALINGS)}")
     if isinstance(source, np.ndarray):
         grey = source.shape[-1] == 1
         return Image.fromarray(source[..., 0] if grey else source).convert(MODES[channels])
     file, name = _resolve(source, name)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if _is_fits(file):
-                return _from_float(_read_fits(file, name), channels, fits_scaling, name)
-            with Image.open(file, formats=PILLOW_FORMATS) as image:
-                _check_size(image.size, name)
-                if image.format == "TIFF":
-                    _check_size([image.tag_v2.get(tag) or 1 for tag in TIFF_TILE_SIDES], name)
-                if image.format == "JPEG":
-                    _shrink_on_load(image, channels, min_side_px)
-                image.load()
-                return to_8bit(image, channels, fits_scaling, name)
+        if _is_fits(file):
+            return _from_float(_read_fits(file, name), channels, fits_scaling, name)
+        with Image.open(file, formats=PILLOW_FORMATS) as image:
+            _check_size(image.size, name)
+            if image.format == "TIFF":
+                _check_size([image.tag_v2.get(tag) or 1 for tag in TIFF_TILE_SIDES], name)
+            if image.format == "JPEG":
+                _shrink_on_load(image, channels, min_side_px)
+            image.load()
+            return to_8bit(image, channels, fits_scaling, name)
     except ImageError:
         raise
     # A damaged file can raise nearly anything from within a decoder.

@@ -10,6 +10,7 @@ import pandas as pd
 
 from zoobot.data.catalog import require_columns
 from zoobot.limits.text import check_name
+from zoobot.system.errors import UserError
 
 MAX_VOTES = np.iinfo(np.int32).max
 
@@ -31,7 +32,7 @@ def votes(catalog: pd.DataFrame, label_cols: Sequence[str], where: str = "") -> 
         bad = ~((numbers >= 0) & (numbers <= MAX_VOTES) & (numbers == np.floor(numbers)))
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
-            raise ValueError(
+            raise UserError(
                 f"catalog {where}: column {column!r} of id_str {catalog['id_str'].iloc[row]!r} "
                 f"holds {catalog[column].iloc[row]}, which is no vote count "
                 f"({int(bad.sum())} such rows); counts are whole numbers >= 0, "
@@ -52,7 +53,7 @@ def label_array(catalog: pd.DataFrame, label_cols: Sequence[str], where: str = "
         return np.empty((len(catalog), 0), np.float32)
     for column in label_cols:
         if not pd.api.types.is_numeric_dtype(catalog[column]):
-            raise ValueError(
+            raise UserError(
                 f"catalog {where}: label column {column!r} holds {catalog[column].iloc[0]!r}, "
                 "which is no number; number the classes from 0 (finetune.py does that itself)"
             )
@@ -74,7 +75,7 @@ def number_classes(splits: dict[str, pd.DataFrame], column: str, where: str) -> 
     if pd.api.types.is_numeric_dtype(labels):
         largest = labels.max()
         if not largest < max(2, len(labels)):
-            raise ValueError(
+            raise UserError(
                 f"catalog {where}: column {column!r} holds {largest}, which is no class number: "
                 f"there are only {len(labels)} galaxies to train on"
             )
@@ -86,7 +87,7 @@ def number_classes(splits: dict[str, pd.DataFrame], column: str, where: str) -> 
         numbers = table[column].map({name: i for i, name in enumerate(names)})
         if numbers.isna().any():
             row = int(np.flatnonzero(numbers.isna())[0])
-            raise ValueError(
+            raise UserError(
                 f"catalog {where} ({split}): column {column!r} of id_str "
                 f"{table['id_str'].iloc[row]!r} holds {table[column].iloc[row]!r}; the classes of "
                 f"the training galaxies are {', '.join(names[:10])}"
@@ -105,7 +106,7 @@ def check_classes(table: pd.DataFrame, column: str, num_classes: int, where: str
         found = np.unique(labels)
         listed = ", ".join(f"{value:g}" for value in found[:10])
         listed += ", ..." if len(found) > 10 else ""
-        raise ValueError(
+        raise UserError(
             f"catalog {where}: column {column!r} of id_str {table['id_str'].iloc[row]!r} holds "
             f"{labels[row]:g}, but with num_classes={num_classes} labels are 0 to "
             f"{num_classes - 1}; classes found: {listed}"
@@ -119,7 +120,7 @@ def check_numbers(
     require_columns(table, [column], where)
     if not pd.api.types.is_numeric_dtype(table[column]):
         value, id_str = table[column].iloc[0], table["id_str"].iloc[0]
-        raise ValueError(
+        raise UserError(
             f"catalog {where}: column {column!r} of id_str {id_str!r} holds {value!r}: no number"
         )
     labels = table[column].to_numpy(dtype=np.float64)
@@ -130,7 +131,7 @@ def check_numbers(
         reason = "which is outside 0-1; rescale the labels, or leave unit_interval out"
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
-        raise ValueError(
+        raise UserError(
             f"catalog {where}: column {column!r} of id_str {table['id_str'].iloc[row]!r} holds "
             f"{labels[row]:g}, {reason} ({int(bad.sum())} such rows)"
         )

@@ -5,7 +5,6 @@ where the images are, is written to one Arrow file. Every process then maps that
 memory, and any galaxy is found by its number.
 """
 
-import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Iterator
@@ -17,7 +16,8 @@ import pyarrow as pa
 
 from zoobot.data.catalog import check_ids, read_galaxies, require_columns
 from zoobot.data.images import is_image_name
-from zoobot.data.sources import galaxy_table
+from zoobot.data.sources import GalaxyDigest, galaxy_table
+from zoobot.system.errors import UserError
 from zoobot.system.files import write_whole
 
 ROWS_AT_ONCE = 4096
@@ -35,7 +35,7 @@ def write_listing(source: pd.DataFrame | str | Path, path: str | Path, split: st
     Raises:
         ValueError: no galaxies, an id that is missing or repeats, or an unreadable catalog.
     """
-    digest, hashes = hashlib.blake2b(digest_size=16), []
+    digest, hashes = GalaxyDigest(), []
 
     def write(aside: Path) -> None:
         writer = None
@@ -45,13 +45,10 @@ def write_listing(source: pd.DataFrame | str | Path, path: str | Path, split: st
                 writer = pa.ipc.new_file(str(aside), galaxies.schema)
             writer.write_table(galaxies)
             hashes.append(pd.util.hash_array(table["id_str"].to_numpy(dtype=object)))
-            for galaxy in zip(*(column.to_pylist() for column in galaxies.columns), strict=True):
-                for value in galaxy:
-                    digest.update(value.encode() if isinstance(value, str) else value)
-                    digest.update(b"\0")
+            digest.update(galaxies)
         if writer is None:
             among = f" with split {split!r}" if split else ""
-            raise ValueError(f"{_name(source)} has no galaxies{among}")
+            raise UserError(f"{_name(source)} has no galaxies{among}")
         writer.close()
 
     write_whole(path, write)
@@ -72,7 +69,7 @@ def _pieces(source, split: str) -> Iterator[pd.DataFrame]:
     if isinstance(source, pd.DataFrame):
         require_columns(source, ["id_str"], "in memory")
         if "file_loc" not in source and "image" not in source:
-            raise ValueError("the catalog has neither a file_loc nor an image column")
+            raise UserError("the catalog has neither a file_loc nor an image column")
         pieces = (source.iloc[i : i + ROWS_AT_ONCE] for i in range(0, len(source), ROWS_AT_ONCE))
     elif Path(source).is_dir():
         pieces = _images_below(Path(source))
@@ -108,7 +105,7 @@ def _images_below(folder: Path) -> Iterator[pd.DataFrame]:
         for path, below in found
     ]
     if not rows:
-        raise ValueError(f"no images below {folder}")
+        raise UserError(f"no images below {folder}")
     table = pd.DataFrame(rows, columns=["id_str", "file_loc"])
     yield from (table.iloc[i : i + ROWS_AT_ONCE] for i in range(0, len(table), ROWS_AT_ONCE))
 

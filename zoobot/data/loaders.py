@@ -13,20 +13,23 @@ import multiprocessing
 import signal
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from multiprocessing import TimeoutError
 from multiprocessing.pool import ThreadPool
+from multiprocessing.process import BaseProcess
+from typing import Protocol
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from zoobot.data.dataset import CatalogDataset, float_images
 from zoobot.data.images import ImageError
 from zoobot.data.samplers import EvalSampler, TrainSampler
 from zoobot.system import distributed
 from zoobot.system.distributed import STOP_SIGNALS
-from zoobot.system.memory import keep_freed_memory
+from zoobot.system.errors import UserError
 
 NOT_FOR_WORKERS = (signal.SIGINT, *STOP_SIGNALS)
 WORKER_TIMEOUT_S = 600
@@ -44,8 +47,23 @@ class _WholeBatches(Dataset):
         return self.dataset.batch(*key)
 
 
-class WorkerError(ValueError):
+class WorkerError(UserError):
     """A worker crashed, was killed, or took too long over a batch."""
+
+
+class BatchSampler(Protocol):
+    """What ``GalaxyLoader`` asks of a sampler: it says which galaxies make each batch."""
+
+    accumulation: int
+
+    def __len__(self) -> int:
+        """Number of batches."""
+
+    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
+        """Epoch and numbers of the galaxies of each batch."""
+
+    def set_epoch(self, epoch: int, first_step: int = 0) -> None:
+        """The epoch to give next, from this optimiser step on."""
 
 
 class GalaxyLoader:
@@ -64,14 +82,13 @@ class GalaxyLoader:
     def __init__(
         self,
         dataset: CatalogDataset,
-        sampler: Sampler,
+        sampler: BatchSampler,
         num_workers: int,
         pin_memory: bool = False,
         prefetch_factor: int = 4,
         record_errors: bool = False,
         timeout_s: float = WORKER_TIMEOUT_S,
     ):
-        keep_freed_memory()
         self.dataset = dataset
         self._record_errors = record_errors
         self.sampler = sampler
@@ -96,7 +113,7 @@ class GalaxyLoader:
     @property
     def accumulation(self) -> int:
         """Micro-batches that make one optimiser step."""
-        return getattr(self.sampler, "accumulation", 1)
+        return self.sampler.accumulation
 
     @property
     def num_steps(self) -> int:
@@ -124,6 +141,9 @@ class GalaxyLoader:
         while True:
             try:
                 batch = next(batches, None)
+            except UserError as error:  # torch puts the worker's traceback before what it says
+                kind = type(error)
+                raise kind(str(error).rpartition(f"{kind.__name__}: ")[2].strip()) from error
             except (RuntimeError, ConnectionError, FileNotFoundError, EOFError) as error:
                 told, waited = str(error), time.monotonic() - since
                 if told.startswith("DataLoader timed out") and waited < self._timeout_s:
@@ -139,21 +159,36 @@ class GalaxyLoader:
             number, since = number + 1, time.monotonic()
 
     def _start(self) -> Iterator[dict]:
-        """torch's iterator, whose workers are deaf from birth to what asks a whole run to stop.
+        """torch's iterator, whose workers are started with SIGINT, SIGTERM and SIGUSR1 blocked.
 
-        Its handler of SIGCHLD is not wanted: it raises wherever the main thread then is. Whether
-        workers live is looked at when a batch is ``POLL_S`` late.
+        torch's handler of SIGCHLD is taken back: it raises wherever the main thread then is.
+        Instead, whether workers live is checked when a batch is ``POLL_S`` late.
         """
         held = (*NOT_FOR_WORKERS, signal.SIGCHLD)
+        others = {*multiprocessing.active_children()}
         mask, handler = signal.pthread_sigmask(signal.SIG_BLOCK, held), None
         is_main_thread = threading.current_thread() is threading.main_thread()
         try:
             handler = signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL
-            return iter(self._loader)
+            batches = iter(self._loader)
+            self._kill_at_exit({*multiprocessing.active_children()} - others)
+            return batches
         finally:
             if is_main_thread:
                 signal.signal(signal.SIGCHLD, handler)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def _kill_at_exit(self, workers: set[BaseProcess]) -> None:
+        """Have workers that still live at this process's end killed: one that hangs would wait."""
+        if not workers:
+            return  # those of an earlier epoch go on
+
+        def kill() -> None:
+            for worker in workers:
+                worker.kill()
+
+        atexit.register(kill)
+        weakref.finalize(self, atexit.unregister, kill)
 
     def _in_threads(self) -> Iterator[dict]:
         """Batches made by threads, which hand over nothing; in order, some ahead of their use."""
@@ -196,14 +231,6 @@ def _start_worker(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-@atexit.register
-def _kill_workers() -> None:
-    """At this process's end workers end too, also those that hang."""
-    for process in multiprocessing.active_children():
-        if process.daemon:
-            process.kill()
-
-
 class CatalogLoader:
     """A ``GalaxyLoader`` whose batches are for users; every pass is another epoch.
 
@@ -235,7 +262,7 @@ def train_loader(
     **loading,
 ) -> GalaxyLoader:
     """Shuffled batches for training; ``batch_size`` is that of an optimiser step over all ranks."""
-    sizes = getattr(dataset.galaxies, "sizes", None)
+    sizes = dataset.galaxies.shard_sizes
     sampler = TrainSampler(len(dataset), batch_size, accumulation, dataset.seed, sizes)
     return GalaxyLoader(dataset, sampler, num_workers, **loading)
 

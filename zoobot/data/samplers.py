@@ -6,6 +6,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from zoobot.system import distributed
+from zoobot.system.errors import UserError
 
 SHARDS_MIXED = 16
 
@@ -34,7 +35,7 @@ class TrainSampler(Sampler):
     ):
         ranks = distributed.world_size()
         if num_galaxies < ranks:
-            raise ValueError(f"{num_galaxies} training galaxies are too few for {ranks} processes")
+            raise UserError(f"{num_galaxies} training galaxies are too few for {ranks} processes")
         self.num_galaxies = num_galaxies
         self.num_steps = -(-num_galaxies // batch_size)
         micro_batch_size = -(-batch_size // (ranks * accumulation))
@@ -74,6 +75,8 @@ class TrainSampler(Sampler):
 
 class EvalSampler(Sampler):
     """This rank's galaxies in order, in batches: every galaxy once on exactly one rank."""
+
+    accumulation = 1
 
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:
         """No effect: every epoch is the same."""

@@ -1,12 +1,9 @@
-"""Galaxies by number, wherever they are: ids, images and labels of a table or of shards.
+"""Sources of galaxies: ids, images and labels by number, from a table or from shards."""
 
-``CatalogDataset`` reads any object with ``len``, ``label_cols``, ``id_str(i)``, ``source(i)`` (a
-path, encoded bytes, or uint8 pixels (H, W, C)) and ``labels(indices)`` (a tensor (B, L)).
-``zoobot.data.shards.Shards`` is one, and here are those of tables.
-"""
-
+import hashlib
 import os
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -14,6 +11,36 @@ import pyarrow as pa
 import torch
 
 from zoobot.data.labels import label_array
+from zoobot.system.errors import UserError
+
+
+@runtime_checkable
+class Galaxies(Protocol):
+    """What ``CatalogDataset`` and predictions ask of a source of galaxies, numbered from 0.
+
+    Attributes:
+        label_cols: names of the label columns.
+        shard_sizes: galaxies of consecutive shards; None where reading in any order costs the same.
+        raw_px: side in pixels of images that are stored as uint8 pixels (S, S, C); None if encoded.
+    """
+
+    label_cols: list[str]
+    shard_sizes: list[int] | None
+    raw_px: int | None
+
+    def __len__(self) -> int: ...
+
+    def id_str(self, i: int) -> str:
+        """The id of galaxy ``i``."""
+
+    def source(self, i: int) -> str | bytes | np.ndarray:
+        """The image of galaxy ``i``: a path, encoded bytes, or uint8 pixels (H, W, C)."""
+
+    def labels(self, indices: Sequence[int]) -> torch.Tensor:
+        """(B, L) labels, int32 or float32."""
+
+    def fingerprint(self) -> str:
+        """A hash that identifies the galaxies and their images."""
 
 
 class TableGalaxies:
@@ -28,6 +55,8 @@ class TableGalaxies:
     Raises:
         ValueError: for a missing column, a galaxy without image, or a label that is no number.
     """
+
+    shard_sizes = raw_px = None
 
     def __init__(self, catalog: pd.DataFrame | pa.Table, label_cols: Sequence[str] | None = None):
         table = catalog if isinstance(catalog, pa.Table) else galaxy_table(catalog)
@@ -50,18 +79,23 @@ class TableGalaxies:
         """(B, L) labels, int32 or float32."""
         return self._labels[indices]
 
+    def fingerprint(self) -> str:
+        """A hash of ids and images (of the names of images in files)."""
+        digest = GalaxyDigest()
+        digest.update(pa.table({"id_str": self._ids, "source": self._sources}))
+        return digest.hexdigest()
+
 
 class RowsOf:
     """Consecutive galaxies of some shards, renumbered from 0."""
 
-    def __init__(self, galaxies, rows: range):
+    def __init__(self, galaxies: Galaxies, rows: range):
         self._galaxies = galaxies
         self._rows = rows
         self.label_cols = galaxies.label_cols
-        self.encoding = galaxies.encoding
-        self.img_size = galaxies.img_size
-        ends = np.clip(np.cumsum([0, *galaxies.sizes]), rows.start, rows.stop)
-        self.sizes = [size for size in np.diff(ends).tolist() if size]
+        self.raw_px = galaxies.raw_px
+        ends = np.clip(np.cumsum([0, *galaxies.shard_sizes]), rows.start, rows.stop)
+        self.shard_sizes = [size for size in np.diff(ends).tolist() if size]
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -83,7 +117,25 @@ class RowsOf:
         return self._galaxies.labels(np.asarray(indices, dtype=np.int64) + self._rows.start)
 
 
-def label_frame(galaxies) -> pd.DataFrame:
+class GalaxyDigest:
+    """A hash of ids and images, updated a table at a time."""
+
+    def __init__(self):
+        self._hashed = hashlib.blake2b(digest_size=16)
+
+    def update(self, table: pa.Table) -> None:
+        """Add galaxies: ``id_str``, and paths or encoded bytes."""
+        for galaxy in zip(*(column.to_pylist() for column in table.columns), strict=True):
+            for value in galaxy:
+                self._hashed.update(value.encode() if isinstance(value, str) else value)
+                self._hashed.update(b"\0")
+
+    def hexdigest(self) -> str:
+        """The hash, as text."""
+        return self._hashed.hexdigest()
+
+
+def label_frame(galaxies: Galaxies) -> pd.DataFrame:
     """``id_str`` and the label columns of all galaxies, for checks before training."""
     indices = range(len(galaxies))
     frame = pd.DataFrame(galaxies.labels(indices).numpy(), columns=galaxies.label_cols)
@@ -92,7 +144,7 @@ def label_frame(galaxies) -> pd.DataFrame:
     return frame
 
 
-def image_frame(galaxies, indices: Sequence[int]) -> pd.DataFrame:
+def image_frame(galaxies: Galaxies, indices: Sequence[int]) -> pd.DataFrame:
     """A catalog of these galaxies with their images: pixels of shards stay in their files."""
     frame = pd.DataFrame(galaxies.labels(indices).numpy(), columns=galaxies.label_cols)
     frame.insert(0, "id_str", [galaxies.id_str(i) for i in indices])
@@ -115,5 +167,5 @@ def galaxy_table(catalog: pd.DataFrame) -> pa.Table:
         sources = [x.get("bytes") if isinstance(x, dict) else x for x in catalog[column]]
     for source, id_str in zip(sources, catalog["id_str"], strict=True):
         if not isinstance(source, str if column == "file_loc" else bytes):
-            raise ValueError(f"column {column!r} of id_str {id_str!r} holds no image: {source!r}")
+            raise UserError(f"column {column!r} of id_str {id_str!r} holds no image: {source!r}")
     return pa.table({"id_str": ids, column: pa.array(sources, kind)})

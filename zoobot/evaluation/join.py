@@ -10,6 +10,7 @@ from zoobot.data.labels import check_classes, check_numbers
 from zoobot.limits.text import check_name
 from zoobot.predictions.files import Predictions, read_predictions
 from zoobot.schemas import Schema, get_schema
+from zoobot.system.errors import UserError
 
 MAX_CLASSES = 200  # a row, a column and a panel each
 TASKS = ("tree", "classification", "regression")
@@ -44,10 +45,10 @@ def join(predictions, catalog, task=None, schema=None, label_col=None, class_nam
     schema = Schema.from_dict(schema) if isinstance(schema, dict) else schema
     task = task or ("tree" if schema is not None else said.get("task")) or _guess(predictions)
     if task not in TASKS:
-        raise ValueError(f"task {task!r} can't be evaluated: use one of {', '.join(TASKS)}")
+        raise UserError(f"task {task!r} can't be evaluated: use one of {', '.join(TASKS)}")
     if task == "tree":
         if schema is None:
-            raise ValueError("these predictions don't tell their decision tree: give --schema")
+            raise UserError("these predictions don't tell their decision tree: give --schema")
         schema = get_schema(schema)
         schema.check_label_cols(predictions.columns)
         label_cols = schema.label_cols
@@ -61,14 +62,14 @@ def join(predictions, catalog, task=None, schema=None, label_col=None, class_nam
     require_columns(catalog, ["id_str", *label_cols], where)
     check_ids(catalog, where)
     if len(predictions.ids) == 0:
-        raise ValueError("there are no predictions")
+        raise UserError("there are no predictions")
     predictions, table, notes = _match(predictions, catalog, where)
     names = class_names or said.get("class_names") or predictions.columns
     if task == "classification":
         if len(names) != len(predictions.columns):
-            raise ValueError(f"{len(names)} class names for {len(predictions.columns)} classes")
+            raise UserError(f"{len(names)} class names for {len(predictions.columns)} classes")
         if len(names) > MAX_CLASSES:
-            raise ValueError(f"{len(names)} classes: at most {MAX_CLASSES} can be evaluated")
+            raise UserError(f"{len(names)} classes: at most {MAX_CLASSES} can be evaluated")
         for name in names:
             check_name(str(name), "class")
     joined = Joined(predictions, table, task, schema, label_col or "", list(names), notes)
@@ -83,7 +84,7 @@ def _guess(predictions: Predictions) -> str:
     sums = predictions.values.mean(axis=2).sum(axis=1)
     sums = sums[np.isfinite(sums)]
     if not np.allclose(sums, 1, atol=1e-3):
-        raise ValueError("these predictions don't tell what they are: give --schema or --task")
+        raise UserError("these predictions don't tell what they are: give --schema or --task")
     return "classification"
 
 
@@ -91,14 +92,14 @@ def _match(predictions, catalog, where) -> tuple[Predictions, pd.DataFrame, list
     places = pd.Index(catalog["id_str"].astype(str)).get_indexer(predictions.ids)
     found = places >= 0
     if not found.any():
-        raise ValueError(
+        raise UserError(
             f"no prediction belongs to a galaxy of catalog {where}: predictions have ids like "
             f"{predictions.ids[0]!r}, the catalog like {catalog['id_str'].iloc[0]!r}"
         )
     readable = np.isfinite(predictions.values).all(axis=(1, 2))
     kept = found & readable
     if not kept.any():
-        raise ValueError("all predictions that join are NaN: their images could not be read")
+        raise UserError("all predictions that join are NaN: their images could not be read")
     notes = [f"{found.sum()} of {len(found)} predictions belong to a galaxy of the catalog."]
     if not found.all():
         notes.append(f"Not in the catalog: {_some(predictions.ids[~found])}.")
@@ -129,7 +130,7 @@ def _check_labels(joined: Joined, where: str) -> None:
         if not pd.api.types.is_numeric_dtype(labels):
             numbers = labels.map({name: i for i, name in enumerate(joined.class_names)})
             if numbers.isna().any():
-                raise ValueError(
+                raise UserError(
                     f"catalog {where}: column {joined.label_col!r} holds "
                     f"{labels[numbers.isna()].iloc[0]!r}; the classes are "
                     f"{', '.join(joined.class_names)}"

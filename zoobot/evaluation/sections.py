@@ -26,6 +26,7 @@ from zoobot.evaluation.scores import (
     regression_scores,
     vote_losses,
 )
+from zoobot.system.errors import UserError
 from zoobot.system.files import write_text
 
 TOP = 5
@@ -249,7 +250,7 @@ def _fit_temperatures(joined: Joined, predictions, catalog) -> np.ndarray:
     other = join(predictions, catalog, "tree", joined.schema)
     shared = np.intersect1d(other.predictions.ids.astype(str), joined.predictions.ids.astype(str))
     if len(shared):
-        raise ValueError(
+        raise UserError(
             f"recalibrate on other galaxies than those evaluated: {len(shared)} are in both, for "
             f"example {str(shared[0])!r}"
         )

@@ -4,6 +4,8 @@ import math
 import os
 from typing import BinaryIO
 
+from zoobot.system.errors import UserError
+
 BLOCK = 2880
 CARD = 80
 SIZES = tuple("BITPIX NAXIS PCOUNT GCOUNT TFIELDS".split())
@@ -21,7 +23,7 @@ def check_fits_headers(file: BinaryIO) -> None:
             break  # what follows the last data is no header
         place += -(-_data_bytes(cards) // BLOCK) * BLOCK
         if place - size >= BLOCK:  # the last block's padding may be missing
-            raise ValueError(f"its header claims {place:,} bytes of {size:,}")
+            raise UserError(f"its header claims {place:,} bytes of {size:,}")
     file.seek(0)
 
 
@@ -44,7 +46,7 @@ def _data_bytes(cards: dict[str, str]) -> int:
     """Bytes of the data that a header describes."""
     for name in ("NAXIS", "TFIELDS"):
         if _whole(cards, name, 0, 0) > MOST:
-            raise ValueError(f"its header's {name} is {cards[name]}; it can be {MOST} at most")
+            raise UserError(f"its header's {name} is {cards[name]}; it can be {MOST} at most")
     num_axes = _whole(cards, "NAXIS", 0, 0)
     if num_axes == 0:
         return 0
@@ -58,5 +60,5 @@ def _data_bytes(cards: dict[str, str]) -> int:
 def _whole(cards: dict[str, str], name: str, default: int, least: int) -> int:
     text = cards.get(name, str(default))
     if len(text) > 20 or not text.lstrip("+-").isdecimal() or int(text) < least:
-        raise ValueError(f"its header's {name} is {text!r:.40}, not a whole number >= {least}")
+        raise UserError(f"its header's {name} is {text!r:.40}, not a whole number >= {least}")
     return int(text)

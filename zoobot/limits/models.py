@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from zoobot.system.errors import UserError
+
 MOST_CHANNELS = 1000
 LARGEST_SETTING = 100_000
 SPARE_VALUES = 10_000_000  # of a model beyond the bytes of its weights
@@ -18,7 +20,7 @@ def check_model(path: str | Path, weights, description) -> None:
     try:
         _check_model(path, weights, description)
     except RecursionError:
-        raise ValueError(f"{path} has a description that is nested too deeply") from None
+        raise UserError(f"{path} has a description that is nested too deeply") from None
 
 
 def _check_model(path: str | Path, weights, description) -> None:
@@ -27,21 +29,21 @@ def _check_model(path: str | Path, weights, description) -> None:
         isinstance(name, str) and isinstance(weight, torch.Tensor)
         for name, weight in weights.items()
     ):
-        raise ValueError(f"{path} holds no weights with a description of their model")
+        raise UserError(f"{path} holds no weights with a description of their model")
     kinds = {"class": str, "encoder": dict, "arguments": dict, "schema": dict, "view": dict}
     kinds |= {"image_size": int, "transform": str, "fits_scaling": str}
     for key, kind in kinds.items():
         value = description.get(key)
         if value is not None and not isinstance(value, kind):
-            raise ValueError(
+            raise UserError(
                 f"{path} describes its {key} by {value!r:.80}, not by a {kind.__name__}"
             )
     num_classes = (description.get("arguments") or {}).get("num_classes")
     if not is_moderate(num_classes):
-        raise ValueError(f"{path} describes a model of {num_classes!r:.40} classes")
+        raise UserError(f"{path} describes a model of {num_classes!r:.40} classes")
     encoder = description.get("encoder")
     if encoder is not None and not _is_encoder(encoder):
-        raise ValueError(
+        raise UserError(
             f"{path} describes its encoder by {encoder!r:.200}: it must hold the architecture's "
             "name, the number of channels, and timm's arguments, with moderate numbers"
         )
@@ -83,15 +85,15 @@ def building(path: str | Path):
         nonlocal values
         values += 0 if parameter is None else parameter.numel() + VALUES_A_TENSOR
         if values > most:
-            raise ValueError("a model much larger than its weights")
+            raise UserError("a model much larger than its weights")
 
     handle = register_module_parameter_registration_hook(count)
     try:
         yield
     except Exception as error:
-        if type(error) is ValueError and str(path) in str(error):
+        if isinstance(error, UserError) and str(path) in str(error):
             raise
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        raise ValueError(f"{path} describes a model that can't be built: {reason:.500}") from error
+        raise UserError(f"{path} describes a model that can't be built: {reason:.500}") from error
     finally:
         handle.remove()

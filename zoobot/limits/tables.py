@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from zoobot.limits.fits import check_fits_headers
 from zoobot.limits.text import check_yaml
+from zoobot.system.errors import UserError
 
 MAX_CELLS_A_BYTE = 1000
 MAX_EXPANSION = 1000  # bytes unpacked for each byte of the file
@@ -30,7 +31,7 @@ def check_claims(path: Path, num_cells: int, num_bytes: int = 0) -> None:
     """ValueError if a file is too small for the cells and bytes that it claims."""
     size = path.stat().st_size
     if num_cells > MAX_CELLS_A_BYTE * size or num_bytes > MAX_EXPANSION * size:
-        raise ValueError(
+        raise UserError(
             f"it claims {num_cells:,} cells, {num_bytes:,} bytes unpacked, in a file of {size:,} "
             f"bytes; the limits are {MAX_CELLS_A_BYTE} cells and {MAX_EXPANSION} bytes a byte"
         )
@@ -40,7 +41,7 @@ def check_astropy(path: Path) -> None:
     """ValueError for what astropy would unpack, fetch or allocate without bound."""
     with open(path, "rb") as file:
         if file.read(8).startswith(COMPRESSED):
-            raise ValueError("it is compressed: unpack it first")
+            raise UserError("it is compressed: unpack it first")
     {".fits": _check_fits, ".ecsv": _check_ecsv, ".vot": _check_votable}[path.suffix.lower()](path)
 
 
@@ -53,13 +54,11 @@ def _check_fits(path: Path) -> None:
         for hdu in hdus:
             for card in hdu.header["TFORM*"].cards:
                 if re.match(r"\s*\d*[PQ]", str(card.value)):
-                    raise ValueError(f"{card.keyword} = {card.value}: leave such columns out")
+                    raise UserError(f"{card.keyword} = {card.value}: leave such columns out")
             if isinstance(hdu, fits.BinTableHDU):
                 width, told = hdu.columns.dtype.itemsize, hdu.header["NAXIS1"]
                 if width != told:
-                    raise ValueError(
-                        f"its columns take {width} bytes a row, its header says {told}"
-                    )
+                    raise UserError(f"its columns take {width} bytes a row, its header says {told}")
 
 
 def _check_ecsv(path: Path) -> None:
@@ -75,13 +74,13 @@ def _check_votable(path: Path) -> None:
     def start(name: str, attributes: dict[str, str]) -> None:
         name = name.rpartition(":")[2].upper()
         if name == "STREAM" and "href" in attributes:
-            raise ValueError(f"its data are at {attributes['href']!r}; they must be in the file")
+            raise UserError(f"its data are at {attributes['href']!r}; they must be in the file")
         if name in ("FIELD", "PARAM"):
             widths.append(math.prod(_numbers(attributes.get("arraysize", ""))))
         rows.extend(_numbers(attributes.get("nrows", "")))
 
     def declare(*_) -> None:
-        raise ValueError("it declares entities, which no VOTable needs")
+        raise UserError("it declares entities, which no VOTable needs")
 
     parser = expat.ParserCreate()
     parser.StartElementHandler, parser.EntityDeclHandler = start, declare
@@ -89,9 +88,9 @@ def _check_votable(path: Path) -> None:
         try:
             parser.ParseFile(file)
         except expat.ExpatError as error:
-            raise ValueError(f"it is no XML: {error}") from error
+            raise UserError(f"it is no XML: {error}") from error
     if sum(widths) > size:
-        raise ValueError(f"its fields claim {sum(widths):,} values a row in {size:,} bytes")
+        raise UserError(f"its fields claim {sum(widths):,} values a row in {size:,} bytes")
     check_claims(path, max(rows) * len(widths), max(rows) * sum(widths))
 
 

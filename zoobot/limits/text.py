@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from zoobot.system.errors import one_line
+from zoobot.system.errors import UserError, one_line
 
 MAX_JSON_BYTES = 2**24  # an index of 10^5 shards has 12 MB
 MAX_CONFIG_BYTES = 2**18
@@ -30,7 +30,7 @@ def parse_json(text: str | bytes, **options):
     try:
         return json.loads(text, **options)
     except RecursionError:
-        raise ValueError("nested too deeply") from None
+        raise UserError("nested too deeply") from None
 
 
 def read_yaml(path: str | Path):
@@ -46,7 +46,7 @@ def read_yaml(path: str | Path):
     try:
         return yaml.safe_load(content)
     except yaml.YAMLError as error:
-        raise ValueError(str(error)) from error
+        raise UserError(str(error)) from error
 
 
 def check_yaml(text: str | bytes) -> None:
@@ -55,20 +55,20 @@ def check_yaml(text: str | bytes) -> None:
     try:
         for event in yaml.parse(text, yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
-                raise ValueError(f"the alias *{event.anchor}: aliases are not read, write it out")
+                raise UserError(f"the alias *{event.anchor}: aliases are not read, write it out")
             depth += isinstance(event, yaml.CollectionStartEvent)
             depth -= isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_YAML_DEPTH:
-                raise ValueError("nested too deeply")
+                raise UserError("nested too deeply")
     except yaml.YAMLError as error:
-        raise ValueError(str(error)) from error
+        raise UserError(str(error)) from error
 
 
 def _read_bounded(path: str | Path, most: int) -> bytes:
     with open(path, "rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
-        raise ValueError(f"larger than the limit of {most:,} bytes")
+        raise UserError(f"larger than the limit of {most:,} bytes")
     return content
 
 
@@ -80,7 +80,7 @@ def check_archive(path: str | Path) -> None:
         claimed = sum(member.file_size for member in archive.infolist())
     size = Path(path).stat().st_size
     if claimed > size:
-        raise ValueError(f"its members have {claimed:,} bytes unpacked, the file {size:,}")
+        raise UserError(f"its members have {claimed:,} bytes unpacked, the file {size:,}")
 
 
 def check_parts(value) -> None:
@@ -101,12 +101,12 @@ def check_parts(value) -> None:
         elif type(getattr(each, "__dict__", None)) is dict:
             waiting.append(vars(each))
         if count + len(waiting) > MAX_PARTS:
-            raise ValueError(f"it has more than {MAX_PARTS:,} values and characters written out")
+            raise UserError(f"it has more than {MAX_PARTS:,} values and characters written out")
 
 
 def check_name(name: str, what: str) -> None:
     """ValueError for a name that a terminal, a figure or a file could not show in a line."""
     if not name.isprintable() or len(name) > MAX_NAME_CHARS:
-        raise ValueError(
+        raise UserError(
             f"{what} {one_line(name):.80}: use printable characters, at most {MAX_NAME_CHARS}"
         )

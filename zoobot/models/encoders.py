@@ -20,7 +20,7 @@ from zoobot.limits.models import building, is_moderate
 from zoobot.limits.text import read_json
 from zoobot.runs import checkpoint
 from zoobot.runs.checkpoint import load_exactly
-from zoobot.system.errors import did_you_mean
+from zoobot.system.errors import UserError, did_you_mean
 from zoobot.system.files import write_text
 
 HUB_PREFIXES = ("hf_hub:", "hf-hub:")
@@ -43,12 +43,12 @@ def get_pytorch_encoder(
     """
     if not timm.is_model(architecture_name):
         near = did_you_mean(architecture_name, timm.list_models())
-        raise ValueError(f"timm has no encoder {architecture_name!r}{near}")
+        raise UserError(f"timm has no encoder {architecture_name!r}{near}")
     timm_kwargs.setdefault("num_classes", 0)
     try:
         return timm.create_model(architecture_name, in_chans=channels, **timm_kwargs)
     except (TypeError, AssertionError, RuntimeError) as error:
-        raise ValueError(f"encoder {architecture_name!r} refuses {timm_kwargs}: {error}") from error
+        raise UserError(f"encoder {architecture_name!r} refuses {timm_kwargs}: {error}") from error
 
 
 def get_encoder_dim(encoder: nn.Module, channels: int = 3) -> int:
@@ -96,7 +96,7 @@ def _outside_config(name: str) -> tuple[str, dict]:
             _check_outside(architecture, model_args)
             return architecture, model_args
         except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-            raise ValueError(
+            raise UserError(
                 f"{name}: {path} can't be read ({type(error).__name__}: {error}); it must be a "
                 "timm folder of config.json and model.safetensors"
             ) from error
@@ -110,14 +110,14 @@ def _outside_config(name: str) -> tuple[str, dict]:
 def _check_outside(architecture, model_args) -> None:
     """ValueError unless these are a name, and arguments that only shape the model."""
     if not isinstance(architecture, str) or not timm.is_model(architecture):
-        raise ValueError(f"timm has no encoder {architecture!r:.80}")
+        raise UserError(f"timm has no encoder {architecture!r:.80}")
     barred = {*NOT_LAYOUT} - {"num_classes", "in_chans"}
     is_layout = isinstance(model_args, dict) and not barred & set(model_args)
     if not is_layout or not is_moderate(model_args):
-        raise ValueError(f"'model_args' can't be {model_args!r:.80}")
+        raise UserError(f"'model_args' can't be {model_args!r:.80}")
 
 
-def unreachable(name: str, error: Exception) -> ValueError:
+def unreachable(name: str, error: Exception) -> UserError:
     """The error for weights that can't be had, with its reason and how to work offline."""
     reason = (str(error) or type(error).__name__).strip().splitlines()[0]
     if name.startswith(HUB_PREFIXES):
@@ -131,7 +131,7 @@ def unreachable(name: str, error: Exception) -> ValueError:
             f"to work offline, use {FOLDER_PREFIX}FOLDER with weights that you have, or start "
             f"from fresh weights with encoder=timm.create_model({name!r}, num_classes=0)"
         )
-    return ValueError(f"the pretrained weights of {name!r} can't be had: {reason}; {cure}")
+    return UserError(f"the pretrained weights of {name!r} can't be had: {reason}; {cure}")
 
 
 def load_encoder(name: str, channels: int = 3, **timm_kwargs) -> tuple[nn.Module, dict]:
@@ -149,20 +149,20 @@ def load_encoder(name: str, channels: int = 3, **timm_kwargs) -> tuple[nn.Module
     outside = name.startswith((*HUB_PREFIXES, FOLDER_PREFIX))
     if not outside and not timm.is_model(name.partition(".")[0]):
         near = did_you_mean(name, timm.list_models())
-        raise ValueError(f"timm has no encoder {name!r}{near}")
+        raise UserError(f"timm has no encoder {name!r}{near}")
     architecture, model_args = _outside_config(name) if outside else (name, {})
     options = {"pretrained": True, **timm_kwargs, "num_classes": 0, "in_chans": channels}
     bounded = contextlib.nullcontext()
     if name.startswith(FOLDER_PREFIX):
         folder = Path(name.removeprefix(FOLDER_PREFIX))
         if options["pretrained"] and not (folder / WEIGHTS_NAME).is_file():
-            raise ValueError(f"no weights file {folder / WEIGHTS_NAME}; pickles are not read")
+            raise UserError(f"no weights file {folder / WEIGHTS_NAME}; pickles are not read")
         bounded = building(folder)
     try:
         with bounded, _no_pickles():
             encoder = timm.create_model(name.replace("hf_hub:", "hf-hub:"), **options)
     except TypeError as error:
-        raise ValueError(f"encoder {name!r} refuses {timm_kwargs}: {error}") from error
+        raise UserError(f"encoder {name!r} refuses {timm_kwargs}: {error}") from error
     except Exception as error:  # huggingface_hub and timm raise many kinds
         raise unreachable(name, error) from error
     return encoder, describe(architecture, channels, {**model_args, **timm_kwargs})
@@ -253,7 +253,7 @@ def encoder_from_checkpoint(
     if architecture is not None:
         description = describe(architecture, (description or {}).get("channels", 3), {})
     if description is None:
-        raise ValueError(
+        raise UserError(
             f"{path} does not tell which encoder it holds: build it with "
             "load_pretrained_zoobot(path, architecture='...') and give it as encoder="
         )
@@ -274,7 +274,7 @@ def save_encoder(encoder: nn.Module, folder: str | Path) -> None:
     """
     description = describe_encoder(encoder)
     if description is None:
-        raise ValueError("only an encoder that timm can build again can be written for timm")
+        raise UserError("only an encoder that timm can build again can be written for timm")
     folder = Path(folder)
     pretrained_cfg = encoder.pretrained_cfg
     size_px = description["timm_kwargs"].get("img_size", pretrained_cfg["input_size"][1:])

@@ -23,6 +23,7 @@ from zoobot.models.finetune_base import FinetuneableZoobotAbstract, plain
 from zoobot.models.heads import DirichletHead, LinearHead, label_tensor
 from zoobot.models.tree import schema_of
 from zoobot.schemas import Schema
+from zoobot.system.errors import UserError
 from zoobot.trainer import get_trainer as get_trainer
 
 LOSSES = {"mse": "mse", "mean_squared_error": "mse", "mae": "mae", "mean_absolute_error": "mae"}
@@ -59,9 +60,9 @@ def l1_loss(y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 def _class_weights(weights, num_classes: int) -> torch.Tensor:
     numbers = isinstance(weights, list) and all(isinstance(w, int | float) for w in weights)
     if not numbers or not all(0 <= w < float("inf") for w in weights):
-        raise ValueError(f"class_weights {weights!r}: use 'balanced', or numbers >= 0 in a list")
+        raise UserError(f"class_weights {weights!r}: use 'balanced', or numbers >= 0 in a list")
     if len(weights) != num_classes:
-        raise ValueError(f"{len(weights)} class_weights for num_classes={num_classes}")
+        raise UserError(f"{len(weights)} class_weights for num_classes={num_classes}")
     return torch.tensor(weights, dtype=torch.float32)
 
 
@@ -102,7 +103,7 @@ class FinetuneableZoobotClassifier(FinetuneableZoobotAbstract):
     ):
         super().__init__(**super_kwargs)
         if num_classes < 2:
-            raise ValueError(f"num_classes is {num_classes}: a classifier has 2 or more")
+            raise UserError(f"num_classes is {num_classes}: a classifier has 2 or more")
         self.num_classes = int(num_classes)
         self.label_col = label_col
         self.label_smoothing = label_smoothing
@@ -112,7 +113,7 @@ class FinetuneableZoobotClassifier(FinetuneableZoobotAbstract):
         if self.class_weights not in (None, "balanced"):
             self._weights = _class_weights(self.class_weights, num_classes)
         if run_linear_sanity_check and importlib.util.find_spec("sklearn") is None:
-            raise ValueError("run_linear_sanity_check needs: pip install scikit-learn")
+            raise UserError("run_linear_sanity_check needs: pip install scikit-learn")
         self.run_linear_sanity_check = run_linear_sanity_check
         self.head = self._seeded(
             lambda: LinearHead(self.encoder_dim, num_classes, self.head_dropout_prob)
@@ -137,7 +138,7 @@ class FinetuneableZoobotClassifier(FinetuneableZoobotAbstract):
             counts = np.bincount(table[self.label_col].astype(int), minlength=self.num_classes)
             if counts.min() == 0:
                 absent = self.class_names[int(counts.argmin())]
-                raise ValueError(f"balanced class weights: class {absent!r} has no galaxy")
+                raise UserError(f"balanced class weights: class {absent!r} has no galaxy")
             weights = len(table) / (self.num_classes * counts)
             self._weights = torch.tensor(weights, dtype=torch.float32)
 
@@ -185,7 +186,7 @@ class FinetuneableZoobotRegressor(FinetuneableZoobotAbstract):
     ):
         super().__init__(**super_kwargs)
         if loss not in LOSSES:
-            raise ValueError(f"loss {loss!r} is none of {', '.join(LOSSES)}")
+            raise UserError(f"loss {loss!r} is none of {', '.join(LOSSES)}")
         self.label_col = label_col
         self.loss_name = LOSSES[loss]
         self.unit_interval = unit_interval

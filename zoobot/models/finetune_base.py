@@ -16,7 +16,7 @@ from zoobot.models.heads import label_tensor
 from zoobot.runs import checkpoint
 from zoobot.runs.checkpoint import load_exactly
 from zoobot.schemas import Schema
-from zoobot.system.errors import did_you_mean
+from zoobot.system.errors import UserError, did_you_mean
 
 TRAINING_MODES = ("full", "head_only")
 
@@ -74,7 +74,7 @@ class FinetuneableZoobotAbstract(nn.Module):
         super().__init__()
         if training_mode not in TRAINING_MODES:
             near = did_you_mean(str(training_mode), TRAINING_MODES)
-            raise ValueError(
+            raise UserError(
                 f"training_mode {training_mode!r} is neither 'full' nor 'head_only'{near}"
             )
         self.training_mode = training_mode
@@ -83,7 +83,7 @@ class FinetuneableZoobotAbstract(nn.Module):
         self.learning_rate = learning_rate
         self.head_dropout_prob = head_dropout_prob
         if not isinstance(scheduler_kwargs, dict | None):
-            raise ValueError(f"scheduler_kwargs must be a dict, not {scheduler_kwargs!r}")
+            raise UserError(f"scheduler_kwargs must be a dict, not {scheduler_kwargs!r}")
         self.scheduler_kwargs = None if scheduler_kwargs is None else dict(scheduler_kwargs)
         optim.check_schedule(self.scheduler_kwargs)
         self.greyscale = greyscale
@@ -101,14 +101,12 @@ class FinetuneableZoobotAbstract(nn.Module):
         given = [key for key, value in sources.items() if value is not None]
         if len(given) != 1:
             told = " and ".join(given) if given else "none"
-            raise ValueError(
-                f"give exactly one of name, encoder, zoobot_checkpoint_loc, not {told}"
-            )
+            raise UserError(f"give exactly one of name, encoder, zoobot_checkpoint_loc, not {told}")
         name, encoder, path = sources.values()
         if encoder is not None:
             self.encoder, self.encoder_description = encoder, encoders.describe_encoder(encoder)
             if getattr(encoder, "num_classes", 0):
-                raise ValueError(
+                raise UserError(
                     f"the encoder still has a classifier of {encoder.num_classes} classes: make it "
                     "with timm.create_model(..., num_classes=0)"
                 )
@@ -124,7 +122,7 @@ class FinetuneableZoobotAbstract(nn.Module):
             self.encoder_source = "fresh" if fresh else f"loaded from {name}"
         expected = (self.encoder_description or {}).get("channels", channels)
         if expected != channels:
-            raise ValueError(
+            raise UserError(
                 f"the encoder takes {expected} channels, but greyscale={channels == 1} asks for "
                 f"{channels}"
             )
@@ -160,7 +158,7 @@ class FinetuneableZoobotAbstract(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Images (B, C, H, W), 0 to 1, to the head's float32 output."""
         if self.greyscale and images.shape[1] != 1:
-            raise ValueError(
+            raise UserError(
                 f"the encoder takes 1 channel, the images have {images.shape[1]}: set greyscale "
                 "in the view's config, or channels=1 in the data module"
             )
@@ -168,7 +166,7 @@ class FinetuneableZoobotAbstract(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             features = self.encoder(images)
         if features.ndim != 2:
-            raise ValueError(
+            raise UserError(
                 f"the encoder gives {tuple(features.shape)}: it must pool to (galaxies, features)"
             )
         return self.head(features)
@@ -185,7 +183,7 @@ class FinetuneableZoobotAbstract(nn.Module):
         """
         values = self.loss(outputs, labels)
         if values.shape[:1] != labels.shape[:1]:
-            raise ValueError(
+            raise UserError(
                 f"the loss has shape {tuple(values.shape)} for {len(labels)} galaxies: it must "
                 "not be reduced (reduction='none')"
             )
@@ -256,7 +254,7 @@ class FinetuneableZoobotAbstract(nn.Module):
         """
         weights, saved = checkpoint.load_model(checkpoint_path)
         if saved.get("class") not in (None, cls.__name__):
-            raise ValueError(
+            raise UserError(
                 f"{checkpoint_path} holds a {saved['class']}, not a {cls.__name__}"
                 + (
                     "; finetune from its encoder with zoobot_checkpoint_loc="
@@ -266,7 +264,7 @@ class FinetuneableZoobotAbstract(nn.Module):
             )
         if encoder is None:
             if saved.get("encoder") is None:
-                raise ValueError(
+                raise UserError(
                     f"{checkpoint_path} does not tell how to build its encoder: give encoder="
                 )
             with building(checkpoint_path):

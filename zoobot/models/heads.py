@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
+from zoobot.system.errors import UserError
+
 
 class DirichletHead(nn.Module):
     """Dropout, linear, ``1 + 100 * sigmoid(x)``: features (B, D) to concentrations (B, A).
@@ -84,7 +86,7 @@ def label_tensor(batch: dict, columns: Sequence[str]) -> torch.Tensor:
     for column in columns:
         if column not in present:
             found = [key for key in present if key not in ("image", "id_str", "labels")]
-            raise ValueError(f"batches have no label column {column!r}; they have {found[:10]}")
+            raise UserError(f"batches have no label column {column!r}; they have {found[:10]}")
     if "label_cols" not in batch:
         return _single(torch.stack([batch[column] for column in columns], dim=1))
     indices = [batch["label_cols"].index(column) for column in columns]

@@ -15,6 +15,7 @@ from zoobot.models.heads import DirichletHead, label_tensor
 from zoobot.runs import checkpoint
 from zoobot.runs.checkpoint import load_exactly
 from zoobot.schemas import Schema
+from zoobot.system.errors import UserError
 
 
 class ZoobotTree(nn.Module):
@@ -53,10 +54,10 @@ class ZoobotTree(nn.Module):
         super().__init__()
         if schema is None:
             if question_answer_pairs is None or dependencies is None:
-                raise ValueError("give schema=, or question_answer_pairs= and dependencies=")
+                raise UserError("give schema=, or question_answer_pairs= and dependencies=")
             schema = Schema(question_answer_pairs, dependencies)
         if output_dim not in (None, len(schema.answers)):
-            raise ValueError(
+            raise UserError(
                 f"output_dim is {output_dim}, but the tree has {len(schema.answers)} answers"
             )
         self.schema = schema
@@ -125,7 +126,7 @@ class ZoobotTree(nn.Module):
         """
         weights, saved = checkpoint.load_model(checkpoint_path)
         if saved.get("class") not in (None, "ZoobotTree") or saved.get("encoder") is None:
-            raise ValueError(
+            raise UserError(
                 f"{checkpoint_path} holds a {saved.get('class') or 'model that tells no encoder'}, "
                 "not a ZoobotTree"
             )

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from zoobot.limits.tables import check_claims, check_parquet
 from zoobot.limits.text import parse_json
+from zoobot.system.errors import UserError
 
 SUFFIXES = (".parquet", ".csv", ".hdf5", ".h5")
 VALUES_A_ROW_GROUP = 2**24
@@ -57,9 +58,9 @@ def check_save_loc(path: str | Path) -> Path:
     """The path, if predictions can be written there; else ValueError."""
     path = Path(path)
     if path.suffix not in SUFFIXES:
-        raise ValueError(f"predictions {path}: end the name with one of {', '.join(SUFFIXES)}")
+        raise UserError(f"predictions {path}: end the name with one of {', '.join(SUFFIXES)}")
     if path.is_dir():
-        raise ValueError(f"predictions {path} is a folder: save elsewhere")
+        raise UserError(f"predictions {path} is a folder: save elsewhere")
     if path.suffix in (".hdf5", ".h5"):
         _h5py()
     return path
@@ -69,7 +70,7 @@ def _h5py():
     try:
         import h5py
     except ImportError:
-        raise ValueError("HDF5 needs h5py: pip install 'zoobot-torch[hdf5]'") from None
+        raise UserError("HDF5 needs h5py: pip install 'zoobot-torch[hdf5]'") from None
     return h5py
 
 
@@ -248,14 +249,14 @@ def read_predictions(path: str | Path) -> Predictions:
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"no predictions {path}")
+        raise UserError(f"no predictions {path}")
     if path.suffix not in SUFFIXES:
-        raise ValueError(f"predictions {path}: unknown format {path.suffix!r}")
+        raise UserError(f"predictions {path}: unknown format {path.suffix!r}")
     read = {".parquet": _read_parquet, ".csv": _read_csv}.get(path.suffix, _read_hdf5)
     try:
         return read(path)
     except (OSError, KeyError, ValueError, TypeError, MemoryError, pa.ArrowException) as error:
-        raise ValueError(f"predictions {path} can't be read: {error}") from error
+        raise UserError(f"predictions {path} can't be read: {error}") from error
 
 
 def _read_parquet(path: Path) -> Predictions:
@@ -311,5 +312,5 @@ def _check_dataset(path: Path, file, name: str) -> None:
     h5py = _h5py()
     dataset = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
     if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
-        raise ValueError(f"{name!r} is no dataset of this file itself")
+        raise UserError(f"{name!r} is no dataset of this file itself")
     check_claims(path, dataset.size, dataset.nbytes)

@@ -16,6 +16,7 @@ from zoobot.models.finetune import (
 )
 from zoobot.models.tree import ZoobotTree
 from zoobot.runs import checkpoint
+from zoobot.system.errors import UserError
 
 MODELS = {
     model.__name__: model
@@ -78,7 +79,7 @@ def load_predictor(path: str, representations: bool = False) -> nn.Module:
     _, saved = checkpoint.load_model(path)
     name = saved.get("class") or _class_of_lightning(saved.get("arguments", {}))
     if name not in MODELS:
-        raise ValueError(
+        raise UserError(
             f"{path} holds a {name or 'model of unknown class'}, not one of {', '.join(MODELS)}: "
             "load it in Python and give it to zoobot.predictions.predict"
         )
@@ -105,7 +106,7 @@ def view_of(model: nn.Module, image_size: int | None = None):
     """
     seen = getattr(model, "images_seen", {})
     if "transform" in seen and image_size is None:
-        raise ValueError(
+        raise UserError(
             f"the model was validated with a transform of its own, {seen['transform']:.80}: "
             "give it as inference_transform, or --image-size for the minimal view"
         )
@@ -122,7 +123,7 @@ def column_names(model: nn.Module, label_cols: Sequence[str] | None) -> list[str
         ValueError: too few or too many, not the tree's own, or names that a file can't have.
     """
     if isinstance(label_cols, str):
-        raise ValueError(f"label_cols is a list of columns: use [{label_cols!r}]")
+        raise UserError(f"label_cols is a list of columns: use [{label_cols!r}]")
     own = None
     if hasattr(model, "schema"):
         own = model.schema.label_cols
@@ -137,13 +138,13 @@ def column_names(model: nn.Module, label_cols: Sequence[str] | None) -> list[str
     elif getattr(model, "task", None) == ZoobotEncoder.task:
         own = [f"feat_{i}" for i in range(model.encoder_dim)]
     if label_cols is None and own is None:
-        raise ValueError(f"{type(model).__name__} does not name its columns: give label_cols")
+        raise UserError(f"{type(model).__name__} does not name its columns: give label_cols")
     if label_cols is not None and own is not None and len(label_cols) != len(own):
-        raise ValueError(f"{len(label_cols)} label_cols, but the model predicts {len(own)} columns")
+        raise UserError(f"{len(label_cols)} label_cols, but the model predicts {len(own)} columns")
     names = list(label_cols) if label_cols is not None else own
     bad = [name for name in names if name in ("id_str", "error") or names.count(name) > 1]
     if bad:
-        raise ValueError(f"a predicted column can't be called {bad[0]!r}: give other label_cols")
+        raise UserError(f"a predicted column can't be called {bad[0]!r}: give other label_cols")
     return names
 
 

@@ -18,6 +18,7 @@ from zoobot.data.shards.reader import hash_all
 from zoobot.limits.text import parse_json, read_json
 from zoobot.predictions.files import Predictions, open_writer
 from zoobot.schemas import Schema
+from zoobot.system.errors import UserError
 from zoobot.system.files import (
     delete_files,
     sync_folder,
@@ -83,9 +84,14 @@ class Work:
 class PartSampler(Sampler):
     """Batches of the given parts, one after the other."""
 
+    accumulation = 1
+
     def __init__(self, work: Work, parts: Sequence[int]):
         self._work = work
         self._parts = parts
+
+    def set_epoch(self, epoch: int, first_step: int = 0) -> None:
+        """No effect: every epoch is the same."""
 
     def __len__(self) -> int:
         return sum(len(self._work.batches(part)) for part in self._parts)
@@ -118,10 +124,10 @@ def read_part(work: Work, part: int) -> tuple[dict[str, np.ndarray], dict]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         told = metadata["errors"]
         if metadata["checksum"] != _checksum(work, part, tensors, told):
-            raise ValueError("another checksum")
+            raise UserError("another checksum")
         return tensors, parse_json(told)
     except (OSError, safetensors.SafetensorError, TypeError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} is missing or damaged: rerun the same command") from error
+        raise UserError(f"{path} is missing or damaged: rerun the same command") from error
 
 
 def _checksum(work: Work, part: int, tensors: dict[str, np.ndarray], told: str) -> str:
@@ -152,7 +158,7 @@ def open_parts(work: Work, plan: dict, resume: bool) -> tuple[list[int], str]:
         before = _read_plan(path)
         changed = [key for key in plan if before.get(key) != plan[key]]
         if changed:
-            raise ValueError(
+            raise UserError(
                 f"{work.folder} holds parts of another prediction: {', '.join(changed)} differ; "
                 "delete the folder to start anew, or save elsewhere"
             )
@@ -168,7 +174,7 @@ def _read_plan(path: Path) -> dict:
     except ValueError:
         plan = None
     if not isinstance(plan, dict):
-        raise ValueError(f"{path} is damaged: delete {path.parent} to start anew")
+        raise UserError(f"{path} is damaged: delete {path.parent} to start anew")
     return plan
 
 

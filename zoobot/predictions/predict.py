@@ -44,6 +44,7 @@ from zoobot.predictions.parts import (
 )
 from zoobot.schemas import Schema
 from zoobot.system import distributed, locks
+from zoobot.system.errors import UserError
 from zoobot.trainer import hardware
 
 ON_BAD_IMAGE = ("error", "record")
@@ -87,7 +88,7 @@ def predict(
     view = data.pop("test_transform", None) or inference_transform
     unknown = set(data) - {"batch_size", "num_workers", "prefetch_factor"}
     if unknown:
-        raise ValueError(f"datamodule_kwargs: no argument {sorted(unknown)[0]!r} in predictions")
+        raise UserError(f"datamodule_kwargs: no argument {sorted(unknown)[0]!r} in predictions")
     known = {k: v for k, v in trainer.items() if k in ("accelerator", "precision")}
     options = hardware(**known) | data | options
     path = predict_to_file(
@@ -161,7 +162,7 @@ def predict_to_file(
     settings = engine.Settings(device=where, dtype=engine.choose_dtype(precision, where))
     like = _like(model, column_names(model, label_cols), num_samples, on_bad_image == "record")
     if summary and like.metadata["schema"] is None:
-        raise ValueError(f"a summary is made of decision trees, not of {like.metadata['task']}")
+        raise UserError(f"a summary is made of decision trees, not of {like.metadata['task']}")
 
     folder = save_loc.with_name(save_loc.name + ".parts")
     only = locks.only_run(folder / "lock") if distributed.is_main() else nullcontext()
@@ -209,15 +210,15 @@ def predict_to_file(
 
 def _check_options(model, num_samples, num_views, batch_size, on_bad_image) -> None:
     if min(num_samples, num_views, batch_size) < 1:
-        raise ValueError(
+        raise UserError(
             f"{num_samples} samples of {num_views} views in batches of {batch_size}: give 1 or more"
         )
     if num_samples > 1 and not (hasattr(model, "encoder") and hasattr(model, "head")):
-        raise ValueError(
+        raise UserError(
             f"{num_samples} samples need a head with dropout; {type(model).__name__} has none"
         )
     if on_bad_image not in ON_BAD_IMAGE:
-        raise ValueError(f"on_bad_image={on_bad_image!r}: use one of {', '.join(ON_BAD_IMAGE)}")
+        raise UserError(f"on_bad_image={on_bad_image!r}: use one of {', '.join(ON_BAD_IMAGE)}")
 
 
 def _galaxies(catalog, folder: Path, split: str):
@@ -314,7 +315,7 @@ def _predict_batch(model, batch, num_galaxies, work, settings, pad_to=None) -> t
         ]
     values = torch.stack(passes).mean(0)[:num_read]
     if values.shape[1] != num_columns:
-        raise ValueError(
+        raise UserError(
             f"the model predicts {values.shape[1]} columns, but there are {num_columns} label_cols"
         )
     if num_read == num_galaxies:

@@ -17,6 +17,7 @@ from torch import nn
 
 from zoobot.limits.models import check_model
 from zoobot.limits.text import check_archive, check_parts, parse_json
+from zoobot.system.errors import UserError
 from zoobot.system.files import write_whole
 
 FORMAT_VERSION = 2
@@ -53,16 +54,16 @@ def load_checkpoint(path: str | Path) -> dict:
 def _checked(path: str | Path, state) -> dict:
     version = state.get("format_version") if isinstance(state, dict) else None
     if version not in READABLE_VERSIONS:
-        raise ValueError(
+        raise UserError(
             f"{path} has checkpoint format {version}; this version reads {FORMAT_VERSION}"
         )
     expected = state.pop("sha256", None)
     try:
         is_sound = version == 1 or digest(state) == expected
     except ValueError as error:
-        raise ValueError(f"{path} is no state of training: it holds {error}") from error
+        raise UserError(f"{path} is no state of training: it holds {error}") from error
     if not is_sound:
-        raise ValueError(f"{path} is corrupt: its contents do not have the checksum it tells")
+        raise UserError(f"{path} is corrupt: its contents do not have the checksum it tells")
     return state
 
 
@@ -80,7 +81,7 @@ def digest(value) -> str:
 def _feed(hashed, value) -> None:
     if torch.is_tensor(value):
         if value.layout != torch.strided or value.is_meta or value.is_quantized:
-            raise ValueError("a tensor that is not plain numbers")
+            raise UserError("a tensor that is not plain numbers")
         value = value.detach().cpu().contiguous()
         hashed.update(f"{value.dtype}{tuple(value.shape)}".encode())
         hashed.update(value.reshape(-1).view(torch.uint8).numpy())
@@ -121,10 +122,10 @@ def _unpickle(path: str | Path) -> object:
         check_parts(state)
         return state
     except FileNotFoundError:
-        raise ValueError(f"no checkpoint {path}") from None
+        raise UserError(f"no checkpoint {path}") from None
     except Exception as error:  # torch.load raises many kinds for a torn or foreign file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is not a readable checkpoint: {reason}") from error
+        raise UserError(f"{path} is not a readable checkpoint: {reason}") from error
 
 
 def load_model(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
@@ -146,7 +147,7 @@ def load_model(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
         elif isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
             weights, description = _read_lightning(path, state)
         else:
-            raise ValueError(f"{path} is no checkpoint of this package or of Zoobot 2.x")
+            raise UserError(f"{path} is no checkpoint of this package or of Zoobot 2.x")
     check_model(path, weights, description)
     return weights, description
 
@@ -160,7 +161,7 @@ def _read_lightning(path: str | Path, state: dict) -> tuple[dict[str, torch.Tens
         }
         return weights, _describe_lightning(state.get("hyper_parameters") or {})
     except (TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path} has arguments that are no model's: {error}") from error
+        raise UserError(f"{path} has arguments that are no model's: {error}") from error
 
 
 def _key_without_wrappers(key: str) -> str:
@@ -219,14 +220,14 @@ def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         description = parse_json(metadata["zoobot"])
         if not isinstance(description, dict):
-            raise ValueError("its description is no dictionary")
+            raise UserError("its description is no dictionary")
     except FileNotFoundError:
-        raise ValueError(f"no weights file {path}") from None
+        raise UserError(f"no weights file {path}") from None
     except READING_ERRORS as error:
-        raise ValueError(f"{path} is not a weights file of this package: {error}") from error
+        raise UserError(f"{path} is not a weights file of this package: {error}") from error
     expected = description.pop("sha256", None)
     if expected is not None and _weights_digest(tensors) != expected:
-        raise ValueError(f"{path} is corrupt: its weights do not have the checksum it tells")
+        raise UserError(f"{path} is corrupt: its weights do not have the checksum it tells")
     return tensors, description
 
 
@@ -247,9 +248,9 @@ def load_exactly(module: nn.Module, weights: dict[str, torch.Tensor], where: str
     faults = (("missing", missing), ("left over", unexpected), ("of another shape", reshaped))
     told = [f"{len(keys)} {fault} ({', '.join(keys[:3])})" for fault, keys in faults if keys]
     if told:
-        raise ValueError(f"the weights of {where} do not fit: " + "; ".join(told))
+        raise UserError(f"the weights of {where} do not fit: " + "; ".join(told))
     try:
         module.load_state_dict(weights)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
-        raise ValueError(f"the weights of {where} can't be loaded: {reason}") from error
+        raise UserError(f"the weights of {where} can't be loaded: {reason}") from error

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from zoobot.limits.text import parse_json
 from zoobot.runs import checkpoint
 from zoobot.system import distributed, locks
+from zoobot.system.errors import UserError
 from zoobot.system.files import (
     delete_files,
     duplicate_file,
@@ -110,7 +111,7 @@ class Run:
         self._template = file_template
         self._show_progress = show_progress
         if self._file_name(1) == self._file_name(2):
-            raise ValueError(f"file_template {file_template!r} lacks {{epoch}}")
+            raise UserError(f"file_template {file_template!r} lacks {{epoch}}")
         self.checkpoint_dir = self.save_dir / "checkpoints"
         self._config = config
         self._description = description
@@ -188,7 +189,7 @@ class Run:
         for split, metrics in (("train", train), ("validation", validation)):
             loss = metrics.get(loss_name, math.nan)
             if not math.isfinite(loss):
-                raise ValueError(
+                raise UserError(
                     f"the {split} loss of epoch {epoch} is {loss}: lower the learning rate or use "
                     "--precision fp32; the checkpoints hold the state before"
                 )
@@ -288,7 +289,7 @@ class Run:
             return True
         text = f"{what} can't be written to {self.save_dir}: {error}"
         if self._on_save_error == "stop":
-            raise ValueError(
+            raise UserError(
                 f"{text}; what was saved before is whole: make room, and run the same command again"
             )
         self.warn(f"{text}; what was saved before is whole, and training goes on")
@@ -306,7 +307,7 @@ class Run:
         try:
             return self._template.format(epoch=f"epoch={epoch}") + ".ckpt"
         except (KeyError, IndexError, ValueError) as error:
-            raise ValueError(f"file_template {self._template!r} may name {{epoch}} only") from error
+            raise UserError(f"file_template {self._template!r} may name {{epoch}} only") from error
 
 
 def read_metrics(save_dir: str | Path) -> list[dict]:
@@ -318,7 +319,7 @@ def _read_lines(path: Path) -> list[dict]:
     try:
         return [parse_json(line) for line in path.read_text().splitlines()] if path.exists() else []
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): move it away") from error
+        raise UserError(f"{path} is damaged ({error}): move it away") from error
 
 
 def _write_lines(path: Path, lines: list[dict]) -> None:

@@ -13,6 +13,7 @@ from zoobot.metrics import Means
 from zoobot.runs import checkpoint
 from zoobot.runs.checkpoint import load_exactly
 from zoobot.system import distributed
+from zoobot.system.errors import UserError
 
 
 @dataclasses.dataclass
@@ -69,7 +70,7 @@ def restore(
     """
     progress = Progress(**state["progress"])
     if progress.epoch_step and progress.num_steps != num_steps:
-        raise ValueError(
+        raise UserError(
             f"the state was saved at step {progress.epoch_step} of an epoch of "
             f"{progress.num_steps} steps, now an epoch has {num_steps}: keep galaxies and "
             "--batch-size, or go on from the end of an epoch, --resume checkpoints/epoch=N.ckpt"
@@ -146,7 +147,7 @@ def find_state(
     if path.resolve().parent != folder.resolve():
         done = state["progress"]["epoch"]
         if done >= config["epochs"]:
-            raise ValueError(f"{path} has all {done} epochs behind it; raise --epochs")
+            raise UserError(f"{path} has all {done} epochs behind it; raise --epochs")
         state["progress"].update(best_loss=math.inf, best_epoch=done, kept=[])
         state["branch"] = True
     return state
@@ -168,7 +169,7 @@ def _last_state(folder: Path) -> tuple[Path | None, dict | None]:
             print(f"warning: {faults[0]}; going on from {path.name}", file=sys.stderr)
     path, found, faults = distributed.from_main((path, state is not None, faults))
     if faults and not found:
-        raise ValueError(
+        raise UserError(
             f"no state to go on from: {'; '.join(faults)}; start anew with --resume never, or name "
             "a checkpoint with --resume PATH"
         )
@@ -185,7 +186,7 @@ def _compare_options(before: dict, now: dict, path, may_change: set[str], allow_
     }
     refused = [text for key, text in changed.items() if key not in may_change]
     if refused and not allow_changes:
-        raise ValueError(
+        raise UserError(
             f"{path} belongs to a run with other options ({'; '.join(refused)}): start anew "
             "(--resume never), or in another folder (--save-dir), or take them (--allow-changes)"
         )

@@ -16,6 +16,7 @@ import torch
 
 from zoobot.system import distributed
 from zoobot.system.distributed import STOP_SIGNALS
+from zoobot.system.errors import UserError
 
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: the same command goes on
 STEPS_IN_FLIGHT = 2
@@ -127,7 +128,7 @@ class Watch:
         if due or stop or given_up:
             self.save()
         if given_up:
-            raise ValueError(
+            raise UserError(
                 f"the loss or its gradient was not finite in {self._skipped_in_row} steps in a row "
                 "(their galaxies: skipped_steps.jsonl): lower the learning rate or use "
                 "--precision fp32, and go on with --allow-changes, or look at the galaxies; the "

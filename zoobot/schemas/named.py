@@ -6,7 +6,7 @@ from pathlib import Path
 
 from zoobot.limits.text import read_json
 from zoobot.schemas.schema import Answer, Question, Schema
-from zoobot.system.errors import did_you_mean
+from zoobot.system.errors import UserError, did_you_mean
 
 __all__ = ["Answer", "Question", "Schema", "get_schema", "load_schema", "schema_names"]
 TREES_DIR = Path(__file__).parent / "trees"
@@ -18,18 +18,18 @@ def load_schema(path: str | Path) -> Schema:
         tree = read_json(path, object_pairs_hook=_unique_keys)
         return Schema.from_dict(tree)
     except FileNotFoundError:
-        raise ValueError(f"no schema file {path}") from None
+        raise UserError(f"no schema file {path}") from None
     except RecursionError:
-        raise ValueError(f"schema {path}: its lists or objects are nested too deeply") from None
+        raise UserError(f"schema {path}: its lists or objects are nested too deeply") from None
     except (ValueError, OSError) as error:
-        raise ValueError(f"schema {path}: {error}") from None
+        raise UserError(f"schema {path}: {error}") from None
 
 
 def _unique_keys(pairs: list[tuple[str, object]]) -> dict:
     unique = {}
     for key, value in pairs:
         if key in unique:
-            raise ValueError(f"{key!r} appears twice")
+            raise UserError(f"{key!r} appears twice")
         unique[key] = value
     return unique
 
@@ -74,7 +74,7 @@ def get_schema(schema: "str | Path | Schema") -> Schema:
     if str(schema).endswith(".json"):
         return load_schema(schema)
     near = did_you_mean(str(schema), _named_trees())
-    raise ValueError(f"no schema named {str(schema)!r}{near}; names: {', '.join(schema_names())}")
+    raise UserError(f"no schema named {str(schema)!r}{near}; names: {', '.join(schema_names())}")
 
 
 def __getattr__(name: str):

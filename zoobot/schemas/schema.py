@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from zoobot.limits.text import check_name
-from zoobot.system.errors import did_you_mean
+from zoobot.system.errors import UserError, did_you_mean
 
 DEEPEST_INDENT = 40  # of the tree as text
 MAX_ANSWERS = 2000
@@ -85,15 +85,15 @@ class Schema:
     ):
         for pairs in (question_answer_pairs, dependencies):
             if not isinstance(pairs, Mapping):
-                raise ValueError(f"a schema is made of dicts of questions, not {pairs!r:.80}")
+                raise UserError(f"a schema is made of dicts of questions, not {pairs!r:.80}")
         if not question_answer_pairs:
-            raise ValueError("a schema needs at least one question")
+            raise UserError("a schema needs at least one question")
         for question, suffixes in question_answer_pairs.items():
             if isinstance(suffixes, str) or not isinstance(suffixes, Sequence):
-                raise ValueError(f"question {question!r}: give its answers as a list of texts")
+                raise UserError(f"question {question!r}: give its answers as a list of texts")
         num_answers = sum(map(len, question_answer_pairs.values()))
         if num_answers > MAX_ANSWERS:
-            raise ValueError(f"the tree has {num_answers} answers; at most {MAX_ANSWERS}")
+            raise UserError(f"the tree has {num_answers} answers; at most {MAX_ANSWERS}")
         self.question_answer_pairs = {q: list(a) for q, a in question_answer_pairs.items()}
         self.questions: list[Question] = []
         self.answers: list[Answer] = []
@@ -111,13 +111,13 @@ class Schema:
 
     def _add_question(self, text: str, suffixes: Sequence[str]) -> None:
         if not isinstance(text, str) or not text:
-            raise ValueError(f"a question's name must be a non-empty string, not {text!r}")
+            raise UserError(f"a question's name must be a non-empty string, not {text!r}")
         if len(suffixes) < 2:
-            raise ValueError(f"question {text!r} has {len(suffixes)} answers; it needs at least 2")
+            raise UserError(f"question {text!r} has {len(suffixes)} answers; it needs at least 2")
         question = Question(text, len(self.questions))
         for suffix in suffixes:
             if not isinstance(suffix, str):
-                raise ValueError(f"question {text!r} has an answer that is not text: {suffix!r}")
+                raise UserError(f"question {text!r} has an answer that is not text: {suffix!r}")
             check_name(text + suffix, f"question {question.index}: answer")
             answer = Answer(text + suffix, question, len(self.answers))
             question.answers.append(answer)
@@ -129,21 +129,21 @@ class Schema:
             seen = set()
             for answer in self.answers:
                 if answer.text in seen:
-                    raise ValueError(
+                    raise UserError(
                         f"answer {answer.text!r} appears twice; label columns must differ"
                     )
                 seen.add(answer.text)
 
     def _connect(self, question: Question, dependencies: Mapping) -> None:
         if question.text not in dependencies:
-            raise ValueError(
+            raise UserError(
                 f"question {question.text!r} has no entry in the dependencies; "
                 "give None for a question that everyone is asked"
             )
         parents = dependencies[question.text]
         parents = [parents] if isinstance(parents, str) else parents or []
         if not isinstance(parents, Sequence):
-            raise ValueError(
+            raise UserError(
                 f"question {question.text!r} is asked after {parents!r:.80}, which is neither a "
                 "label column nor a list of them"
             )
@@ -151,12 +151,12 @@ class Schema:
         for text in parents:
             parent = self._answers_by_text.get(text) if isinstance(text, str) else None
             if parent is None:
-                raise ValueError(
+                raise UserError(
                     f"question {question.text!r} is asked after {text!r}, which is no answer "
                     f"of this tree{did_you_mean(text, self._answers_by_text)}"
                 )
             if text in seen:
-                raise ValueError(f"question {question.text!r} is asked after {text!r} twice")
+                raise UserError(f"question {question.text!r} is asked after {text!r} twice")
             seen.add(text)
             question.asked_after.append(parent)
             parent.next_questions.append(question)
@@ -175,7 +175,7 @@ class Schema:
             level = [self.questions[i] for i in sorted(following)]
         if any(unplaced_parents):
             names = ", ".join(q.text for q in self.questions if unplaced_parents[q.index])
-            raise ValueError(f"the questions form a cycle, each asked after another: {names:.300}")
+            raise UserError(f"the questions form a cycle, each asked after another: {names:.300}")
         return levels
 
     def check_label_cols(self, label_cols: Sequence[str]) -> None:
@@ -186,7 +186,7 @@ class Schema:
         missing = [c for c in self.label_cols if c not in label_cols]
         extra = [c for c in label_cols if c not in self._answers_by_text]
         if missing or extra:
-            raise ValueError(
+            raise UserError(
                 f"label columns don't match the tree: missing {missing[:5]}, unknown {extra[:5]}"
             )
         place = next(
@@ -197,7 +197,7 @@ class Schema:
             ),
             len(self.label_cols),
         )
-        raise ValueError(
+        raise UserError(
             f"label columns are out of order: position {place} holds {label_cols[place]!r}; "
             "pass schema.label_cols"
         )
@@ -240,7 +240,7 @@ class Schema:
             return self._questions_by_text[text]
         except KeyError:
             near = did_you_mean(text, self._questions_by_text)
-            raise ValueError(f"no question {text!r} in this tree{near}") from None
+            raise UserError(f"no question {text!r} in this tree{near}") from None
 
     def get_answer(self, text: str) -> Answer:
         """The answer with this label column, in constant time; ValueError if there is none."""
@@ -248,7 +248,7 @@ class Schema:
             return self._answers_by_text[text]
         except KeyError:
             near = did_you_mean(text, self._answers_by_text)
-            raise ValueError(f"no answer {text!r} in this tree{near}") from None
+            raise UserError(f"no answer {text!r} in this tree{near}") from None
 
     def proportion_asked(self, answer_probabilities):
         """The share of volunteers expected to be asked each question.
@@ -280,7 +280,7 @@ class Schema:
         """Go down the tree level by level. Returns asked (..., Q) and joint (..., A)."""
         p = torch.as_tensor(probabilities)
         if p.shape[-1] != len(self.answers):
-            raise ValueError(f"expected {len(self.answers)} answers, got shape {tuple(p.shape)}")
+            raise UserError(f"expected {len(self.answers)} answers, got shape {tuple(p.shape)}")
         asked = p.new_ones(*p.shape[:-1], len(self.questions))
         question_of_answer = self.question_of_answer.to(p.device)
         for questions, parents, child in self._parent_indices:
@@ -314,17 +314,17 @@ class Schema:
     def from_dict(cls, tree: Mapping) -> "Schema":
         """Build a schema from ``{question: {"answers": [...], "asked_after": ...}}``."""
         if not isinstance(tree, Mapping):
-            raise ValueError("a tree must be an object of questions")
+            raise UserError("a tree must be an object of questions")
         for question, entry in tree.items():
             known = {"answers", "asked_after"}
             if not isinstance(entry, Mapping) or set(entry) - known or "answers" not in entry:
-                raise ValueError(
+                raise UserError(
                     f"question {question!r} must hold 'answers' (a list) and 'asked_after' "
                     f"(null, a label column, or a list of them), not {entry!r:.80}"
                 )
             after = entry.get("asked_after")
             if not isinstance(entry["answers"], list) or not isinstance(after, str | list | None):
-                raise ValueError(
+                raise UserError(
                     f"question {question!r}: 'answers' must be a list, "
                     "'asked_after' null, text or a list"
                 )

@@ -15,6 +15,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from zoobot.system.errors import UserError
+
 # The others wait while one joins parts or writes a report; torchrun sees a process that dies.
 LONGEST_WAIT = datetime.timedelta(hours=24)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # SIGUSR1: Slurm's warning
@@ -89,7 +91,7 @@ def choose_device(name: str) -> torch.device:
     if name == "cpu" or (name == "auto" and num_gpus == 0):
         return torch.device("cpu")
     if local_rank() >= num_gpus:
-        raise ValueError(
+        raise UserError(
             f"local rank {local_rank()} has no GPU ({num_gpus} found): "
             "start fewer processes a node, or use --device cpu"
         )

@@ -1,11 +1,20 @@
-"""What a misspelt name may have meant."""
+"""What a user is told of a mistake: its error, near names, one line."""
 
 import difflib
+from collections.abc import Iterable
 
 LONGEST_NAME = 200  # that is compared with others, which takes time
 
 
-def did_you_mean(text: str, choices) -> str:
+class UserError(ValueError):
+    """A mistake of the user, or a file that is not what it should be; not a fault of this package.
+
+    The message says what is wrong, where, the value found, and the cure. The scripts print it in
+    one line and exit with code 2; any other exception keeps its traceback.
+    """
+
+
+def did_you_mean(text: str, choices: Iterable[str]) -> str:
     """``"; did you mean 'x', 'y'?"`` for the nearest choices, or nothing if none is near."""
     if len(str(text)) > LONGEST_NAME:
         return ""

@@ -6,6 +6,8 @@ import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 
+from zoobot.system.errors import UserError
+
 HELD = (errno.EACCES, errno.EAGAIN)
 
 
@@ -26,7 +28,7 @@ def only_run(path: str | Path) -> Iterator[None]:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in HELD:
-                raise ValueError(
+                raise UserError(
                     f"{path.parent} is in use by another run: wait for its end, or save elsewhere"
                 ) from error
         try:

@@ -17,6 +17,7 @@ from PIL import Image
 from zoobot.data.demo import simulator
 from zoobot.schemas import Schema, load_schema
 from zoobot.schemas.named import TREES_DIR
+from zoobot.system.errors import UserError
 from zoobot.system.files import write_whole
 
 DEMO_TREE = TREES_DIR / "demo.json"
@@ -51,7 +52,7 @@ def demo_catalog(
             written.
     """
     if num_galaxies < 10 or size_px < 32:
-        raise ValueError(
+        raise UserError(
             f"the demo needs at least 10 galaxies of at least 32 pixels, "
             f"not {num_galaxies} of {size_px}"
         )
@@ -64,7 +65,7 @@ def demo_catalog(
         with tempfile.NamedTemporaryFile(dir=folder, prefix=path.stem, suffix=".tmp") as probe:
             probe.write(b"can this folder be written?")
     except OSError as error:
-        raise ValueError(
+        raise UserError(
             f"can't write the demo catalog to {folder} ({error.strerror}); "
             "set XDG_CACHE_HOME to a folder that can be written"
         ) from None
@@ -146,7 +147,7 @@ def true_probabilities(catalog: pd.DataFrame, label_cols: list[str]) -> np.ndarr
     columns = [label_col + TRUTH_SUFFIX for label_col in label_cols]
     missing = [column for column in columns if column not in catalog]
     if missing:
-        raise ValueError(f"only the demo catalog knows the truth; this one has no {missing[0]!r}")
+        raise UserError(f"only the demo catalog knows the truth; this one has no {missing[0]!r}")
     return catalog[columns].to_numpy(np.float64)
 
 

@@ -16,6 +16,7 @@ from zoobot.data.shards.reader import (
     hash_file,
     read_shard,
 )
+from zoobot.system.errors import UserError
 from zoobot.system.files import write_whole
 
 CHECKSUM = "blake2b"
@@ -117,4 +118,4 @@ def _check_data(path: Path, checksum) -> None:
         while piece := file.read(READ_AT_ONCE):
             checksum.update(piece)
     if header["__metadata__"].get(CHECKSUM) != checksum.hexdigest():
-        raise ValueError(f"shard {path} is altered, or of another plan")
+        raise UserError(f"shard {path} is altered, or of another plan")

@@ -27,6 +27,7 @@ from zoobot.data.catalog import SPLITS
 from zoobot.data.images import FITS_SCALINGS, MODES
 from zoobot.data.sources import RowsOf
 from zoobot.limits.text import MAX_JSON_BYTES, parse_json, read_json
+from zoobot.system.errors import UserError
 
 FORMAT_VERSION = 1
 ENCODINGS = ("jpeg", "raw")
@@ -81,7 +82,8 @@ class Shards:
     Attributes:
         index: the contents of ``index.json``.
         split, encoding, img_size, channels, label_cols: as there.
-        sizes: number of galaxies of each shard.
+        shard_sizes: number of galaxies of each shard.
+        raw_px: side of the images in pixels if they are stored as pixels, else None.
         num_galaxies: in all.
 
     Raises:
@@ -93,7 +95,7 @@ class Shards:
         self.folder = Path(folder).absolute()
         self.index = read_index(folder)
         if split not in self.index["splits"]:
-            raise ValueError(
+            raise UserError(
                 f"{folder} has no split {split!r}; splits: {', '.join(self.index['splits'])}"
             )
         self.split = split
@@ -102,8 +104,9 @@ class Shards:
         self.channels = self.index["channels"]
         self.label_cols = self.index["label_cols"]
         self._entries = self.index["splits"][split]["shards"]
-        self.sizes = [entry["num_galaxies"] for entry in self._entries]
-        self._starts = np.cumsum([0, *self.sizes]).tolist()
+        self.raw_px = self.img_size if self.encoding == "raw" else None
+        self.shard_sizes = [entry["num_galaxies"] for entry in self._entries]
+        self._starts = np.cumsum([0, *self.shard_sizes]).tolist()
         self.num_galaxies = self._starts[-1]
         self._open: dict[int, dict[str, np.ndarray]] = {}
         for entry in self._entries:
@@ -124,7 +127,7 @@ class Shards:
     def source(self, i: int) -> bytes | np.ndarray:
         """Galaxy ``i``'s image: JPEG bytes; or, if raw, a read-only view (S, S, C) of the file."""
         shard, i = self._locate(i)
-        if self.encoding == "raw":
+        if self.raw_px is not None:
             return shard["images"][i]
         start, stop = shard["offsets"][i : i + 2]
         return shard["bytes"][start:stop].tobytes()
@@ -155,7 +158,7 @@ class Shards:
     def _shard(self, number: int) -> dict[str, np.ndarray]:
         if number not in self._open:
             path = self.folder / self._entries[number]["file"]
-            self._open[number] = read_shard(path, _described(self.index), self.sizes[number])
+            self._open[number] = read_shard(path, _described(self.index), self.shard_sizes[number])
         return self._open[number]
 
 
@@ -170,7 +173,7 @@ def open_splits(folder: str | Path, label_cols: Sequence[str]) -> dict:
     """
     train = open_shards(folder, "train")
     if train.label_cols != list(label_cols):
-        raise ValueError(
+        raise UserError(
             f"shards {folder} have labels {', '.join(train.label_cols[:5])}, ..., not "
             f"{', '.join(label_cols[:5])}, ...: write them anew, or give their own"
         )
@@ -180,7 +183,7 @@ def open_splits(folder: str | Path, label_cols: Sequence[str]) -> dict:
     else:
         held_out = max(1, round(VAL_FRAC * len(train)))
         if held_out >= len(train):
-            raise ValueError(f"shards {folder} have {len(train)} training galaxies: too few")
+            raise UserError(f"shards {folder} have {len(train)} training galaxies: too few")
         kept = len(train) - held_out
         splits["train"] = RowsOf(train, range(kept))
         splits["val"] = RowsOf(train, range(kept, len(train)))
@@ -205,11 +208,11 @@ def verify(folder: str | Path) -> int:
                 _check_size(Path(folder), entry)
                 read_shard(path, _described(index), entry["num_galaxies"])
                 if hash_file(path) != entry["blake2b"]:
-                    raise ValueError(f"shard {path} is altered")
+                    raise UserError(f"shard {path} is altered")
             except ValueError as error:
                 bad.append(str(error).removesuffix(CURE))
     if bad:
-        raise ValueError("; ".join(bad) + ": delete these files and rerun create_shards")
+        raise UserError("; ".join(bad) + ": delete these files and rerun create_shards")
     return sum(split["num_galaxies"] for split in index["splits"].values())
 
 
@@ -219,20 +222,20 @@ def read_index(folder: str | Path) -> dict:
     try:
         index = read_json(path)
     except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(
+        raise UserError(
             f"{folder} has no index.json, so it holds no shards or unfinished ones{CURE}"
         ) from None
     except DAMAGED as error:
-        raise ValueError(f"{path} is damaged ({error}){CURE}") from error
+        raise UserError(f"{path} is damaged ({error}){CURE}") from error
     version = index.get("format_version") if isinstance(index, dict) else None
     if version != FORMAT_VERSION:
-        raise ValueError(f"{path} has format {version!r}; this version reads {FORMAT_VERSION}")
+        raise UserError(f"{path} has format {version!r}; this version reads {FORMAT_VERSION}")
     try:
         is_sound = _is_sound(index)
     except DAMAGED:
         is_sound = False
     if not is_sound:
-        raise ValueError(f"{path} is damaged: its entries contradict each other{CURE}")
+        raise UserError(f"{path} is damaged: its entries contradict each other{CURE}")
     return index
 
 
@@ -267,12 +270,12 @@ def _check_size(folder: Path, entry: dict) -> None:
     path = folder / entry["file"]
     size = path.stat().st_size if path.is_file() else None
     if size is None:
-        raise ValueError(f"shard {path} is missing{CURE}")
+        raise UserError(f"shard {path} is missing{CURE}")
     if size != entry["bytes"]:
-        raise ValueError(f"shard {path} is torn: {size} bytes, not {entry['bytes']}{CURE}")
+        raise UserError(f"shard {path} is torn: {size} bytes, not {entry['bytes']}{CURE}")
     if size < MIN_GALAXY_BYTES * entry["num_galaxies"]:
         told = f"{size} bytes can't hold {entry['num_galaxies']} galaxies"
-        raise ValueError(f"shard {path} is damaged: {told}{CURE}")
+        raise UserError(f"shard {path} is damaged: {told}{CURE}")
 
 
 def read_shard(path: Path, description: dict, num_galaxies: int) -> dict[str, np.ndarray]:
@@ -284,12 +287,12 @@ def read_shard(path: Path, description: dict, num_galaxies: int) -> dict[str, np
     try:
         tensors, found = _map_tensors(path)
         if found != description:
-            raise ValueError("index.json describes it differently")
+            raise UserError("index.json describes it differently")
         _check_tensors(tensors, description, num_galaxies)
     except OSError as error:
-        raise ValueError(f"shard {path} can't be read: {error.strerror}{CURE}") from error
+        raise UserError(f"shard {path} can't be read: {error.strerror}{CURE}") from error
     except DAMAGED as error:
-        raise ValueError(f"shard {path} is damaged ({error}){CURE}") from error
+        raise UserError(f"shard {path} is damaged ({error}){CURE}") from error
     return tensors
 
 
@@ -299,7 +302,7 @@ def _map_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict]:
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if not 0 < length <= min(MAX_HEADER_BYTES, size - 8):
-            raise ValueError("no header")
+            raise UserError("no header")
         header = parse_json(file.read(length))
     description = parse_json(header.pop("__metadata__")["zoobot"])
     data = np.memmap(path, np.uint8, "r").view(np.ndarray)[8 + length :]
@@ -308,13 +311,13 @@ def _map_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict]:
         dtype, shape = np.dtype(DTYPES[entry["dtype"]]), entry["shape"]
         start, stop = entry["data_offsets"]
         if not 0 <= start <= stop <= len(data) or min(shape) < 0:
-            raise ValueError(f"{name} is not within the file")
+            raise UserError(f"{name} is not within the file")
         if stop - start != dtype.itemsize * math.prod(shape):
-            raise ValueError(f"{name} has the wrong length")
+            raise UserError(f"{name} has the wrong length")
         tensors[name] = data[start:stop].view(dtype).reshape(shape)
         last = max(last, stop)
     if last != len(data):
-        raise ValueError("bytes are left over")
+        raise UserError("bytes are left over")
     return tensors, description
 
 
@@ -333,8 +336,8 @@ def _check_tensors(tensors: dict[str, np.ndarray], description: dict, num_galaxi
         expected[name] = ("uint8", tensors[name].shape[:1])
     found = {name: (str(tensor.dtype), tensor.shape) for name, tensor in tensors.items()}
     if found != expected:
-        raise ValueError(f"it holds {found}, not {expected}")
+        raise UserError(f"it holds {found}, not {expected}")
     for name, offsets in packed.items():
         offsets = tensors[offsets]
         if offsets[0] != 0 or offsets[-1] != len(tensors[name]) or (np.diff(offsets) < 0).any():
-            raise ValueError(f"the offsets of {name} are not in order")
+            raise UserError(f"the offsets of {name} are not in order")

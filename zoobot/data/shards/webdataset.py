@@ -10,6 +10,7 @@ import pandas as pd
 from zoobot.data.catalog import check_ids
 from zoobot.data.images import MAX_FILE_BYTES
 from zoobot.limits.text import parse_json
+from zoobot.system.errors import UserError
 
 IMAGE_NAME = re.compile(r"(.+?)(?:\.image)?\.(?:jpe?g|png)", re.IGNORECASE | re.DOTALL)
 LABELS_NAME = re.compile(r"(.+?)(?<!\.metadata)(?:\.labels)?\.json", re.IGNORECASE | re.DOTALL)
@@ -48,14 +49,14 @@ def read_webdataset(path: str | Path) -> Iterator[dict]:
     path = Path(path)
     tars = sorted(path.glob("*.tar")) if path.is_dir() else [path]
     if not tars:
-        raise ValueError(f"no .tar files in {path}")
+        raise UserError(f"no .tar files in {path}")
     for tar in tars:
         try:
             yield from _read_tar(tar)
         except FileNotFoundError:
-            raise ValueError(f"no archive {tar}") from None
+            raise UserError(f"no archive {tar}") from None
         except (tarfile.TarError, EOFError, OverflowError, OSError) as error:
-            raise ValueError(f"{tar} is no readable, uncompressed tar: {error}") from error
+            raise UserError(f"{tar} is no readable, uncompressed tar: {error}") from error
 
 
 def webdataset_catalog(path: str | Path) -> pd.DataFrame:
@@ -65,7 +66,7 @@ def webdataset_catalog(path: str | Path) -> pd.DataFrame:
         for galaxy in read_webdataset(path)
     ]
     if not rows:
-        raise ValueError(f"{path} has no galaxies: need KEY.image.jpg and KEY.labels.json in a tar")
+        raise UserError(f"{path} has no galaxies: need KEY.image.jpg and KEY.labels.json in a tar")
     # An archive holds its images; it does not choose files of this computer.
     catalog = pd.DataFrame(rows).drop(columns="file_loc", errors="ignore")
     check_ids(catalog, str(path))
@@ -84,11 +85,11 @@ def _read_tar(path: Path) -> Iterator[dict]:
                     yield _galaxy(path, key, parts)
                 key, parts = found, {}
             if kind in parts:
-                raise ValueError(f"{path}: {key!r} has more than one file of {kind}")
+                raise UserError(f"{path}: {key!r} has more than one file of {kind}")
             if member.offset_data + member.size > size:
                 raise tarfile.ReadError(f"{member.name!r:.100} is cut short")
             if member.size > LARGEST_BYTES[kind]:
-                raise ValueError(f"{path}: the {kind} of {key!r} have {member.size:,} bytes")
+                raise UserError(f"{path}: the {kind} of {key!r} have {member.size:,} bytes")
             parts[kind] = tar.extractfile(member).read()
             tar.members.clear()  # else it keeps every header
     if parts:
@@ -110,12 +111,12 @@ def _kind(member: tarfile.TarInfo) -> tuple[str | None, str]:
 def _galaxy(path: Path, key: str, parts: dict[str, bytes]) -> dict:
     for kind in ("image", "labels"):
         if kind not in parts:
-            raise ValueError(f"{path}: {key!r} has no {kind} beside its other file")
+            raise UserError(f"{path}: {key!r} has no {kind} beside its other file")
     try:
         labels = parse_json(parts["labels"])
     except ValueError as error:
-        raise ValueError(f"{path}: the labels of {key!r} are no JSON: {error}") from error
+        raise UserError(f"{path}: the labels of {key!r} are no JSON: {error}") from error
     if not isinstance(labels, dict):
-        raise ValueError(f"{path}: the labels of {key!r} are no JSON object")
+        raise UserError(f"{path}: the labels of {key!r} are no JSON object")
     id_str = str(labels.pop("id_str", key))
     return {"id_str": id_str, "image": parts["image"], "labels": labels}

@@ -40,6 +40,7 @@ from zoobot.data.shards.reader import (
 from zoobot.data.sources import galaxy_table
 from zoobot.limits.text import read_json
 from zoobot.system import locks
+from zoobot.system.errors import UserError
 from zoobot.system.files import delete_files, remove_leftovers, write_text
 
 LARGEST_EXACT_FLOAT = 2**24
@@ -140,14 +141,14 @@ def _check_options(encoding, img_size, channels, fits_scaling, galaxies_a_shard,
         ("fits_scaling", fits_scaling, FITS_SCALINGS),
     ):
         if value not in allowed:
-            raise ValueError(f"{name}={value!r}: use one of {', '.join(map(str, allowed))}")
+            raise UserError(f"{name}={value!r}: use one of {', '.join(map(str, allowed))}")
     for name, value, largest in (
         ("img_size", img_size, 10_000),
         ("galaxies_a_shard", galaxies_a_shard, 2**24),
         ("quality", quality, 100),
     ):
         if not 1 <= value <= largest:
-            raise ValueError(f"{name}={value}: use 1 to {largest}")
+            raise UserError(f"{name}={value}: use 1 to {largest}")
 
 
 def _deal(catalog: pd.DataFrame, eval_size: int, seed: int) -> dict[str, np.ndarray]:
@@ -155,18 +156,18 @@ def _deal(catalog: pd.DataFrame, eval_size: int, seed: int) -> dict[str, np.ndar
     require_columns(catalog, ["id_str"], "in memory")
     check_ids(catalog, "in memory")
     if "file_loc" not in catalog and "image" not in catalog:
-        raise ValueError("the catalog has neither a file_loc nor an image column")
+        raise UserError("the catalog has neither a file_loc nor an image column")
     shuffled = np.argsort(hash_ids(catalog["id_str"].astype(str), seed), kind="stable")
     if "split" not in catalog:
         if not 0 <= eval_size < max(1, len(catalog)):
-            raise ValueError(
+            raise UserError(
                 f"eval_size={eval_size}: use less than the {len(catalog)} galaxies there are, "
                 "so that some are left to train on"
             )
         order = {"train": shuffled[eval_size:], "test": shuffled[:eval_size]}
     else:
         if eval_size:
-            raise ValueError(
+            raise UserError(
                 f"eval_size={eval_size}, but the catalog has a column 'split': "
                 "leave one of them out"
             )
@@ -175,7 +176,7 @@ def _deal(catalog: pd.DataFrame, eval_size: int, seed: int) -> dict[str, np.ndar
         order = {split: shuffled[splits == split] for split in SPLITS}
     order = {split: rows for split, rows in order.items() if len(rows)}
     if not order:
-        raise ValueError("the catalog has no galaxies")
+        raise UserError("the catalog has no galaxies")
     return order
 
 
@@ -217,19 +218,19 @@ def _is_finished(folder: Path, plan: dict) -> bool:
         found = read_json(folder / "plan.json")
     except FileNotFoundError:
         if (folder / "index.json").exists():
-            raise ValueError(f"{folder} has an index.json but no plan.json: delete it") from None
+            raise UserError(f"{folder} has an index.json but no plan.json: delete it") from None
         return False
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise ValueError(f"{folder}/plan.json is damaged: delete the folder")
+        raise UserError(f"{folder}/plan.json is damaged: delete the folder")
     differing = [name for name in plan if found.get(name) != plan[name]]
     if differing:
         what = [
             name if len(str(plan[name])) > 30 else f"{name} ({found.get(name)}, now {plan[name]})"
             for name in differing
         ]
-        raise ValueError(
+        raise UserError(
             f"{folder} was begun with other {', '.join(what)}: delete the folder, or give another"
         )
     try:
@@ -252,7 +253,7 @@ def _write_all(
             unreadable += errors
             bar.update(len(parts[file]))
     if unreadable:
-        raise ValueError(
+        raise UserError(
             f"{len(unreadable)} of {num_galaxies} images can't be read: replace them and rerun, or "
             "drop their galaxies and write to another folder: "
             + "; ".join(unreadable[:5])
@@ -277,7 +278,7 @@ def _run(tasks: Iterable[tuple], num_workers: int) -> Iterator[tuple[dict, list[
             while waiting:
                 yield waiting.popleft().result()
     except BrokenProcessPool as error:
-        raise ValueError(
+        raise UserError(
             "a writing process was killed, perhaps for lack of memory: rerun with fewer workers "
             "or galaxies a shard"
         ) from error

@@ -8,6 +8,8 @@ from numbers import Integral, Real
 
 import numpy as np
 
+from zoobot.system.errors import UserError
+
 INTERPOLATIONS = ("bilinear", "nearest")
 MAX_SIDE_PX = 4096
 MAX_ERASE_ITERATIONS = 1000
@@ -74,7 +76,7 @@ class GalaxyViewConfig:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f", did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
-            raise ValueError(f"no view setting {name!r}{hint}")
+            raise UserError(f"no view setting {name!r}{hint}")
         super().__setattr__(name, value)
 
     def changes(self) -> dict:
@@ -186,7 +188,7 @@ def _check_exclusive(config):
 
 
 def _refuse(name, value, cure):
-    raise ValueError(f"view setting {name}={value!r}: {cure}")
+    raise UserError(f"view setting {name}={value!r}: {cure}")
 
 
 def _is_whole(value):

@@ -34,6 +34,7 @@ from zoobot.data.views.config import default_view_config as default_view_config
 from zoobot.data.views.config import fast_view_config as fast_view_config
 from zoobot.data.views.config import minimal_view_config as minimal_view_config
 from zoobot.data.views.config import zoomed_view_configs as zoomed_view_configs
+from zoobot.system.errors import UserError
 
 FREE_ROTATION_DEG = 90  # of `rotation_prob`
 REDUCE_LEAVES = 2  # average whole blocks first, if a shrink of at least this is left after it
@@ -63,7 +64,7 @@ class GalaxyView:
             for name, value in values.items():
                 setattr(config, name, value)
         if not isinstance(config, GalaxyViewConfig):
-            raise ValueError(f"a view config is a GalaxyViewConfig, not {type(config).__name__}")
+            raise UserError(f"a view config is a GalaxyViewConfig, not {type(config).__name__}")
         check_view_config(config)
         self.config = copy.deepcopy(config)
         self.min_side_px = _min_side_px(config)
@@ -95,7 +96,7 @@ class GalaxyView:
         if self.config.fixed_crop:
             box = tuple(self.config.fixed_crop[key] for key in FIXED_CROP_KEYS)
             if box[2] > image.width or box[3] > image.height:
-                raise ValueError(f"fixed_crop {box} is outside an image of {image.size} pixels")
+                raise UserError(f"fixed_crop {box} is outside an image of {image.size} pixels")
             image = image.crop(box)
         return image
 
@@ -267,12 +268,12 @@ def apply_transform(transform, image, seed=None):
         output = TF.pil_to_tensor(output)
     if not isinstance(output, torch.Tensor) or output.ndim != 3:
         got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise ValueError(f"the transform gave {got}: it must give an image tensor (C, H, W)")
+        raise UserError(f"the transform gave {got}: it must give an image tensor (C, H, W)")
     output = output.as_subclass(torch.Tensor)
     if output.is_floating_point():
         return output.float()
     if output.dtype != torch.uint8:
-        raise ValueError(f"the transform gave {output.dtype}: it must give uint8 or floats in 0-1")
+        raise UserError(f"the transform gave {output.dtype}: it must give uint8 or floats in 0-1")
     return output
 
 
@@ -282,11 +283,11 @@ def _as_pil(image):
     pixels = image.permute(1, 2, 0).numpy() if isinstance(image, torch.Tensor) else image
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8:
         kind = getattr(image, "dtype", type(image).__name__)
-        raise ValueError(f"a view takes a PIL image or uint8 pixels, not {kind}")
+        raise UserError(f"a view takes a PIL image or uint8 pixels, not {kind}")
     if pixels.ndim == 3 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
     if pixels.ndim != 2 and (pixels.ndim != 3 or pixels.shape[-1] != 3):
-        raise ValueError(f"pixels of shape {tuple(image.shape)}: need 1 or 3 channels")
+        raise UserError(f"pixels of shape {tuple(image.shape)}: need 1 or 3 channels")
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 

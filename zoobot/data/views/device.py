@@ -21,6 +21,7 @@ from zoobot.data.views.cpu import (
     resample,
     sample_view_parameters,
 )
+from zoobot.system.errors import UserError
 
 VIEW_KEYS = ("matrix", "erased", "view_px", "oversampling")  # of a batch, for `warp`
 LARGEST_FIT = 2.2  # times what the view needs
@@ -77,10 +78,10 @@ class DeviceView:
 
     def __init__(self, view: GalaxyView, fitted_px: int | None = None):
         if not isinstance(view, GalaxyView):
-            raise ValueError(f"augmenting on the device needs a view of ours, not {view!r:.60}")
+            raise UserError(f"augmenting on the device needs a view of ours, not {view!r:.60}")
         for name in ("fixed_crop", "center_crop"):
             if getattr(view.config, name):
-                raise ValueError(f"a view with {name} can't be made on the device: use the CPU")
+                raise UserError(f"a view with {name} can't be made on the device: use the CPU")
         self.config = view.config
         self.view_px = view.config.output_size
         low, high = _zooms(view.config)

@@ -6,6 +6,7 @@ import torch
 
 from zoobot.data.views.config import affine_ranges
 from zoobot.data.views.cpu import GalaxyView
+from zoobot.system.errors import UserError
 
 
 class TurnedViews(GalaxyView):
@@ -23,7 +24,7 @@ class TurnedViews(GalaxyView):
 
     def __init__(self, view: GalaxyView, num_views: int):
         if not isinstance(view, GalaxyView):
-            raise ValueError(f"{num_views} views need a view of ours to turn, not {view!r:.60}")
+            raise UserError(f"{num_views} views need a view of ours to turn, not {view!r:.60}")
         super().__init__(view.config)
         self.views = [self._turned(360 * i / num_views) for i in range(num_views)]
 
