@@ -15,6 +15,7 @@ from PIL import Image
 
 from zoobot.data import images
 from zoobot.data.images import ImageError, read_image, to_8bit
+from zoobot.options import set_up_process
 
 WIDTH, HEIGHT = 40, 30
 
@@ -190,7 +191,8 @@ def one_line_error(source, **options):
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif", "a.webp"])
-def test_a_truncated_file_is_named_and_nothing_is_printed(tmp_path, name, recwarn, capfd):
+def test_a_truncated_file_is_named_and_a_script_prints_nothing(tmp_path, name, recwarn, capfd):
+    set_up_process()
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     options = {"compression": "tiff_lzw"} if name == "a.tif" else {}
     path = saved(tmp_path / name, Image.fromarray(noise), **options)
@@ -241,6 +243,7 @@ def png_header(width, height):
 
 @pytest.mark.parametrize("side", [10_001, 20_000, 1_000_000])
 def test_a_decompression_bomb_is_refused_before_decoding(side, recwarn):
+    set_up_process()
     assert "over the limit of 100,000,000 pixels" in one_line_error(png_header(side, side))
     assert not recwarn.list
 
@@ -342,6 +345,7 @@ def test_constant_fits_is_black(tmp_path):
 
 
 def test_bad_fits_is_named(tmp_path, recwarn, capfd):
+    set_up_process()
     for name, arrays, reason in (
         ("nan", [np.full((5, 5), np.nan)], "no finite pixels"),
         ("table", [None], "no image in this FITS file"),

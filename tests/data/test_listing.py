@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from zoobot.data import listing
+from zoobot.data import CatalogDataset, listing
+from zoobot.data.sources import TableGalaxies
 
 
 def catalog_of(folder, num_galaxies, **columns):
@@ -108,10 +109,8 @@ def test_a_missing_id_or_path_is_told_with_its_row(tmp_path, monkeypatch):
 
 
 def test_a_listed_galaxy_can_be_read(tmp_path):
-    from zoobot.data import CatalogDataset
-
     Image.new("RGB", (30, 30), "red").save(tmp_path / "g0.png")
     table = catalog_of(tmp_path, 1)
     table["file_loc"] = str(tmp_path / "g0.png")
-    dataset = CatalogDataset(written(table, tmp_path)[1])
+    dataset = CatalogDataset(TableGalaxies(written(table, tmp_path)[1]))
     assert dataset[0]["image"][0].min() == 1

@@ -69,14 +69,14 @@ def test_a_worker_thread_that_hangs_is_an_error_after_the_timeout(dataset):
 def test_a_process_with_hanging_workers_ends(small_catalog, tmp_path):
     script = tmp_path / "hang.py"
     script.write_text(
-        "import sys, threading\n"
+        "import argparse, sys, threading\n"
         "from zoobot import options\n"
         "from zoobot.data import CatalogDataset, catalog, loaders\n"
         "def main(_):\n"
         "    data = CatalogDataset(catalog.read_catalog(sys.argv[1]))\n"
         "    data._image = lambda *_: threading.Event().wait()\n"
         "    next(iter(loaders.eval_loader(data, 4, num_workers=1, timeout_s=1)))\n"
-        "options.run(main, lambda: None)\n"
+        "options.run(main, lambda: argparse.Namespace(debug=False))\n"
     )
     done = subprocess.run(
         [sys.executable, str(script), str(small_catalog)],

@@ -1,3 +1,4 @@
+import argparse
 import os
 import sys
 
@@ -280,7 +281,7 @@ def test_a_full_disk_of_any_process_is_told(monkeypatch, capsys):
 
     monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(SystemExit, match="2"):
-        options.run(full, lambda: None)
+        options.run(full, lambda: argparse.Namespace(debug=False))
     told = "error: [Errno 28] No space left on device: 'p.csv.parts/part-0000003.safetensors'\n"
     assert capsys.readouterr().err == told
 

@@ -1,5 +1,6 @@
 """What files from outside can't do, however they are made; docs/security.md lists the promises."""
 
+import argparse
 import base64
 import bz2
 import gzip
@@ -44,6 +45,7 @@ from zoobot.predictions.models import load_predictor
 from zoobot.runs import checkpoint
 from zoobot.schemas import Schema, load_schema
 from zoobot.schemas.schema import MAX_ANSWERS
+from zoobot.system.errors import UserError
 from zoobot.system.files import write_text, write_whole
 
 sys.path.insert(0, str(REPO))
@@ -608,10 +610,10 @@ def test_temporary_files_are_new_and_the_umask_is_left_alone(tmp_path, monkeypat
 
 def test_an_error_is_one_line_without_control_characters(capsys, tmp_path):
     def main(_):
-        raise ValueError("id \x1b[2J\x1b]0;title\x07 \u202e\n\r\x9b31m \ud800 caf\u00e9")
+        raise UserError("id \x1b[2J\x1b]0;title\x07 \u202e\n\r\x9b31m \ud800 caf\u00e9")
 
     with pytest.raises(SystemExit):
-        options.run(main, lambda: None)
+        options.run(main, lambda: argparse.Namespace(debug=False))
     line = capsys.readouterr().err
     assert line == ("error: id \\x1b[2J\\x1b]0;title\\x07 \\u202e \\x9b31m \\ud800 caf\u00e9\n")
 

@@ -10,6 +10,7 @@ float32 in 0-1, ``id_str``, and one entry (B,) a label column.
 import atexit
 import itertools
 import multiprocessing
+import os
 import signal
 import threading
 import time
@@ -171,24 +172,12 @@ class GalaxyLoader:
         try:
             handler = signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL
             batches = iter(self._loader)
-            self._kill_at_exit({*multiprocessing.active_children()} - others)
+            _end_with(self, {*multiprocessing.active_children()} - others)
             return batches
         finally:
             if is_main_thread:
                 signal.signal(signal.SIGCHLD, handler)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-    def _kill_at_exit(self, workers: set[BaseProcess]) -> None:
-        """Have workers that still live at this process's end killed: one that hangs would wait."""
-        if not workers:
-            return  # those of an earlier epoch go on
-
-        def kill() -> None:
-            for worker in workers:
-                worker.kill()
-
-        atexit.register(kill)
-        weakref.finalize(self, atexit.unregister, kill)
 
     def _in_threads(self) -> Iterator[dict]:
         """Batches made by threads, which hand over nothing; in order, some ahead of their use."""
@@ -229,6 +218,21 @@ def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
     for number in NOT_FOR_WORKERS:  # those that a fork server started may hear
         signal.signal(number, signal.SIG_IGN)
+
+
+def _end_with(loader: GalaxyLoader, workers: set[BaseProcess]) -> None:
+    """Kill a loader's own workers when it, or this process, ends; one may hang for ever."""
+    parent = os.getpid()
+
+    def kill() -> None:
+        atexit.unregister(kill)
+        if os.getpid() == parent:  # not in a worker, which has a copy of this
+            for worker in workers:
+                worker.kill()
+
+    if workers:  # none: those of an earlier epoch go on
+        atexit.register(kill)
+        weakref.finalize(loader, kill).atexit = False
 
 
 class CatalogLoader:
