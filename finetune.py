@@ -13,22 +13,21 @@ are numbers from 0, or names.
 
 import argparse
 import json
-import math
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from zoobot import evaluate, options
 from zoobot.data.labels import number_classes
 from zoobot.data.sources import label_frame
 from zoobot.evaluation import run_figures
 from zoobot.models import encoders, finetune
-from zoobot.models.finetune_base import TRAINING_MODES, FinetuneableZoobotAbstract
+from zoobot.models.finetune_base import TRAINING_MODES
 from zoobot.runs.folder import read_metrics
-from zoobot.runs.resume import find_state
-from zoobot.schemas import get_schema
+from zoobot.schemas import Schema, get_schema
 from zoobot.system import distributed
-from zoobot.trainer import Trainer
+from zoobot.system.errors import UserError
 
 
 def make_parser() -> options.Parser:
@@ -94,54 +93,38 @@ def main(opt: argparse.Namespace) -> None:
 def run(opt: argparse.Namespace) -> None:
     schema = get_schema(opt.schema) if opt.task == "tree" and opt.schema else None
     if opt.task == "tree" and schema is None:
-        raise ValueError("--task tree needs --schema: a named tree, or PATH.json")
+        raise UserError("--task tree needs --schema: a named tree, or PATH.json")
     label_cols = schema.label_cols if schema else [opt.label_col]
     splits = options.load_galaxies(opt, opt.catalog, label_cols)
     class_names = None
     if opt.task == "classification":
         class_names = class_names_of(opt, splits)
     data = options.make_data(opt, splits, label_cols)
-    config = vars(opt)
-    resume_from = find_state(
-        opt.save_dir, opt.resume, config, options.MAY_CHANGE_ON_RESUME, opt.allow_changes
-    )
-    source = encoder_arguments(opt, resume_from)
-    model = make_model(opt, source, schema, class_names)
+    resume_from = options.state_to_resume(opt)
+    model = make_model(opt, encoder_arguments(opt, resume_from), schema, class_names)
     if opt.compile:
         model.encoder.compile(dynamic=False)
 
-    trainer = Trainer(
-        opt.save_dir,
-        save_top_k=opt.save_top_k,
-        max_epochs=opt.epochs,
-        patience=opt.patience,
-        device=opt.device,
-        precision=opt.precision,
-        grad_clip=opt.grad_clip or None,
-        unfreeze_after=opt.unfreeze_after,
-        seed=opt.seed,
-        save_every_minutes=opt.save_every or math.inf,
-        max_skipped_steps=opt.max_skipped_steps,
-        on_save_error=opt.on_save_error,
-    )
-    trainer.fit(model, data, config=config, resume_from=resume_from)
-    report(opt, trainer, model, data)
-    if not opt.no_report:
-        title = f"{opt.task} by {opt.encoder}, {Path(opt.save_dir).name}"
-        prediction = options.prediction_options(opt)
-        page = evaluate.report_run(model, data, opt.save_dir, title, **prediction)
-        if distributed.is_main():
-            print(f"report {page}")
+    trainer = options.make_trainer(opt, unfreeze_after=opt.unfreeze_after)
+    trainer.fit(model, data, config=vars(opt), resume_from=resume_from)
+    best, predictions = evaluate.evaluate_run(trainer, model, data)
+    if distributed.is_main():
+        report(opt, best)
+        if not opt.no_report:
+            title = f"{opt.task} by {opt.encoder}, {Path(opt.save_dir).name}"
+            print(f"report {evaluate.report_run(predictions, data, opt.save_dir, title)}")
 
 
-def class_names_of(opt, splits: dict) -> list[str]:
+def class_names_of(opt: argparse.Namespace, splits: dict) -> list[str]:
     """Names of the classes; a catalog's text labels become their numbers, in place."""
     if not opt.shards:
         return number_classes(splits, opt.label_col, opt.catalog)
     return number_classes({"train": label_frame(splits["train"])}, opt.label_col, opt.shards)
 
 
-def make_model(opt, source, schema, class_names) -> FinetuneableZoobotAbstract:
+def make_model(
+    opt: argparse.Namespace, source: dict, schema: Schema | None, class_names: list[str] | None
+) -> nn.Module:
     """The encoder from its source, under a head for the task."""
     arguments = {
         **source,
@@ -171,13 +154,13 @@ def make_model(opt, source, schema, class_names) -> FinetuneableZoobotAbstract:
     )
 
 
-def encoder_arguments(opt, resume_from=None) -> dict:
+def encoder_arguments(opt: argparse.Namespace, resume_from: dict | None = None) -> dict:
     """Which of the three sources of an encoder ``--encoder`` is; nothing is loaded to resume."""
     if resume_from is not None:
         return {"encoder": encoders.build_encoder(resume_from["description"]["encoder"])}
     if encoders.is_file(opt.encoder):
         if opt.from_scratch:
-            raise ValueError(f"--from-scratch needs a timm name, not {opt.encoder}")
+            raise UserError(f"--from-scratch needs a timm name, not {opt.encoder}")
         return {"zoobot_checkpoint_loc": opt.encoder}
     kwargs = encoders.image_size_kwargs(opt.encoder, opt.image_size)
     if opt.from_scratch:
@@ -193,20 +176,16 @@ def from_json(option: str, text: str | None):
     try:
         return json.loads(text)
     except ValueError as error:
-        raise ValueError(f"{option} {text!r} is not JSON: {error}") from error
+        raise UserError(f"{option} {text!r} is not JSON: {error}") from error
 
 
-def report(opt, trainer, model, data) -> None:
-    """Metrics of the best weights, and the figure of how they came about."""
+def report(opt: argparse.Namespace, best: dict[str, dict]) -> None:
+    """Print the best weights' metrics, and draw how they came about."""
+    lines = [f"{name} {x:.4f}" for named in best.values() for name, x in named.items()]
+    print("\nbest weights\n" + "\n".join(line for line in lines if line.count("/") == 1))
     folder = Path(opt.save_dir)
-    best = dict(trainer.callback_metrics)
-    if len(data.catalogs["test"]):
-        best |= trainer.test(model, data, verbose=False)[0]
-    if distributed.is_main():
-        lines = [f"{name} {value:.4f}" for name, value in best.items() if name.count("/") == 1]
-        print("\nbest weights\n" + "\n".join(lines))
-        run_figures.plot_curves(read_metrics(folder), folder / "curves.png", label="loss")
-        print(f"\nweights {folder / 'best.safetensors'}; figure {folder / 'curves.png'}")
+    run_figures.plot_curves(read_metrics(folder), folder / "curves.png", label="loss")
+    print(f"\nweights {folder / 'best.safetensors'}; figure {folder / 'curves.png'}")
 
 
 if __name__ == "__main__":

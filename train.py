@@ -11,31 +11,23 @@ Instead of one, --shards DIR takes galaxies from shards (python -m zoobot.create
 """
 
 import argparse
-import math
 from pathlib import Path
 
 import torch
 
-from zoobot import (
-    engine,
-    evaluate,
-    metrics,
-    optim,
-    options,
-)
-from zoobot.data.demo.catalog import DEMO_TREE, demo_catalog, true_probabilities
-from zoobot.data.labels import votes as vote_counts
+from zoobot import evaluate, metrics, optim, options
+from zoobot.data import CatalogDataModule, demo
+from zoobot.data.labels import votes
 from zoobot.evaluation import run_figures
+from zoobot.models import ZoobotTree
 from zoobot.models.encoders import image_size_kwargs
-from zoobot.models.tree import ZoobotTree
-from zoobot.runs import checkpoint
-from zoobot.runs.folder import Run, read_metrics
-from zoobot.runs.resume import find_state
-from zoobot.schemas import get_schema
+from zoobot.runs.folder import read_metrics
+from zoobot.schemas import Schema, get_schema
 from zoobot.system import distributed
+from zoobot.system.errors import UserError
 
 DEMO = {
-    "schema": str(DEMO_TREE),
+    "schema": str(demo.DEMO_TREE),
     "encoder": "resnet18",
     "image_size": 64,
     "shear": 0.0,
@@ -84,67 +76,32 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def main(opt: argparse.Namespace) -> None:
     device = distributed.choose_device(opt.device)
     with distributed.process_group(device):
-        train(opt, device)
+        train(opt)
 
 
-def train(opt: argparse.Namespace, device: torch.device) -> None:
+def train(opt: argparse.Namespace) -> None:
     if opt.schema is None:
-        raise ValueError(
-            "--schema is needed with a catalog of your own: a named tree, or PATH.json"
-        )
+        raise UserError("--schema is needed with a catalog of your own: a named tree, or PATH.json")
     schema = get_schema(opt.schema)
     with distributed.main_first():
-        path = demo_catalog() if opt.catalog == "demo" else opt.catalog
-    splits = options.load_galaxies(opt, path, schema.label_cols)
+        catalog = demo.demo_catalog() if opt.catalog == "demo" else opt.catalog
+    splits = options.load_galaxies(opt, catalog, schema.label_cols)
     data = options.make_data(opt, splits, schema.label_cols)
-    votes = {
-        split: vote_counts(data.labels(split), schema.label_cols, f"{opt.shards or path} ({split})")
-        for split in splits
-    }
     torch.manual_seed(opt.seed)
     model = make_model(opt, schema)
-    settings = engine.Settings(
-        device=device,
-        dtype=engine.choose_dtype(opt.precision, device),
-        epochs=opt.epochs,
-        patience=opt.patience,
-        scheduler_kwargs=optim.warm_then(opt.scheduler, opt.epochs, opt.warmup_epochs, opt.lr),
-        grad_clip=opt.grad_clip or None,
-        seed=opt.seed,
-        save_top_k=opt.save_top_k,
-        save_every_minutes=opt.save_every or math.inf,
-        max_skipped_steps=opt.max_skipped_steps,
-    )
-    config = vars(opt)
-    resume_from = find_state(
-        opt.save_dir, opt.resume, config, options.MAY_CHANGE_ON_RESUME, opt.allow_changes
-    )
-    train_galaxies, val_galaxies = data.galaxies("train"), data.galaxies("val")
-    model.images_seen = val_galaxies.dataset.describe_images()
-    description = {**model.describe(), **model.images_seen}
-    run = Run(
-        opt.save_dir,
-        config,
-        description,
-        model.metric_key,
-        resume_from,
-        on_save_error=opt.on_save_error,
-    )
-    run.say(
-        f"{len(splits['train'])} galaxies to train on, {len(splits['val'])} to validate; "
-        f"{schema!r}; {opt.encoder} at {opt.image_size} px, {settings.dtype} on {device}"
-    )
-    optimizer = model.to(device).configure_optimizers()
-    engine.fit(model, optimizer, train_galaxies, val_galaxies, settings, run, resume_from)
-    report(opt, run, model, schema, votes, data, settings)
-    if not opt.no_report:
-        title = f"{opt.encoder}, {Path(opt.save_dir).name}"
-        prediction = options.prediction_options(opt)
-        page = evaluate.report_run(model, data, opt.save_dir, title, **prediction)
-        run.say(f"report {page}")
+
+    resume_from = options.state_to_resume(opt)
+    trainer = options.make_trainer(opt)
+    trainer.fit(model, data, config=vars(opt), resume_from=resume_from)
+    best, predictions = evaluate.evaluate_run(trainer, model, data)
+    if distributed.is_main():
+        report(opt, schema, data, best)
+        if not opt.no_report:
+            title = f"{opt.encoder}, {Path(opt.save_dir).name}"
+            print(f"report {evaluate.report_run(predictions, data, opt.save_dir, title)}")
 
 
-def make_model(opt, schema) -> ZoobotTree:
+def make_model(opt: argparse.Namespace, schema: Schema) -> ZoobotTree:
     """The encoder and head that the options ask for, with fresh weights."""
     return ZoobotTree(
         schema=schema,
@@ -155,41 +112,39 @@ def make_model(opt, schema) -> ZoobotTree:
         learning_rate=opt.lr,
         betas=opt.betas,
         weight_decay=opt.weight_decay,
+        scheduler_kwargs=optim.warm_then(opt.scheduler, opt.epochs, opt.warmup_epochs, opt.lr),
         compile_encoder=opt.compile,
+        seed=opt.seed,
     )
 
 
-def report(opt, run, model, schema, votes, data, settings) -> None:
-    """Evaluate the best weights, print the tables, draw the figures."""
-    distributed.barrier()
-    weights, _ = checkpoint.load_weights(Path(opt.save_dir) / "best.safetensors")
-    model.load_state_dict(weights)
-    best = {}
-    for split, name in (("val", "validation"), ("test", "test")):
-        if len(votes[split]):
-            best[name] = engine.evaluate(model, data.galaxies(split), settings)
-            table = metrics.question_table(best[name], torch.from_numpy(votes[split]), schema)
-            run.say(f"\n{name}, best weights\n{table}")
-    if "test" in best:
-        run.log(run.last_epoch, "test", best["test"])
-    if not distributed.is_main():
-        return
+def report(
+    opt: argparse.Namespace, schema: Schema, data: CatalogDataModule, best: dict[str, dict]
+) -> None:
+    """Print the tables of the best weights' metrics, and draw the figures."""
+    for split, named in best.items():
+        best[split] = {name.partition("/")[2]: value for name, value in named.items()}
+        counts = torch.from_numpy(votes(data.labels(split), schema.label_cols))
+        name = {"val": "validation", "test": "test"}[split]
+        print(f"\n{name}, best weights\n{metrics.question_table(best[split], counts, schema)}")
     marks = {}
     if opt.catalog == "demo":
-        truth = torch.tensor(true_probabilities(data.catalogs["val"], schema.label_cols))
-        train_votes, val_votes = (torch.from_numpy(votes[s]) for s in ("train", "val"))
-        marks = metrics.vote_marks(train_votes, val_votes, truth, schema)
-        loss = best["validation"]["supervised_loss"]
+        train, val = (
+            torch.from_numpy(votes(data.labels(s), schema.label_cols)) for s in ("train", "val")
+        )
+        truth = torch.tensor(demo.true_probabilities(data.labels("val"), schema.label_cols))
+        marks = metrics.vote_marks(train, val, truth, schema)
+        loss = best["val"]["supervised_loss"]
         closed = (marks["constant"] - loss) / (marks["constant"] - marks["truth"])
-        run.say(
+        print(
             f"\nvalidation loss {loss:.3f}: {closed:.0%} of the way from the best constant "
             f"prediction ({marks['constant']:.3f}) to the true probabilities ({marks['truth']:.3f})"
         )
     folder = Path(opt.save_dir)
     run_figures.plot_curves(read_metrics(folder), folder / "curves.png", marks)
-    run_figures.plot_questions(best["validation"], schema, folder / "questions.png")
+    run_figures.plot_questions(best["val"], schema, folder / "questions.png")
     run_figures.plot_galaxies(data.table("train", most=2000), schema, folder / "galaxies.png")
-    run.say(f"\nweights {folder / 'best.safetensors'}; figures {folder / 'curves.png'}, ...")
+    print(f"\nweights {folder / 'best.safetensors'}; figures {folder / 'curves.png'}, ...")
 
 
 if __name__ == "__main__":

@@ -19,10 +19,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from zoobot import engine, optim
 from zoobot.create_shards import write_shards
+from zoobot.data.dataset import ImagesSeen
 from zoobot.data.demo.catalog import JPEG_QUALITY, simulate_catalog
 from zoobot.data.shards.reader import Shards, open_shards
 from zoobot.data.views.cpu import default_view_config, get_galaxy_transform
 from zoobot.models.tree import ZoobotTree
+from zoobot.options import set_up_process
 from zoobot.schemas import get_schema
 
 RESULTS = Path(__file__).parent / "results"
@@ -61,7 +63,8 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
 
 
 def settle(args: argparse.Namespace, cpu: dict, cuda: dict, smoke: dict) -> argparse.Namespace:
-    """Fill in the options that were left out, with those of the device or of a smoke run."""
+    """Fill in the options that were left out, and set the process up as the scripts do."""
+    set_up_process()
     args.device = "cpu" if args.smoke else args.device
     args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     args.load = os.getloadavg()[0]
@@ -153,7 +156,7 @@ def make_model(encoder: str, image_size: int, **options) -> ZoobotTree:
     """A model of ``TREE`` with the same random weights every time."""
     torch.manual_seed(0)
     model = ZoobotTree(schema=TREE, architecture_name=encoder, **options)
-    model.images_seen = {"image_size": image_size}
+    model.images_seen = ImagesSeen(image_size=image_size)
     return model
 
 

@@ -17,7 +17,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from zoobot.data.dataset import ImagesSeen
 from zoobot.models.tree import ZoobotTree
+from zoobot.options import set_up_process
 from zoobot.predictions.predict import predict_to_file
 from zoobot.schemas import get_schema
 
@@ -29,7 +31,7 @@ def peak_mb(who: int) -> float:
 
 def measure(folder: Path, num_rows: int, num_workers: int, results) -> None:
     model = ZoobotTree(schema=get_schema("gz2_ortho_schema"), architecture_name="test_resnet")
-    model.images_seen = {"image_size": 32, "view": {"output_size": 32}}
+    model.images_seen = ImagesSeen(image_size=32, view={"output_size": 32})
     before = peak_mb(resource.RUSAGE_SELF)
     start = time.perf_counter()
     predict_to_file(
@@ -58,6 +60,7 @@ def write_catalogs(folder: Path, sizes: list[int]) -> None:
 
 
 def main() -> None:
+    set_up_process()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

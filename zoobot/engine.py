@@ -1,42 +1,70 @@
 """THE loop: train_one_epoch, evaluate, fit. The only place that calls backward() and step().
 
-A model given to this loop is an ``nn.Module`` whose ``forward`` takes images (B, C, H, W) in 0-1
-and which also has
-
-- ``batch_to_supervised_tuple(batch) -> (images, labels)``
-- ``losses(outputs, labels) -> (B, K)`` float32; a galaxy's loss is the sum of its row
-- ``measure(losses, outputs, labels) -> values, weights`` of shape (B, M), and ``measure.names``;
-  the first is the loss on which the best epoch is chosen
-- ``metric_key(split, name) -> str``: how a metric is called in the logs
-- ``describe() -> dict``: how to build the model again
-- ``freeze_encoder(frozen)``, if ``Settings.frozen_epochs`` is used.
-
-A batch is a dict with ``image``, uint8 or already float in 0-1, and whatever else the model wants.
-A loader has a length in batches; that of the training galaxies also ``accumulation``, ``num_steps``
-and ``set_epoch(epoch, first_step)``, after which it gives that epoch's batches from that step on.
+A batch is a dict with ``image``, uint8 or already float in 0-1, ``id_str``, and the labels.
 """
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
 
 import torch
+from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
 from zoobot import optim
 from zoobot.data.dataset import float_images
-from zoobot.metrics import Means
-from zoobot.runs.resume import (
-    Progress,
-    rank_state,
-    restore,
-    restore_finite_buffers,
-)
+from zoobot.metrics import Means, Measure
+from zoobot.runs.folder import Run
+from zoobot.runs.resume import Progress, rank_state, restore, restore_finite_buffers
 from zoobot.runs.watch import Watch
 from zoobot.system import distributed
-from zoobot.system.memory import keep_freed_memory
+from zoobot.system.errors import UserError
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+class Model(Protocol):
+    """What the loop asks of a model, an ``nn.Module`` from images (B, C, H, W) in 0-1 to outputs.
+
+    Attributes:
+        measure: what is measured; the first is the loss by which the best epoch is chosen.
+    """
+
+    measure: Measure
+
+    def batch_to_supervised_tuple(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images and labels of a batch."""
+
+    def losses(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """(B, K) float32, from float32 outputs; a galaxy's loss is the sum of its row."""
+
+    def freeze_encoder(self, frozen: bool) -> None:
+        """Freeze or unfreeze the encoder; only asked if ``Settings.frozen_epochs`` is used."""
+
+
+class Loader(Protocol):
+    """What the loop asks of the galaxies to evaluate: batches, and their number."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[dict]: ...
+
+
+class TrainLoader(Loader, Protocol):
+    """What the loop asks of the galaxies to train on.
+
+    Attributes:
+        accumulation: micro-batches that make one optimiser step.
+        num_steps: optimiser steps of an epoch.
+    """
+
+    accumulation: int
+    num_steps: int
+
+    def set_epoch(self, epoch: int, first_step: int = 0) -> None:
+        """The epoch whose batches to give next, from this step on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,13 +94,19 @@ class Settings:
 
 
 def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype of autocast: ``auto`` is bfloat16 where the hardware has it, else float32."""
-    if precision != "auto":
+    """The dtype of autocast: ``auto`` is bfloat16 where the hardware has it, else float32.
+
+    The environment variable ``ZOOBOT_AUTO_PRECISION`` (bf16, fp16, fp32) says what ``auto`` is.
+    """
+    if precision == "auto":
+        precision = os.environ.get("ZOOBOT_AUTO_PRECISION", "auto")
+    if precision in PRECISIONS:
         return PRECISIONS[precision]
+    if precision != "auto":
+        raise UserError(f"precision {precision!r} is none of auto, {', '.join(PRECISIONS)}")
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float32
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    fast = any(getattr(torch.cpu, check, bool)() for check in checks)
+    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if fast else torch.float32
 
 
@@ -122,9 +156,9 @@ def seed_step(seed: int, step: int) -> None:
     torch.manual_seed(((seed * 1_000_003 + step) * 65_537 + distributed.rank()) % 2**63)
 
 
-def steps_of(loader: Iterable[dict], accumulation: int) -> Iterator[list[dict]]:
+def steps_of(batches: Iterable[dict], accumulation: int) -> Iterator[list[dict]]:
     """Group an epoch's micro-batches into optimiser steps; the last may be shorter."""
-    batches = iter(loader)
+    batches = iter(batches)
     while step := list(itertools.islice(batches, accumulation)):
         yield step
 
@@ -137,27 +171,28 @@ def count_galaxies(micro_batches: list[dict], device: torch.device) -> torch.Ten
 
 def train_one_epoch(
     model: nn.Module,
-    loader,
+    loader: TrainLoader,
     optimizer: torch.optim.Optimizer,
-    scheduler,
+    scheduler: Scheduler,
     scaler: torch.amp.GradScaler,
     settings: Settings,
     progress: Progress,
     means: Means | None = None,
     watch: Watch | None = None,
-    show=iter,
+    show: Callable[[Iterable], Iterable] = iter,
 ) -> dict[str, float]:
     """Train on every galaxy once; returns the epoch's metrics as they were while training.
 
+    ``model`` is a ``Model``, perhaps in DistributedDataParallel; ``show`` draws a progress bar.
     A step whose loss or gradient is not finite on any rank is taken on none.
 
     The gradient of a step is that of the mean loss over its galaxies, however many ranks and
     micro-batches they are dealt to: each galaxy's loss counts ``world_size / num_galaxies``, which
     DistributedDataParallel's average over ranks turns into ``1 / num_galaxies``.
     """
-    raw = distributed.unwrap(model)
+    module = distributed.unwrap(model)
     model.train()
-    means = means or Means(raw.measure.names, settings.device)
+    means = means or Means(module.measure.names, settings.device)
     watch = watch or Watch(settings.device)
     batches = on_device(loader, settings.device)
     for micro_batches in show(steps_of(batches, loader.accumulation)):
@@ -166,24 +201,25 @@ def train_one_epoch(
         num_galaxies = count_galaxies(micro_batches, settings.device)
         for i, batch in enumerate(micro_batches):
             is_last = i == len(micro_batches) - 1
-            images, labels = raw.batch_to_supervised_tuple(batch)
+            images, labels = module.batch_to_supervised_tuple(batch)
             with distributed.gradient_sync(model, now=is_last):
                 with settings.autocast():
-                    outputs = model(images)
-                losses = raw.losses(outputs, labels)  # (B, K)
+                    outputs = model(images).float()  # the loss is float32, whatever the head
+                losses = module.losses(outputs, labels)  # (B, K)
                 loss = losses.sum() * (distributed.world_size() / num_galaxies)
                 scaler.scale(loss).backward()
             with torch.no_grad():
-                finite = watch.look_at(batch, losses)
-                means.update(*raw.measure(losses, outputs, labels), finite)
+                finite = watch.record_losses(batch, losses)
+                means.update(*module.measure(losses, outputs, labels), finite)
         scaler.unscale_(optimizer)
         norm = clip_gradient(model, settings.grad_clip)
-        take_step(optimizer, scaler, unsound=watch.agree(None if scaler.is_enabled() else norm))
+        unsound = watch.reduce_flags(None if scaler.is_enabled() else norm)
+        take_step(optimizer, scaler, unsound)
         optimizer.zero_grad(set_to_none=True)
         progress.step += 1
         progress.epoch_step += 1
-        watch.act()
-    watch.act(wait=True)
+        watch.handle_flags()
+    watch.handle_flags(wait=True)
     return means.result()
 
 
@@ -199,9 +235,10 @@ def clip_gradient(model: nn.Module, most: float | None) -> torch.Tensor:
 def take_step(
     optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, unsound: torch.Tensor
 ) -> None:
-    """The optimiser's step, but not if ``unsound`` is 1.0; fused ones see to that on the device.
+    """Take the optimiser's step, unless ``unsound`` is 1.0.
 
-    An enabled scaler skips by itself what its scale made overflow.
+    A fused optimiser reads ``unsound`` on the device. ``GradScaler.step()`` already skips steps
+    whose gradients overflowed.
     """
     if scaler.is_enabled():
         scaler.step(optimizer)
@@ -214,94 +251,107 @@ def take_step(
         optimizer.step()
 
 
+def ignore(batch: dict, outputs: torch.Tensor) -> None:
+    """Do nothing with a batch's outputs."""
+
+
 @torch.inference_mode()
 def evaluate(
-    model: nn.Module, loader, settings: Settings, watch: Watch | None = None
+    model: nn.Module,
+    loader: Loader,
+    settings: Settings,
+    watch: Watch | None = None,
+    collect: Callable[[dict, torch.Tensor], None] = ignore,
 ) -> dict[str, float]:
-    """Metrics over every galaxy of the loader, each once, summed over ranks."""
-    raw = distributed.unwrap(model)
-    raw.eval()
-    means = Means(raw.measure.names, settings.device)
+    """Metrics over every galaxy of the loader, each once, summed over ranks.
+
+    Args:
+        model: a ``Model``, perhaps in DistributedDataParallel.
+        collect: called with each batch and its float32 outputs.
+    """
+    module = distributed.unwrap(model).eval()
+    means = Means(module.measure.names, settings.device)
     in_common = min(distributed.gather(len(loader))) if watch else 0
     for number, batch in enumerate(on_device(loader, settings.device), start=1):
-        images, labels = raw.batch_to_supervised_tuple(batch)
+        images, labels = module.batch_to_supervised_tuple(batch)
         with settings.autocast():
-            outputs = raw(images)
-        means.update(*raw.measure(raw.losses(outputs, labels), outputs, labels))
+            outputs = module(images).float()
+        means.update(*module.measure(module.losses(outputs, labels), outputs, labels))
+        collect(batch, outputs)
         if number <= in_common:
-            watch.agree()
-            watch.act(wait=number == in_common)
+            watch.reduce_flags()
+            watch.handle_flags(wait=number == in_common)
     return means.result()
 
 
 def fit(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    train_loader,
-    val_loader,
+    train_loader: TrainLoader,
+    val_loader: Loader,
     settings: Settings,
-    run,
+    run: Run,
     resume_from: dict | None = None,
 ) -> Progress:
     """Train until ``epochs`` are done or ``patience`` epochs brought nothing better.
 
     Args:
+        model: a ``Model``.
         optimizer: with groups as ``optim.parameter_groups`` makes them.
-        run: a ``logs.Run``, which writes metrics and checkpoints.
-        resume_from: a state that ``logs.Run.save`` wrote; the run goes on as if never interrupted.
+        run: writes metrics and checkpoints.
+        resume_from: a state that ``run.save`` wrote; the run goes on as if never interrupted.
 
     Raises:
         ValueError: if an epoch's loss is not finite, or too many steps in a row were skipped.
         Preempted: after SIGTERM or SIGUSR1, once the state is saved.
     """
-    keep_freed_memory()
-    raw = model.to(settings.device, memory_format=torch.channels_last)
+    module = model.to(settings.device, memory_format=torch.channels_last)
     kwargs, num_steps = settings.scheduler_kwargs, train_loader.num_steps
     scheduler = optim.make_scheduler(optimizer, kwargs, settings.epochs, num_steps)
     scaler, progress = settings.grad_scaler(), Progress(num_steps=num_steps)
-    means = Means(raw.measure.names, settings.device)
+    means = Means(module.measure.names, settings.device)
     if resume_from is not None:
-        progress = restore(resume_from, raw, optimizer, scheduler, scaler, means, num_steps)
+        progress = restore(resume_from, module, optimizer, scheduler, scaler, means, num_steps)
 
     def save() -> bool:
         state = {
             "progress": dataclasses.asdict(progress),
-            "model": raw.state_dict(),
+            "model": module.state_dict(),
             "optimizer": optimizer.state_dict(),
             "scaler": scaler.state_dict(),
-            "ranks": distributed.gather(rank_state(raw, means)) if progress.epoch_step else [],
+            "ranks": distributed.gather(rank_state(module, means)) if progress.epoch_step else [],
         }
-        return run.save(state, raw.state_dict())
+        return run.save(state, module.state_dict())
 
     def skipped(step_galaxies: list[str], bad_galaxies: list[str], steps_ago: int) -> None:
         progress.skipped += 1
-        restore_finite_buffers(statistics)
+        restore_finite_buffers(buffers)
         step = progress.step - steps_ago
         run.log_skipped(progress.epoch + 1, step, step_galaxies, bad_galaxies)
 
-    model = None
+    ddp_module = None
     every_s = 60 * settings.save_every_minutes
     with Watch(settings.device, save, every_s, settings.max_skipped_steps, skipped) as watch:
         while progress.is_going_on(settings):
-            if model is None or progress.epoch == settings.frozen_epochs:
+            if ddp_module is None or progress.epoch == settings.frozen_epochs:
                 if settings.frozen_epochs:
-                    raw.freeze_encoder(progress.epoch < settings.frozen_epochs)
-                model = distributed.wrap(raw, settings.device)
-            statistics = [(b, b.clone()) for b in raw.buffers() if b.is_floating_point()]
+                    module.freeze_encoder(progress.epoch < settings.frozen_epochs)
+                ddp_module = distributed.wrap(module, settings.device)
+            buffers = [(b, b.clone()) for b in module.buffers() if b.is_floating_point()]
             train_loader.set_epoch(progress.epoch, progress.epoch_step)
             ranks_differ = progress.epoch_step < num_steps
             bar = run.progress_bar(f"epoch {progress.epoch + 1}", num_steps, progress.epoch_step)
             train = train_one_epoch(
-                model, train_loader, optimizer, scheduler, scaler, settings, progress,
+                ddp_module, train_loader, optimizer, scheduler, scaler, settings, progress,
                 means, watch, bar,
             )  # fmt: skip
             train["learning_rate"] = optimizer.param_groups[0]["lr"]
             if progress.skipped:
                 train["skipped_steps"] = progress.skipped
             if ranks_differ:
-                distributed.average_buffers(raw)
-            validation = evaluate(raw, val_loader, settings, watch)
-            loss = run.log_epoch(progress.epoch + 1, train, validation, raw.measure.names[0])
+                distributed.average_buffers(module)
+            validation = evaluate(module, val_loader, settings, watch)
+            loss = run.log_epoch(progress.epoch + 1, train, validation, module.measure.names[0])
             before = dataclasses.replace(progress)
             progress.record(loss, settings.save_top_k)
             scheduler.step(progress.epoch, loss)

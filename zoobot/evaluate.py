@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from torch import nn
 
 from zoobot import options
 from zoobot.data.datamodule import CatalogDataModule
@@ -24,11 +25,11 @@ from zoobot.evaluation.sections import (
     report_numbers,
     report_tree,
 )
-from zoobot.predictions.files import Predictions
-from zoobot.predictions.predict import predict_to_file
+from zoobot.predictions.collect import Collector
+from zoobot.predictions.files import Predictions, write_predictions
 from zoobot.schemas import Schema
-from zoobot.system import distributed
 from zoobot.system.errors import UserError
+from zoobot.trainer import Trainer
 
 MAX_GALAXIES = 400  # on the page: about 3 MB
 WORST_FRAC = 0.25  # of those, so many with the largest errors
@@ -125,45 +126,54 @@ def _choose(errors: np.ndarray, max_galaxies: int) -> tuple[np.ndarray, str]:
     return np.sort(np.concatenate([worst, drawn])), how
 
 
-def report_run(
-    model, data: CatalogDataModule, save_dir: str | Path, title: str, **prediction
-) -> Path | None:
-    """Predict a run's validation and test galaxies and report on the latter, if there are any.
+def evaluate_run(
+    trainer: Trainer, model: nn.Module, data: CatalogDataModule
+) -> tuple[dict[str, dict[str, float]], dict[str, Predictions]]:
+    """Metrics and predictions of a run's validation and test galaxies, those that there are.
 
-    Every process must call it. Leaves ``{split}_predictions.parquet`` and ``report/`` in the
-    run's folder.
+    Each galaxy goes through the model once. Every process must call it.
+
+    Returns:
+        Split ("val", "test") -> metrics by name, and split -> predictions.
+    """
+    metrics, predictions = {}, {}
+    for split, measure in (("val", trainer.validate), ("test", trainer.test)):
+        if data.num_galaxies(split):
+            collector = Collector(model)
+            metrics[split] = measure(model, data, verbose=False, collect=collector)[0]
+            predictions[split] = collector.gather()
+    return metrics, predictions
+
+
+def report_run(
+    predictions: dict[str, Predictions], data: CatalogDataModule, save_dir: str | Path, title: str
+) -> Path:
+    """Report on a run's test galaxies, or its validation galaxies if there are no others.
+
+    The main process calls it. Leaves ``{split}_predictions.parquet`` and ``report/`` in the run's
+    folder.
 
     Args:
-        prediction: options of ``predict.predict_to_file``.
+        predictions: of each split, as ``evaluate_run`` collects them.
+
+    Returns:
+        The page's path.
     """
     save_dir = Path(save_dir)
-    splits = [s for s in ("val", "test") if data.catalogs[s] is not None and len(data.catalogs[s])]
-    files = {
-        split: predict_to_file(
-            data.catalogs[split],
-            model,
-            save_dir / f"{split}_predictions.parquet",
-            resume=False,
-            **prediction,
-        )
-        for split in splits
-    }
-    page, last = None, splits[-1]
-    if distributed.is_main():
-        other = None
-        if last == "test" and hasattr(model, "schema"):
-            other = (files["val"], data.labels("val"))
-        name = {"val": "validation", "test": "test"}[last]
-        page = evaluate(
-            files[last],
-            data.table(last),
-            save_dir / "report",
-            recalibrate_on=other,
-            title=title,
-            subtitle=f"{len(data.catalogs[last])} {name} galaxies",
-        )
-    distributed.barrier()
-    return page
+    for split, predicted in predictions.items():
+        write_predictions(save_dir / f"{split}_predictions.parquet", predicted)
+    last, other = [*predictions][-1], None
+    if last == "test" and predictions[last].metadata["schema"] is not None:
+        other = (predictions["val"], data.labels("val"))
+    name = {"val": "validation", "test": "test"}[last]
+    return evaluate(
+        predictions[last],
+        data.table(last),
+        save_dir / "report",
+        recalibrate_on=other,
+        title=title,
+        subtitle=f"{data.num_galaxies(last)} {name} galaxies",
+    )
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

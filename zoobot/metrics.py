@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 
@@ -47,6 +48,21 @@ class Means:
         sums, counts = distributed.all_reduce_sum(self.totals.clone()).tolist()
         means = {n: s / c for n, s, c in zip(self.names, sums, counts, strict=True) if c > 0}
         return {n: math.sqrt(m) if n == "rmse" else m for n, m in means.items()}
+
+
+class Measure(Protocol):
+    """What is measured of a batch, for ``Means``; the first is the loss.
+
+    Attributes:
+        names: of the K quantities.
+    """
+
+    names: list[str]
+
+    def __call__(
+        self, losses: torch.Tensor, outputs: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Values and weights (B, K), from each galaxy's losses, outputs and labels."""
 
 
 class ExampleMeasures:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 import traceback
 import warnings
@@ -23,9 +24,11 @@ from zoobot.data.views.cpu import (
 )
 from zoobot.limits.text import read_yaml
 from zoobot.runs.folder import ON_SAVE_ERROR
+from zoobot.runs.resume import find_state
 from zoobot.system import distributed
 from zoobot.system.errors import UserError, did_you_mean, one_line
 from zoobot.system.memory import keep_freed_memory
+from zoobot.trainer import Trainer
 
 MAY_CHANGE_ON_RESUME = set(
     "config debug resume save_dir epochs patience num_workers device compile no_report save_every "
@@ -180,8 +183,8 @@ def add_data_options(parser: Parser, *, catalog: str | None):
         type=non_negative,
         nargs=2,
         metavar=("LOW", "HIGH"),
-        help="of training views, by default 1.2 to 1.4; others are zoomed by the middle of it, "
-        "by default 1.2",
+        help="of training views, by default 1.2 to 1.4; validation and prediction use the "
+        "midpoint, by default 1.2",
     )
     add(
         "--augment",
@@ -235,15 +238,33 @@ def _augment(options: argparse.Namespace) -> str:
     return "device" if distributed.choose_device(options.device).type == "cuda" else "cpu"
 
 
-def prediction_options(options: argparse.Namespace) -> dict:
-    """For predictions at the end of a run, the options of ``predict_to_file``."""
-    return {
-        "batch_size": max(1, options.batch_size // distributed.world_size()),
-        "num_workers": options.num_workers,
-        "device": options.device,
-        "precision": options.precision,
-        "show_progress": False,
-    }
+def state_to_resume(options: argparse.Namespace) -> dict | None:
+    """The saved state that ``--resume`` asks to go on from; None to start anew."""
+    return find_state(
+        options.save_dir,
+        options.resume,
+        vars(options),
+        MAY_CHANGE_ON_RESUME,
+        options.allow_changes,
+    )
+
+
+def make_trainer(options: argparse.Namespace, **others) -> Trainer:
+    """The trainer that the options describe; ``others`` are further arguments of it."""
+    return Trainer(
+        options.save_dir,
+        save_top_k=options.save_top_k,
+        max_epochs=options.epochs,
+        patience=options.patience,
+        device=options.device,
+        precision=options.precision,
+        grad_clip=options.grad_clip or None,
+        seed=options.seed,
+        save_every_minutes=options.save_every or math.inf,
+        max_skipped_steps=options.max_skipped_steps,
+        on_save_error=options.on_save_error,
+        **others,
+    )
 
 
 def add_output_options(parser: Parser, *, save_dir: str) -> None:

@@ -4,18 +4,25 @@ It has the methods that scripts written for Lightning's trainer call. The loop i
 """
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
 from zoobot import engine, optim
+from zoobot.data.datamodule import CatalogDataModule
+from zoobot.data.dataset import ImagesSeen
 from zoobot.data.foreign_loaders import ForeignLoader
-from zoobot.data.loaders import GalaxyLoader
+from zoobot.data.loaders import CatalogLoader, GalaxyLoader
+from zoobot.models.finetune import FinetuneableZoobotClassifier
+from zoobot.models.finetune_base import FinetuneableZoobotAbstract
 from zoobot.runs import checkpoint
-from zoobot.runs.checkpoint import load_exactly
 from zoobot.runs.folder import Run
 from zoobot.runs.resume import find_state
 from zoobot.system import distributed
@@ -116,8 +123,53 @@ def hardware(accelerator: str = "auto", precision: str | int = "auto") -> dict[s
     return {"device": ACCELERATORS[accelerator], "precision": PRECISIONS[str(precision)]}
 
 
+@runtime_checkable
+class TrainableModel(engine.Model, Protocol):
+    """What the trainer asks of a model, besides what the loop asks.
+
+    Attributes:
+        scheduler_kwargs: of ``timm.scheduler.create_scheduler_v2``; None: a constant rate.
+        seed: of dropout.
+        images_seen: set by the trainer, and saved with the model.
+    """
+
+    scheduler_kwargs: dict | None
+    seed: int
+    images_seen: ImagesSeen
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The optimiser, with groups as ``optim.parameter_groups`` makes them."""
+
+    def check_labels(self, table: pd.DataFrame, where: str) -> None:
+        """ValueError if labels (a table with ``id_str``) can't be learned."""
+
+    def learn_from_labels(self, table: pd.DataFrame | None) -> None:
+        """Called with the training labels before training; None if the loader does not tell."""
+
+    def introduce(self) -> str:
+        """What a run says of its model at the start."""
+
+    def describe(self) -> dict:
+        """What is needed to build the model again, as plain types."""
+
+    def metric_key(self, split: str, name: str) -> str:
+        """How a metric is called in the logs."""
+
+
+@runtime_checkable
+class DataModule(Protocol):
+    """Galaxies by split: ours, galaxy-datasets' or one of your own.
+
+    It has ``train_dataloader``, ``val_dataloader``, ``test_dataloader`` and
+    ``predict_dataloader``, of which only those are called that are needed.
+    """
+
+    def setup(self, stage: str) -> None:
+        """Called with ``fit``, ``validate``, ``test`` or ``predict`` before its loaders are."""
+
+
 class Trainer:
-    """See ``get_trainer``.
+    """Fits, validates, tests and predicts; see ``get_trainer``.
 
     Attributes:
         callback_metrics: name -> float: of the best epoch after ``fit``, then of ``validate`` or
@@ -172,9 +224,9 @@ class Trainer:
     def fit(
         self,
         model: nn.Module,
-        train_dataloaders=None,
-        val_dataloaders=None,
-        datamodule=None,
+        train_dataloaders: DataModule | engine.Loader | None = None,
+        val_dataloaders: engine.Loader | None = None,
+        datamodule: DataModule | None = None,
         ckpt_path: str | Path | None = None,
         *,
         config: dict | None = None,
@@ -183,38 +235,45 @@ class Trainer:
         """Train; afterwards the model has the best epoch's weights.
 
         Args:
-            model: one of ``zoobot.models``.
+            model: a ``TrainableModel``: one of ``zoobot.models``, or a subclass.
             train_dataloaders, val_dataloaders: two loaders; or in place of the first a datamodule.
             datamodule: with ``setup(stage)``, ``train_dataloader()`` and ``val_dataloader()``.
             ckpt_path: a checkpoint to go on from; ``last``: this folder's, if there is one.
             config: what to write to ``config.json``; by default the trainer's and the model's
                 arguments.
-            resume_from: a state as ``find_state`` reads it, instead of ``ckpt_path``.
+            resume_from: a state as ``runs.resume.find_state`` reads it, instead of ``ckpt_path``.
 
         Raises:
             ValueError: for labels that the model can't learn, or if the loss is not finite.
         """
-        if hasattr(train_dataloaders, "train_dataloader"):
+        if not isinstance(model, TrainableModel):
+            raise UserError(
+                f"{type(model).__name__} can't be trained: subclass FinetuneableZoobotAbstract, or "
+                "give it what zoobot.trainer.TrainableModel lists"
+            )
+        if isinstance(train_dataloaders, DataModule):
             datamodule = train_dataloaders
         if datamodule is not None:
             datamodule.setup("fit")
             train_dataloaders = datamodule.train_dataloader()
             val_dataloaders = datamodule.val_dataloader()
-        if self.unfreeze_after and model.training_mode == "head_only":
-            raise UserError("unfreeze_after has no meaning with training_mode='head_only'")
+        if self.unfreeze_after:
+            model.freeze_encoder(True)  # now, so that a model that can't be frozen says so
+            if isinstance(model, FinetuneableZoobotAbstract) and model.training_mode != "full":
+                raise UserError("unfreeze_after has no meaning with training_mode='head_only'")
         model.freeze_encoder(False)
         settings = self._settings(model)
         train = self._loop_loader(train_dataloaders, model, "train", self.accumulation)
         val = self._loop_loader(val_dataloaders, model, "val")
-        if hasattr(train.dataset, "label_table"):
-            model.learn_from_labels(train.dataset.label_table())
-        elif getattr(model, "class_weights", None) == "balanced":
-            raise UserError("class_weights='balanced' needs zoobot.data.CatalogDataModule")
+        if isinstance(datamodule, CatalogDataModule) and datamodule.num_galaxies("test"):
+            model.check_labels(datamodule.labels("test"), "test")  # before training, not after
+        ours, validated = own_loader(train_dataloaders), own_loader(val_dataloaders)
+        model.learn_from_labels(None if ours is None else ours.dataset.label_table())
         model.to(self.device)
         optimizer = model.configure_optimizers()
-        if hasattr(val.dataset, "describe_images"):
-            model.images_seen = val.dataset.describe_images()
-        description = {**model.describe(), **getattr(model, "images_seen", {})}
+        if validated is not None:
+            model.images_seen = validated.dataset.describe_images()
+        description = {**model.describe(), **model.images_seen.to_dict()}
         config = config or {**self._plain_settings(), "model": description}
         if ckpt_path is not None:
             resume = "auto" if ckpt_path == "last" else str(ckpt_path)
@@ -230,8 +289,14 @@ class Trainer:
             show_progress=self.show_progress,
             on_save_error=self.on_save_error,
         )
-        self._introduce(model, optimizer)
-        if model.run_linear_sanity_check:
+        if ours is not None and validated is not None:
+            num_train, num_val = len(ours.dataset), len(validated.dataset)
+            self._run.say(f"{num_train} galaxies to train on, {num_val} to validate")
+        self._run.say(
+            f"{model.introduce()}; {settings.dtype} on {self.device}\n"
+            f"{optim.group_table(optimizer.param_groups)}"
+        )
+        if isinstance(model, FinetuneableZoobotClassifier) and model.run_linear_sanity_check:
             self._check_with_linear_model(model, train, val, settings)
         progress = engine.fit(model, optimizer, train, val, settings, self._run, resume_from)
         distributed.barrier()
@@ -240,45 +305,72 @@ class Trainer:
         self.callback_metrics = distributed.from_main(self._run.metrics_of(progress.best_epoch))
 
     def validate(
-        self, model, dataloaders=None, ckpt_path=None, verbose=True, datamodule=None
-    ) -> list[dict]:
+        self,
+        model: nn.Module,
+        dataloaders: DataModule | engine.Loader | None = None,
+        ckpt_path: str | Path | None = None,
+        verbose: bool = True,
+        datamodule: DataModule | None = None,
+        collect: Callable[[dict, torch.Tensor], None] = engine.ignore,
+    ) -> list[dict[str, float]]:
         """Metrics of the validation galaxies, in a list of one dict; see ``test``."""
-        return self._evaluate(model, datamodule or dataloaders, ckpt_path, verbose, "validation")
+        source = datamodule or dataloaders
+        return self._evaluate(model, source, ckpt_path, verbose, "validation", collect)
 
     def test(
-        self, model, dataloaders=None, ckpt_path=None, verbose=True, datamodule=None
-    ) -> list[dict]:
+        self,
+        model: nn.Module,
+        dataloaders: DataModule | engine.Loader | None = None,
+        ckpt_path: str | Path | None = None,
+        verbose: bool = True,
+        datamodule: DataModule | None = None,
+        collect: Callable[[dict, torch.Tensor], None] = engine.ignore,
+    ) -> list[dict[str, float]]:
         """Metrics of the test galaxies, in a list of one dict.
 
         Args:
             dataloaders: a loader, or a data module.
             ckpt_path: ``best`` loads the best weights of ``fit`` first, a path that file's; None
                 takes the model as it is.
+            collect: called with each batch and its outputs, see ``engine.evaluate``.
         """
-        return self._evaluate(model, datamodule or dataloaders, ckpt_path, verbose, "test")
+        source = datamodule or dataloaders
+        return self._evaluate(model, source, ckpt_path, verbose, "test", collect)
 
-    def predict(self, model, dataloaders=None, datamodule=None, ckpt_path=None) -> list:
+    def predict(
+        self,
+        model: nn.Module,
+        dataloaders: DataModule | engine.Loader | None = None,
+        datamodule: DataModule | None = None,
+        ckpt_path: str | Path | None = None,
+    ) -> list[torch.Tensor]:
         """Predictions, a tensor a batch, on the CPU.
 
         In one process they are in the catalog's order; each of several has every world_size-th
         galaxy.
+
+        Args:
+            model: one of this package, ``ZoobotEncoder`` too.
         """
         self._load(model, ckpt_path)
-        settings = self._settings(model)
-        loader = self._loop_loader(_loader_of(datamodule or dataloaders, "predict"), model, None)
+        settings = engine.Settings(self.device, engine.choose_dtype(self.precision, self.device))
+        loader = _loader_of(datamodule or dataloaders, "predict")
+        loader = own_loader(loader) or ForeignLoader(loader, None, "predict", seed=self.seed or 0)
         model.to(self.device).eval()
         with torch.inference_mode(), settings.autocast():
             return [
-                model.predictions(model(engine.to_device(batch, self.device)["image"])).cpu()
-                for batch in loader
+                model.predictions(model(batch["image"]).float()).cpu()
+                for batch in engine.on_device(loader, self.device)
             ]
 
-    def _evaluate(self, model, source, ckpt_path, verbose, split) -> list[dict]:
+    def _evaluate(
+        self, model, source, ckpt_path, verbose: bool, split: str, collect: Callable
+    ) -> list[dict[str, float]]:
         self._load(model, ckpt_path)
         name = "val" if split == "validation" else split
         loader = self._loop_loader(_loader_of(source, name), model, name)
         model.to(self.device)
-        metrics = engine.evaluate(model, loader, self._settings(model))
+        metrics = engine.evaluate(model, loader, self._settings(model), collect=collect)
         self.callback_metrics = {model.metric_key(split, k): v for k, v in metrics.items()}
         if self._run is not None and split == "test":
             self._run.log(self._run.last_epoch, split, metrics)
@@ -287,15 +379,15 @@ class Trainer:
             print("  ".join(told))
         return [self.callback_metrics]
 
-    def _load(self, model, ckpt_path: str | Path | None) -> None:
+    def _load(self, model: nn.Module, ckpt_path: str | Path | None) -> None:
         if ckpt_path is None:
             return
         if ckpt_path == "best":
             ckpt_path = self.save_dir / "best.safetensors"
         weights, _ = checkpoint.load_model(ckpt_path)
-        load_exactly(model, weights, str(ckpt_path))
+        checkpoint.load_exactly(model, weights, str(ckpt_path))
 
-    def _settings(self, model) -> engine.Settings:
+    def _settings(self, model: TrainableModel) -> engine.Settings:
         return engine.Settings(
             device=self.device,
             dtype=engine.choose_dtype(self.precision, self.device),
@@ -311,37 +403,42 @@ class Trainer:
         )
 
     def _plain_settings(self) -> dict:
-        names = "save_top_k patience precision grad_clip accumulation unfreeze_after"
-        return {"epochs": self.max_epochs} | {name: getattr(self, name) for name in names.split()}
+        return {
+            "epochs": self.max_epochs,
+            "save_top_k": self.save_top_k,
+            "patience": self.patience,
+            "precision": self.precision,
+            "grad_clip": self.grad_clip,
+            "accumulation": self.accumulation,
+            "unfreeze_after": self.unfreeze_after,
+        }
 
-    def _loop_loader(self, loader, model, split: str | None, accumulation: int = 1):
-        """What the loop takes: our own loader beneath, or any iterable of batches, dressed up."""
+    def _loop_loader(
+        self, loader, model: TrainableModel, split: str, accumulation: int = 1
+    ) -> GalaxyLoader | ForeignLoader:
+        """The loader that the loop takes, for a loader of ours or any iterable of batches."""
         if loader is None:
             raise UserError("give a datamodule, or the loaders")
-        galaxies = loader if isinstance(loader, GalaxyLoader) else getattr(loader, "galaxies", None)
-        if galaxies is None:
+        ours = own_loader(loader)
+        if ours is None:
             seed = model.seed if self.seed is None else self.seed
-            sharded = isinstance(getattr(loader, "sampler", None), DistributedSampler)
-            check = split and model.check_labels
+            sharded = isinstance(loader, DataLoader) and isinstance(
+                loader.sampler, DistributedSampler
+            )
+            check = model.check_labels
             return ForeignLoader(loader, check, split, accumulation, seed, whole=not sharded)
-        if split is not None:
-            model.check_labels(galaxies.dataset.label_table(), split)
+        model.check_labels(ours.dataset.label_table(), split)
         if accumulation == 1:
-            return galaxies
-        micro = galaxies.accumulation * accumulation
-        return ForeignLoader(galaxies, None, split, micro, whole=False)
+            return ours
+        return ForeignLoader(ours, None, split, ours.accumulation * accumulation, whole=False)
 
-    def _introduce(self, model, optimizer) -> None:
-        known = model.encoder_description or {}
-        name = known.get("architecture", type(model.encoder).__name__)
-        frozen = ", frozen" if model.training_mode == "head_only" else ""
-        new = [key for key in model.state_dict() if not key.startswith("encoder.")]
-        self._run.say(
-            f"encoder {name}: {len(model.encoder.state_dict())} tensors {model.encoder_source}"
-            f"{frozen}; new: {', '.join(new)}\n{optim.group_table(optimizer.param_groups)}"
-        )
-
-    def _check_with_linear_model(self, model, train, val, settings) -> None:
+    def _check_with_linear_model(
+        self,
+        model: FinetuneableZoobotClassifier,
+        train: engine.Loader,
+        val: engine.Loader,
+        settings: engine.Settings,
+    ) -> None:
         features = {}
         model.eval()
         for split, loader in (("train", train), ("val", val)):
@@ -360,10 +457,18 @@ class Trainer:
         )
 
 
+def own_loader(loader) -> GalaxyLoader | None:
+    """The ``GalaxyLoader`` that a loader of ours is, or stands for; None for any other loader."""
+    if isinstance(loader, CatalogLoader):
+        return loader.loader
+    return loader if isinstance(loader, GalaxyLoader) else None
+
+
 def _loader_of(source, split: str):
     """A data module's loader of a split; a loader as it is."""
-    method = f"{split}_dataloader"
-    if not hasattr(source, method):
+    if not isinstance(source, DataModule):
         return source
     source.setup("validate" if split == "val" else split)
-    return getattr(source, method)()
+    if split == "val":
+        return source.val_dataloader()
+    return source.test_dataloader() if split == "test" else source.predict_dataloader()

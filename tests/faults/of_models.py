@@ -22,7 +22,6 @@ from zoobot.models import encoders
 from zoobot.options import make_data
 from zoobot.predictions.models import (
     column_names,
-    describe_predictions,
     load_predictor,
     view_of,
 )
@@ -238,5 +237,5 @@ def checkpoint_steps(folder: Path) -> Steps:
 
 def _predict_with(path: str) -> None:
     model = load_predictor(path)
-    column_names(model, None), describe_predictions(model)
+    column_names(model, None), model.describe_predictions()
     view_of(model)

@@ -15,15 +15,11 @@ from processes import script_error, torchrun
 from torch import nn
 
 from zoobot import options
+from zoobot.data.dataset import ImagesSeen
 from zoobot.models.tree import ZoobotTree
 from zoobot.predictions import parts as parts_file
 from zoobot.predictions import predict
-from zoobot.predictions.files import (
-    Predictions,
-    _NeverFull,
-    open_writer,
-    read_predictions,
-)
+from zoobot.predictions.files import Predictions, open_writer, read_predictions
 from zoobot.predictions.parts import read_part, tempfile
 from zoobot.runs import checkpoint
 from zoobot.system.files import write_whole
@@ -45,7 +41,7 @@ def model(tree):
     torch.manual_seed(0)
     model = ZoobotTree(schema=tree, architecture_name="test_resnet", dropout_rate=0.5)
     nn.init.normal_(model.head.linear.weight, std=0.5)
-    model.images_seen = SEEN
+    model.images_seen = ImagesSeen.from_dict(SEEN)
     return model.eval()
 
 
@@ -259,20 +255,6 @@ def test_wherever_in_an_hdf5_file_a_disk_is_full_it_is_told_as_such(tmp_path):
         with largest_file(num_bytes), pytest.raises(OSError, match="File too large: .*again.hdf5"):
             write_whole(tmp_path / "again.hdf5", write)
     assert list(contents(tmp_path)) == ["p.hdf5"]
-
-
-def test_hdf5_reads_what_it_wrote_also_when_the_disk_did_not_take_it(tmp_path):
-    file = _NeverFull(tmp_path / "file")
-    file.write(b"abcd")
-    with largest_file(6):
-        file.write(b"efgh")
-        file.seek(1)
-        file.write(b"BC")
-    file.seek(0)
-    assert file.read(12) == b"aBCdefgh" + bytes(4)
-    with pytest.raises(OSError, match="File too large"):
-        file.check()
-    file.close()
 
 
 def test_a_full_disk_of_any_process_is_told(monkeypatch, capsys):

@@ -151,18 +151,28 @@ def test_an_encoder_folder_of_pickled_weights_is_refused(tmp_path, target, name)
     assert not target.exists()
 
 
-def test_timm_unpickles_nothing_whatever_it_asks_torch_for(tmp_path, target, monkeypatch):
+class EntryNotFoundError(Exception):
+    """Stands for huggingface_hub's, which is made of an answer of its server."""
+
+
+def test_a_pickle_in_a_hub_repository_is_not_unpickled(tmp_path, target, monkeypatch):
     torch.save(Bomb(target), tmp_path / "evil.bin")
+    config = {"architecture": "test_resnet", "num_classes": 0, "pretrained_cfg": {}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    asked = []
 
-    def as_older_timm(*_, **__):
-        return torch.load(tmp_path / "evil.bin", weights_only=False)
+    def download(*names, **options):
+        name = options.get("filename") or names[1]
+        asked.append(name)
+        if name.endswith(".safetensors"):
+            raise EntryNotFoundError(name)
+        return str(tmp_path / ("config.json" if name == "config.json" else "evil.bin"))
 
-    monkeypatch.setattr(timm, "create_model", as_older_timm)
-    for name in ("resnet18", "hf_hub:a/b"):
-        monkeypatch.setattr(encoders, "_outside_config", lambda name: ("resnet18", {}))
-        refused(lambda name=name: encoders.load_encoder(name), name)
+    monkeypatch.setattr("timm.models._hub.hf_hub_download", download)
+    monkeypatch.setattr("timm.models._hub.EntryNotFoundError", EntryNotFoundError)
+    refused(lambda: encoders.load_encoder("hf_hub:a/b"), "hf_hub:a/b")
+    assert "pytorch_model.bin" in asked
     assert not target.exists()
-    assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
 
 
 @pytest.mark.parametrize("argument", ["checkpoint_path", "pretrained_cfg", "pretrained"])

@@ -112,7 +112,9 @@ def test_weights_that_cannot_be_reached_are_told_with_how_to_work_offline(name, 
     environment = {**os.environ, **offline, "HTTPS_PROXY": "http://127.0.0.1:9"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith(f"ValueError: the pretrained weights of {name!r} can't be had: ")
+    assert last.startswith(
+        f"zoobot.system.errors.UserError: the pretrained weights of {name!r} can't be had: "
+    )
     assert "to work offline" in last
     assert "local-dir:FOLDER" in last
 

@@ -2,10 +2,12 @@ import pytest
 import timm
 import torch
 
+from zoobot.data.dataset import ImagesSeen
 from zoobot.models import encoders
 from zoobot.models.encoders import get_pytorch_encoder
 from zoobot.models.heads import DirichletHead, get_pytorch_dirichlet_head
-from zoobot.models.tree import ZoobotTree, predict_samples
+from zoobot.models.tree import ZoobotTree
+from zoobot.predictions.models import predict_samples
 from zoobot.runs import checkpoint
 from zoobot.schemas import get_schema
 
@@ -70,9 +72,9 @@ def test_samples_are_those_of_the_head_and_one_sample_is_without_dropout(model):
 
 
 def test_a_model_is_loaded_from_its_checkpoint(model, tmp_path):
-    images_seen = {"image_size": 32, "view": {"output_size": 32}}
+    images_seen = ImagesSeen(image_size=32, view={"output_size": 32})
     path = tmp_path / "best.safetensors"
-    checkpoint.save_weights(path, model.state_dict(), model.describe() | images_seen)
+    checkpoint.save_weights(path, model.state_dict(), model.describe() | images_seen.to_dict())
     again = ZoobotTree.load_from_checkpoint(path)
     images = torch.rand(2, 3, 32, 32)
     assert torch.equal(again(images), model.eval()(images))

@@ -17,6 +17,7 @@ from torchvision.transforms import v2
 
 from zoobot import statistics
 from zoobot.data.catalog import read_catalog
+from zoobot.data.dataset import ImagesSeen
 from zoobot.data.images import ImageError
 from zoobot.data.views.cpu import fast_view_config, get_galaxy_transform, minimal_view_config
 from zoobot.models.encoders import get_pytorch_encoder
@@ -37,7 +38,7 @@ def model(tree):
     torch.manual_seed(0)
     model = ZoobotTree(schema=tree, architecture_name="test_convnext", dropout_rate=0.5)
     nn.init.normal_(model.head.linear.weight, std=0.5)
-    model.images_seen = SEEN
+    model.images_seen = ImagesSeen.from_dict(SEEN)
     return model.eval()
 
 
@@ -320,7 +321,7 @@ def test_misuse_is_told(model, catalog, tmp_path):
     refused("can't be called 'a'", using=classifier(), label_cols=["a", "a"])
     refused("use \\['ab'\\]", using=classifier(), label_cols="ab")
     mine = ZoobotEncoder(encoder)
-    mine.images_seen = {"transform": "Compose(Resize(32))"}
+    mine.images_seen = ImagesSeen(transform="Compose(Resize(32))")
     refused("a transform of its own, Compose", using=mine)
     refused("use one of error, record", on_bad_image="skip")
     refused(

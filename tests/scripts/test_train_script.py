@@ -78,8 +78,8 @@ def test_a_run_leaves_the_promised_files(folder, capsys):
 def test_the_best_weights_rebuild_the_model(folder):
     run_script("--catalog", "catalog.csv", *QUICK)
     model = ZoobotTree.load_from_checkpoint(folder / "run" / "best.safetensors")
-    assert model.images_seen["image_size"] == 32
-    assert model.images_seen["view"]["random_affine"]["scale"] == [1.2, 1.2]
+    assert model.images_seen.image_size == 32
+    assert model.images_seen.view["random_affine"]["scale"] == [1.2, 1.2]
     assert model(torch.rand(1, 3, 32, 32)).shape == (1, 7)
 
 

@@ -1,8 +1,9 @@
-"""Catalogs: reading tables of galaxies, checking them, and splitting them.
+"""Read catalogs (tables of galaxies), check them, and split them into train, val and test.
 
-A catalog has ``id_str`` (unique), an image in ``file_loc`` (absolute, or relative to the catalog's
-folder) or in ``image`` (encoded bytes), label columns, and optionally ``split``. Every fault of a
-catalog is a ValueError that names the column, the galaxy and the value.
+A catalog has the column ``id_str`` (unique), the column ``file_loc`` (path of the image, absolute
+or relative to the catalog's folder) or ``image`` (encoded bytes), label columns, and sometimes
+``split``. An error in a catalog is a ValueError. It names the column, the row or galaxy, and the
+value, where there is one.
 """
 
 import os
@@ -20,18 +21,24 @@ from zoobot.system.errors import UserError, did_you_mean
 
 SPLITS = ("train", "val", "test")
 ASTROPY_FORMATS = {".fits": "fits", ".ecsv": "ascii.ecsv", ".vot": "votable"}
-AS_TEXT = {"id_str": str, "file_loc": str, "split": str}
+AS_TEXT = {"id_str": str, "file_loc": str, "split": str}  # columns that are read as text
 
 
 def read_catalog(path: str | Path, columns: Sequence[str] = ()) -> pd.DataFrame:
-    """Read a catalog file and check what every galaxy needs: a unique id and an image.
+    """Read a catalog file whole. Check its columns, and that ids are unique.
 
     Args:
-        path: ``.csv``, ``.parquet``, or with astropy ``.fits``, ``.ecsv``, ``.vot``.
-        columns: further columns that must be there.
+        path: a ``.csv``, ``.parquet`` or ``.pq`` file; with astropy also ``.fits``, ``.ecsv`` or
+            ``.vot``.
+        columns: columns that the catalog must have besides ``id_str`` and ``file_loc`` or
+            ``image``.
 
     Returns:
-        The table, ``id_str`` as text and ``file_loc``, if there, as absolute paths.
+        The table. ``id_str`` is text. ``file_loc``, if it is there, has absolute paths.
+
+    Raises:
+        ValueError: the file is missing, empty, damaged or of another format; a column is missing;
+            or an id or a path is missing, or an id is repeated.
     """
     catalog = next(read_galaxies(path, columns), None)
     if catalog is None:
@@ -43,10 +50,17 @@ def read_catalog(path: str | Path, columns: Sequence[str] = ()) -> pd.DataFrame:
 def read_galaxies(
     path: str | Path, columns: Sequence[str] = (), num_rows: int | None = None
 ) -> Iterator[pd.DataFrame]:
-    """As ``read_catalog``, in tables of ``num_rows``, with no more columns than these.
+    """Read a catalog file in pieces, with the checks of ``read_catalog`` except that of ids.
 
-    None: one table with all columns. Tables of astropy's formats come whole in any case. Whether
-    ids are unique is not checked.
+    Args:
+        path: see ``read_catalog``.
+        columns: columns that the catalog must have, see ``read_catalog``.
+        num_rows: the most rows in a piece. The pieces of a CSV or Parquet file then have only
+            ``id_str``, ``file_loc``, ``image`` and ``columns``. A file of another format comes in
+            one piece with all its columns. None: one piece with all columns, for any format.
+
+    Yields:
+        Tables with at least one row.
     """
     path = Path(path)
     if not path.is_file():
@@ -75,6 +89,7 @@ def read_galaxies(
 
 
 def _check_columns(table: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
+    """Raise ValueError unless the table has ids, these columns and a column of images."""
     require_columns(table, ["id_str", *columns], str(path))
     if "file_loc" not in table and "image" not in table:
         raise UserError(
@@ -84,6 +99,7 @@ def _check_columns(table: pd.DataFrame, columns: Sequence[str], path: Path) -> N
 
 
 def _tables(path: Path, wanted: set[str] | None, num_rows: int | None) -> Iterator[pd.DataFrame]:
+    """Unchecked tables of a file. With ``num_rows`` 0, a CSV or Parquet file gives no rows."""
     suffix = path.suffix.lower()
     try:
         if suffix == ".csv":
@@ -103,7 +119,7 @@ def _tables(path: Path, wanted: set[str] | None, num_rows: int | None) -> Iterat
             )
     except pd.errors.EmptyDataError:
         raise UserError(f"catalog {path} is empty") from None
-    # A damaged file can raise nearly anything from within a reader.
+    # The readers raise exceptions of many types for a damaged file.
     except Exception as error:
         if isinstance(error, UserError) and str(path) in str(error):
             raise
@@ -111,7 +127,10 @@ def _tables(path: Path, wanted: set[str] | None, num_rows: int | None) -> Iterat
         raise UserError(f"catalog {path} can't be read: {reason:.300}") from error
 
 
-def _read_parquet(path, wanted, num_rows) -> Iterator[pd.DataFrame]:
+def _read_parquet(
+    path: Path, wanted: set[str] | None, num_rows: int | None
+) -> Iterator[pd.DataFrame]:
+    """Tables of a Parquet file, see ``read_galaxies``; ``wanted`` are the columns to read."""
     check_parquet(path)
     start = 0
     with pq.ParquetFile(path) as file:
@@ -121,7 +140,7 @@ def _read_parquet(path, wanted, num_rows) -> Iterator[pd.DataFrame]:
             raise UserError(f"catalog {path} has more than one column {repeated[0]!r}: rename one")
         if num_rows is None:
             whole = file.read()
-            whole.validate(full=True)  # else text may be none, which shows up anywhere later
+            whole.validate(full=True)  # text that is not UTF-8 would cause errors only later
             yield whole.to_pandas()
             return
         if num_rows == 0:
@@ -137,6 +156,7 @@ def _read_parquet(path, wanted, num_rows) -> Iterator[pd.DataFrame]:
 
 
 def _read_astropy(path: Path, table_format: str) -> pd.DataFrame:
+    """A table that astropy reads, without its columns of arrays."""
     try:
         from astropy.table import Table
     except ImportError:
@@ -154,6 +174,7 @@ def _read_astropy(path: Path, table_format: str) -> pd.DataFrame:
 
 
 def _absolute(file_locs: pd.Series, catalog_path: Path) -> pd.Series:
+    """Absolute paths of images; raise ValueError if one is missing."""
     if file_locs.isna().any():
         row = file_locs.index[file_locs.isna()][0]
         raise UserError(f"catalog {catalog_path}: column 'file_loc' is empty in row {row}")
@@ -162,7 +183,7 @@ def _absolute(file_locs: pd.Series, catalog_path: Path) -> pd.Series:
 
 
 def require_columns(catalog: pd.DataFrame, columns: Sequence[str], where: str) -> None:
-    """ValueError unless all columns are there; near matches are listed."""
+    """Raise ValueError if a column is missing. The message lists columns of a similar name."""
     missing = [column for column in columns if column not in catalog.columns]
     if missing:
         near = did_you_mean(missing[0], catalog.columns)
@@ -171,7 +192,7 @@ def require_columns(catalog: pd.DataFrame, columns: Sequence[str], where: str) -
 
 
 def check_ids(catalog: pd.DataFrame, where: str) -> None:
-    """ValueError unless every id_str is there and unique."""
+    """Raise ValueError if an ``id_str`` is missing or repeated."""
     ids = catalog["id_str"]
     if ids.isna().any():
         row = ids.index[ids.isna()][0]
@@ -185,9 +206,9 @@ def check_ids(catalog: pd.DataFrame, where: str) -> None:
 
 
 def check_image_files(catalog: pd.DataFrame, where: str) -> None:
-    """ValueError if any image file is missing: names the first five and the total.
+    """Raise ValueError if image files are missing. The message names five and gives the total.
 
-    Each folder is listed once, so that millions of files cost seconds.
+    Each folder is listed only once, so a check of millions of files takes seconds.
     """
     if "file_loc" not in catalog:
         return
@@ -213,13 +234,24 @@ def split_catalog(
     seed: int = 42,
     where: str = "",
 ) -> dict[str, pd.DataFrame]:
-    """Divide a catalog into train, val and test.
+    """Split a catalog into train, val and test.
 
-    By its ``split`` column if it has one; otherwise by a seeded hash of ``id_str``, so that a
-    galaxy's place does not depend on the order of the rows. Sizes are the fractions, rounded.
+    If the catalog has a column ``split``, that column decides. Otherwise the galaxies are sorted
+    by a hash of ``id_str`` and the seed, and divided in this order, so the order of the rows does
+    not matter.
+
+    Args:
+        catalog: the table, with ``id_str``.
+        fractions: of train, val and test galaxies; the numbers of galaxies are rounded.
+        seed: of the hash.
+        where: name of the catalog for error messages.
+
+    Returns:
+        Tables named 'train', 'val' and 'test'. Each keeps the order of the rows, renumbered from 0.
 
     Raises:
-        ValueError: for another value in ``split``, or fractions that don't sum to 1.
+        ValueError: the column ``split`` has an empty or another value, or the fractions are
+            negative or do not sum to 1.
     """
     if "split" in catalog:
         unknown = set(catalog["split"].dropna().unique()) - set(SPLITS)
@@ -241,7 +273,7 @@ def split_catalog(
 
 
 def hash_ids(ids: pd.Series, seed: int) -> np.ndarray:
-    """(N,) uint64 hashes that depend on the id and the seed only."""
+    """Hash ids: (N,) uint64. A hash depends on the id and the seed only."""
     key = f"{seed:016d}"[-16:]
     return pd.util.hash_array(ids.to_numpy(dtype=object), hash_key=key, categorize=False)
 
@@ -253,10 +285,18 @@ def load_splits(
     label_cols: Sequence[str],
     seed: int,
 ) -> dict[str, pd.DataFrame]:
-    """Read and check the catalogs of a run: train, val and test galaxies.
+    """Read and check the catalogs of a run, and return the train, val and test galaxies.
 
-    Without a separate validation (test) catalog the main one is split. Galaxies for training and
-    validation, all label columns and all image files must be there.
+    A separate validation or test catalog is used whole as that split. The main catalog is split by
+    its column ``split``. Without this column it gives:
+
+    - 70% train, 10% val and 20% test galaxies if there is no separate catalog;
+    - 90% train and 10% val galaxies if there is a separate test catalog only;
+    - train galaxies only if there is a separate validation catalog.
+
+    Raises:
+        ValueError: a fault of a catalog; a label column or an image file is missing; there are no
+            train or no val galaxies; or a galaxy is both train and val.
     """
     separate = {"val": val_catalog, "test": test_catalog}
     main = read_catalog(catalog, label_cols)

@@ -144,8 +144,12 @@ class CatalogDataModule:
             return galaxies[:most]
         return image_frame(galaxies, range(len(galaxies))[:most])
 
-    def galaxies(self, split: str) -> GalaxyLoader:
-        """A loader of ``train`` (shuffled), ``val``, ``test`` or ``predict`` for the loop."""
+    def num_galaxies(self, split: str) -> int:
+        """How many galaxies a split has; 0 without a catalog of them."""
+        return 0 if self.catalogs[split] is None else len(self.catalogs[split])
+
+    def loader(self, split: str) -> GalaxyLoader:
+        """Batches of ``train`` (shuffled), ``val``, ``test`` or ``predict`` for the loop."""
         if self.catalogs[split] is None:
             raise UserError(f"there are no {split} galaxies: no catalog of them was given")
         if split not in self.datasets:
@@ -164,16 +168,16 @@ class CatalogDataModule:
 
     def train_dataloader(self) -> CatalogLoader:
         """Shuffled training galaxies in random views: image, id_str, an entry a label column."""
-        return CatalogLoader(self.galaxies("train"))
+        return CatalogLoader(self.loader("train"))
 
     def val_dataloader(self) -> CatalogLoader:
         """Validation galaxies, in order."""
-        return CatalogLoader(self.galaxies("val"))
+        return CatalogLoader(self.loader("val"))
 
     def test_dataloader(self) -> CatalogLoader:
         """Test galaxies, in order."""
-        return CatalogLoader(self.galaxies("test"))
+        return CatalogLoader(self.loader("test"))
 
     def predict_dataloader(self) -> CatalogLoader:
         """Galaxies to predict, in order, without labels."""
-        return CatalogLoader(self.galaxies("predict"))
+        return CatalogLoader(self.loader("predict"))

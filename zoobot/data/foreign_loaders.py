@@ -1,25 +1,53 @@
-"""ForeignLoader: batches from loaders that are not ours, as the loop wants them."""
+"""``ForeignLoader``: what the loop asks of a loader, for loaders that are not ours."""
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol, runtime_checkable
 
+import numpy as np
 import pandas as pd
 import torch
+from torch.utils.data import DataLoader
 
 from zoobot.system import distributed
 from zoobot.system.errors import UserError
 
 
+@runtime_checkable
+class HasEpochs(Protocol):
+    """A loader or sampler whose order depends on the epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch to give next."""
+
+
 class ForeignLoader:
     """What the loop asks of a loader, for any iterable of batches with a length.
 
-    Under several processes each reads ``whole`` batches and keeps its share of their galaxies; a
-    last batch with fewer galaxies than processes joins the one before. Not ``whole``: each process
-    has its own batches.
+    Args:
+        loader: gives dicts with ``image`` and the label columns.
+        check: called with each batch's labels, a table, and ``split``; None: they are not checked.
+        split: of the galaxies, for error messages.
+        accumulation: batches that make one optimiser step.
+        seed: of the batches' order and views.
+        whole: every process reads all batches and keeps its share of their galaxies; a last batch
+            with fewer galaxies than processes joins the one before. If False, each process has
+            batches of its own.
+
+    Raises:
+        ValueError: for a loader without a length, or without batches.
     """
 
-    def __init__(self, loader, check, split, accumulation: int = 1, seed: int = 0, whole=True):
+    def __init__(
+        self,
+        loader: Iterable[dict],
+        check: Callable[[pd.DataFrame, str], None] | None,
+        split: str,
+        accumulation: int = 1,
+        seed: int = 0,
+        whole: bool = True,
+    ):
         try:
             self._num_batches = len(loader)
         except TypeError as error:
@@ -28,7 +56,6 @@ class ForeignLoader:
             raise UserError(f"the {split} loader has no batches")
         self._loader = loader
         self._epoch = self._first_batch = 0
-        self.dataset = getattr(loader, "dataset", None)
         self._check = check
         self._split = split
         self._seed = seed
@@ -39,8 +66,11 @@ class ForeignLoader:
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:
         """The epoch to give next, from this step on: what comes before is read and left out."""
         self._epoch, self._first_batch = epoch, first_step * self.accumulation
-        for part in (self._loader, getattr(self._loader, "sampler", None)):
-            if hasattr(part, "set_epoch"):
+        parts = [self._loader]
+        if isinstance(self._loader, DataLoader):
+            parts += [self._loader.sampler, self._loader.batch_sampler]
+        for part in parts:
+            if isinstance(part, HasEpochs):
                 part.set_epoch(epoch)
 
     def __len__(self) -> int:
@@ -70,7 +100,7 @@ class ForeignLoader:
             yield batch
 
 
-def _joined(loader) -> Iterator[dict]:
+def _joined(loader: Iterable[dict]) -> Iterator[dict]:
     """Batches of at least as many galaxies as there are processes."""
     before = None
     for batch in loader:
@@ -83,7 +113,7 @@ def _joined(loader) -> Iterator[dict]:
         yield before
 
 
-def _concatenate(first, second):
+def _concatenate(first: torch.Tensor | list, second: torch.Tensor | list) -> torch.Tensor | list:
     return torch.cat([first, second]) if torch.is_tensor(first) else [*first, *second]
 
 
@@ -94,6 +124,6 @@ def _share(batch: dict) -> dict:
 
 
 def _table_of(batch: dict) -> pd.DataFrame:
-    columns = {k: v for k, v in batch.items() if k != "image" and getattr(v, "ndim", 1) == 1}
+    columns = {k: v for k, v in batch.items() if k != "image" and np.ndim(v) == 1}
     columns.setdefault("id_str", [f"number {i}" for i in range(len(batch["image"]))])
     return pd.DataFrame(columns)

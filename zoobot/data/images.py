@@ -1,14 +1,16 @@
 """Read one galaxy image: png, jpg, tif, webp or FITS, of any size and mode, as 8-bit RGB or grey.
 
-The pixels come back as a Pillow image, because the view (`zoobot.data.views`) resamples that.
-EXIF orientation is ignored, and FITS row 0 is the top row. Of many frames, the first is read.
+``read_image`` gives a Pillow image, which views (``zoobot.data.views``) take. EXIF orientation is
+ignored. Row 0 of a FITS image is the top row. If a file has more than one image, the first is read.
 """
 
 import gzip
 import io
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,52 +20,64 @@ from torchvision.io import decode_jpeg
 from zoobot.limits.fits import check_fits_headers
 from zoobot.system.errors import UserError
 
-MAX_PIXELS = 100_000_000  # 400 MB once decoded: a larger file is refused before it is decoded
-MAX_FILE_BYTES = 1_000_000_000  # of an encoded image, and of a FITS file unpacked
+MAX_PIXELS = 100_000_000  # 400 MB decoded; a larger image is refused before it is decoded
+MAX_FILE_BYTES = 1_000_000_000  # of an image file; also of a FITS file after unpacking
 FITS_SCALINGS = ("asinh", "linear", "none")
 GZIP_MAGIC = b"\x1f\x8b"
-READ_AT_ONCE = 2**20
-FITS_PERCENTILES = (0.0, 99.7)
+READ_AT_ONCE = 2**20  # bytes
+FITS_PERCENTILES = (0.0, 99.7)  # of the pixels: these become black and white
 FITS_SUFFIXES = (".fits", ".fit", ".fts")
 PILLOW_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")
-MODES = {1: "L", 3: "RGB"}
+MODES = {1: "L", 3: "RGB"}  # number of channels -> Pillow's name of the mode
 PILLOW_FORMATS = ("JPEG", "PNG", "TIFF", "WEBP")
-ASINH_Q = 1.0
-TIFF_TILE_SIDES = (322, 323)  # tags: a tile is decoded whole, however small the image
+ASINH_Q = 1.0  # q in ``read_image``
+TIFF_TILE_SIDES = (322, 323)  # TIFF tags: width and height of a tile, which is decoded whole
+
+AnyPath = str | os.PathLike[str]
+ImageSource = AnyPath | bytes | bytearray | memoryview | dict[str, Any] | np.ndarray
 
 
 class ImageError(UserError):
-    """An image that can't be read: one line naming the image and the reason."""
+    """An image can't be read. The message is one line with the image's name and the reason."""
 
 
-def read_image(source, channels=3, fits_scaling="asinh", min_side_px=None, name=None):
+def read_image(
+    source: ImageSource,
+    channels: int = 3,
+    fits_scaling: str = "asinh",
+    min_side_px: int | None = None,
+    name: str | None = None,
+) -> Image.Image:
     """Decode an image to 8 bits.
 
-    Args:
-        source: a path; encoded bytes; the Hugging Face struct `{'bytes': ..., 'path': ...}`; or
-            uint8 pixels (H, W, C).
-            What a file holds counts, not its suffix; but a FITS file is known by its suffix
-            (`.fits`, `.fit` or `.fts`, also with `.gz` after it, in any case).
-        channels: 3 (RGB; a grey image gives three equal channels) or 1 (grey, ITU-R 601 luma).
-        fits_scaling: how floating-point pixels (FITS, float tif) become 8 bits:
-            'asinh' clips to percentiles 0 to 99.7, rescales to 0-1 and takes
-            arcsinh(q x) / arcsinh(q) with q = 1 (Lupton et al. 2004, PASP 116, 133);
-            'linear' leaves the arcsinh out;
-            'none' takes pixels that are within 0-1, or else within 0-255, as they are.
-            Bands are scaled together, so colours keep their meaning. NaN is the low end.
-        min_side_px: the caller will shrink the image and needs no more than this many pixels a
-            side, so a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, never below this.
-        name: what to call the image in an error; by default its path or 'embedded image'.
+    Transparent pixels are put on black. The values of 16-bit images are divided by 257.
 
-    Transparent pixels are composited over black. 16-bit images are divided by 257.
+    Args:
+        source: a path; encoded bytes; a dict ``{'bytes': ..., 'path': ...}`` as Hugging Face has
+            it; or uint8 pixels (H, W, C). The content of a file decides its format, not the suffix.
+            Only a FITS file is recognised by its suffix: ``.fits``, ``.fit`` or ``.fts``, with or
+            without ``.gz``, in upper or lower case.
+        channels: 3 (RGB; a grey image gives three equal channels) or 1 (grey, ITU-R 601 luma).
+        fits_scaling: how FITS pixels, and float pixels of a tif, become 8 bits.
+            'asinh': pixels are clipped to their percentiles 0 and 99.7 and rescaled to 0-1; then x
+            becomes arcsinh(q x) / arcsinh(q) with q = 1 (Lupton et al. 2004, PASP 116, 133).
+            'linear': the same without the arcsinh.
+            'none': pixels must be within 0-255 and are rounded. If no pixel is above 1, all are
+            first multiplied by 255.
+            All bands are scaled by the same numbers, so that colours keep their meaning. NaN
+            becomes the lowest value.
+        min_side_px: the shorter side that the caller needs, if the caller shrinks the image later.
+            A JPEG may then be decoded at 1/2, 1/4 or 1/8 of its size, which is faster, but not
+            smaller than this.
+        name: name of the image in error messages; by default its path or 'embedded image'.
 
     Returns:
-        PIL.Image.Image of mode 'RGB' (channels=3) or 'L' (channels=1).
+        An image of mode 'RGB' (``channels=3``) or 'L' (``channels=1``).
 
     Raises:
-        ImageError: missing, empty, truncated, corrupt, of no known format, no ordinary file, or
-            more than MAX_PIXELS pixels or MAX_FILE_BYTES bytes.
-        ValueError: `channels` or `fits_scaling` is not one of the above.
+        ImageError: the image is missing, empty, truncated, damaged, of an unknown format, not an
+            ordinary file, or has more than ``MAX_PIXELS`` pixels or ``MAX_FILE_BYTES`` bytes.
+        ValueError: ``channels`` or ``fits_scaling`` has a value that is not listed above.
     """
     if channels not in MODES:
         raise UserError(f"channels={channels!r}: images are read with 3 channels or with 1")
@@ -86,16 +100,21 @@ def read_image(source, channels=3, fits_scaling="asinh", min_side_px=None, name=
             return to_8bit(image, channels, fits_scaling, name)
     except ImageError:
         raise
-    # A damaged file can raise nearly anything from within a decoder.
+    # The decoders raise exceptions of many types for a damaged file.
     except Exception as error:
         raise ImageError(f"{name}: {_reason(error, file)}") from error
 
 
-def read_pixels(source, channels=3, fits_scaling="asinh", name=None):
-    """As `read_image` without shrinking, as uint8 pixels (H, W, C): a NumPy array.
+def read_pixels(
+    source: ImageSource,
+    channels: int = 3,
+    fits_scaling: str = "asinh",
+    name: str | None = None,
+) -> np.ndarray:
+    """Decode an image to uint8 pixels (H, W, C) at full size; see ``read_image``.
 
-    JPEGs are decoded by torchvision, a fifth faster than by Pillow, which reads all others and
-    names what is wrong.
+    RGB JPEGs are decoded by torchvision, which is a fifth faster than Pillow. ``read_image`` reads
+    all other images and makes the error messages.
     """
     if isinstance(source, np.ndarray) and source.shape[-1] == channels:
         return source
@@ -108,14 +127,16 @@ def read_pixels(source, channels=3, fits_scaling="asinh", name=None):
             if header.mode == "RGB" and header.width * header.height <= MAX_PIXELS:
                 encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
                 return decode_jpeg(encoded).permute(1, 2, 0).numpy()
-        except Exception:  # read_image says what is wrong
+        except Exception:  # read_image then makes the error message
             pass
     image = read_image(source, channels, fits_scaling, name=name)
     return np.asarray(image).reshape(image.height, image.width, -1)
 
 
-def to_8bit(image, channels=3, fits_scaling="asinh", name="image"):
-    """A Pillow image of any mode as 'RGB' (channels=3) or 'L' (channels=1); see `read_image`."""
+def to_8bit(
+    image: Image.Image, channels: int = 3, fits_scaling: str = "asinh", name: str = "image"
+) -> Image.Image:
+    """Convert a Pillow image of any mode to 'RGB' or 'L'; see ``read_image``."""
     mode = MODES[channels]
     if image.mode == mode:
         return image
@@ -136,8 +157,8 @@ def to_8bit(image, channels=3, fits_scaling="asinh", name="image"):
     return image.convert(mode)
 
 
-def _resolve(source, name):
-    """(path or BytesIO, name) of a source."""
+def _resolve(source: ImageSource, name: str | None) -> tuple[str | io.BytesIO, AnyPath]:
+    """What to open, a path or bytes in memory, and the name for error messages."""
     if isinstance(source, dict):
         name = name or source.get("path")
         source = source.get("bytes") if source.get("bytes") is not None else source.get("path")
@@ -149,11 +170,14 @@ def _resolve(source, name):
     raise ImageError(f"{name or 'image'}: no path and no bytes, but {type(source).__name__}")
 
 
-def check_file(path, name):
-    """ImageError for a device or a pipe, which may never end, and for a file that is too large."""
+def check_file(path: AnyPath, name: AnyPath) -> None:
+    """Raise ImageError for a file over ``MAX_FILE_BYTES``, and for a device or pipe.
+
+    A device or pipe may have no end. A file that is missing is no error here.
+    """
     try:
         found = os.stat(path)
-    except (OSError, ValueError):  # opening it says what is wrong
+    except (OSError, ValueError):  # the caller gets an error when it opens the file
         return
     if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
         raise ImageError(f"{name}: a device or a pipe, not a file")
@@ -161,18 +185,20 @@ def check_file(path, name):
         raise ImageError(f"{name}: {found.st_size:,} bytes are over the limit {MAX_FILE_BYTES:,}")
 
 
-def is_image_name(name):
-    """Whether a file name has the suffix of an image that `read_image` reads."""
+def is_image_name(name: str) -> bool:
+    """Whether a file name has the suffix of an image that ``read_image`` reads."""
     return name.lower().endswith(PILLOW_SUFFIXES) or _is_fits(name)
 
 
-def _is_fits(file):
+def _is_fits(file: str | io.BytesIO) -> bool:
+    """Whether a file has a FITS suffix, or bytes begin as FITS or as gzip."""
     if isinstance(file, str):
         return file.lower().removesuffix(".gz").endswith(FITS_SUFFIXES)
     return file.getvalue().startswith((b"SIMPLE  =", GZIP_MAGIC))
 
 
-def _check_size(size, name):
+def _check_size(size: Sequence[int], name: AnyPath) -> None:
+    """Raise ImageError unless (width, height) is within the limits."""
     width, height = size
     if width < 1 or height < 1:
         raise ImageError(f"{name}: no pixels: {width} x {height}")
@@ -180,22 +206,24 @@ def _check_size(size, name):
         raise ImageError(f"{name}: {width} x {height} is over the limit of {MAX_PIXELS:,} pixels")
 
 
-def _shrink_on_load(image, channels, min_side_px):
-    """Have libjpeg decode less: a fraction of the DCT coefficients, or luma only."""
+def _shrink_on_load(image: Image.Image, channels: int, min_side_px: int | None) -> None:
+    """Make libjpeg decode less of a JPEG: a smaller image, or luma only."""
     size = None if min_side_px is None else (int(min_side_px), int(min_side_px))
     if channels == 1 or size is not None:
         image.draft("L" if channels == 1 and image.mode == "RGB" else image.mode, size)
 
 
-def _from_16bit(values, channels):
+def _from_16bit(values: np.ndarray, channels: int) -> Image.Image:
+    """16-bit grey pixels (H, W) as an 8-bit image."""
     return _from_grey((values.astype(np.uint32) * 255 + 32767) // 65535, channels)
 
 
-def _from_grey(values, channels):
+def _from_grey(values: np.ndarray, channels: int) -> Image.Image:
+    """Grey pixels (H, W), 0 to 255, as an image."""
     return Image.fromarray(values.astype(np.uint8)).convert(MODES[channels])
 
 
-def _read_fits(file, name):
+def _read_fits(file: str | io.BytesIO, name: AnyPath) -> np.ndarray:
     """Pixels of the first image in a FITS file: (H, W) or (H, W, 3), float32 or uint8."""
     try:
         from astropy.io import fits
@@ -224,8 +252,11 @@ def _read_fits(file, name):
     return data
 
 
-def _unpacked(file, name):
-    """A FITS file, perhaps of gzip, as a BytesIO. astropy would unpack without bound."""
+def _unpacked(file: str | io.BytesIO, name: AnyPath) -> io.BytesIO:
+    """Read a FITS file into memory, and unpack it if it is gzip.
+
+    astropy unpacks without a limit on the size.
+    """
     unpacked = io.BytesIO()
     with open(file, "rb") if isinstance(file, str) else file as source:
         is_packed = source.read(len(GZIP_MAGIC)) == GZIP_MAGIC
@@ -239,8 +270,8 @@ def _unpacked(file, name):
     return unpacked
 
 
-def _from_float(values, channels, scaling, name):
-    """(H, W) or (H, W, 3) numbers as an 8-bit image."""
+def _from_float(values: np.ndarray, channels: int, scaling: str, name: AnyPath) -> Image.Image:
+    """Numbers (H, W) or (H, W, 3) as an 8-bit image; ``scaling`` as in ``read_image``."""
     values = values.astype(np.float32)
     finite = values[np.isfinite(values)]
     if finite.size == 0:
@@ -260,8 +291,8 @@ def _from_float(values, channels, scaling, name):
     return image.convert(MODES[channels])
 
 
-def _reason(error, file):
-    """Why Pillow or astropy failed, in a user's words."""
+def _reason(error: Exception, file: str | io.BytesIO) -> str:
+    """Why Pillow or astropy failed, in words for a user."""
     size = os.path.getsize(file) if isinstance(file, str) and os.path.isfile(file) else None
     if isinstance(file, io.BytesIO):
         size = file.getbuffer().nbytes if not file.closed else None

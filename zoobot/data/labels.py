@@ -1,6 +1,7 @@
-"""A catalog's label columns as arrays: vote counts, classes and numbers, each checked.
+"""Read and check the label columns of a catalog: vote counts, class numbers and other numbers.
 
-Every fault is a ValueError that names the column, the galaxy and the value.
+An error in the labels is a ValueError. It names the column and the value, and in most cases the
+galaxy.
 """
 
 from collections.abc import Sequence
@@ -16,11 +17,11 @@ MAX_VOTES = np.iinfo(np.int32).max
 
 
 def votes(catalog: pd.DataFrame, label_cols: Sequence[str], where: str = "") -> np.ndarray:
-    """The vote counts of all galaxies as one array: (N, A) int32, contiguous.
+    """Vote counts of all galaxies as one contiguous array: (N, A) int32, a column per answer.
 
     Raises:
-        ValueError: for a missing column, or a NaN, negative, fractional or non-numeric count; it
-            names the column, the galaxy's id_str and the value.
+        ValueError: a column is missing, or a count is NaN, negative, not whole, too large or not a
+            number. The message names the column, the galaxy's ``id_str`` and the value.
     """
     require_columns(catalog, label_cols, where)
     counts = np.empty((len(catalog), len(label_cols)), dtype=np.int32)
@@ -43,10 +44,14 @@ def votes(catalog: pd.DataFrame, label_cols: Sequence[str], where: str = "") -> 
 
 
 def label_array(catalog: pd.DataFrame, label_cols: Sequence[str], where: str = "") -> np.ndarray:
-    """Label columns as one array (N, L): int32 if all hold integers, else float32.
+    """Label columns as one array (N, L).
+
+    Returns:
+        int32 if all columns have an integer type and their values fit; float32 otherwise, and for
+        a table without rows.
 
     Raises:
-        ValueError: for a missing column, or a label that is no number.
+        ValueError: a column is missing, or its type is not numeric.
     """
     require_columns(catalog, label_cols, where)
     if not label_cols:
@@ -64,12 +69,24 @@ def label_array(catalog: pd.DataFrame, label_cols: Sequence[str], where: str = "
 
 
 def number_classes(splits: dict[str, pd.DataFrame], column: str, where: str) -> list[str]:
-    """The names of the classes; text labels become their numbers, in all splits, in place.
+    """Find the names of the classes, and replace text labels by class numbers.
 
-    Names are those of the training galaxies, sorted; numbers 0 to N - 1 stay as they are.
+    If labels are text, the classes are the names in the training galaxies, sorted. Each table in
+    ``splits`` is replaced by a copy with class numbers (int32) in this column. If labels are
+    numbers, the classes are 0 to the largest label in training (at least 0 and 1), and ``splits``
+    stays as it is.
+
+    Args:
+        splits: tables by name, with one named 'train'.
+        column: the label column.
+        where: name of the catalog for error messages.
+
+    Returns:
+        The names of the classes, in the order of their numbers.
 
     Raises:
-        ValueError: for a missing label, or a name that no training galaxy has.
+        ValueError: a text label is missing or is not in the training galaxies; a name is not
+            allowed; or a number is too large for the number of training galaxies.
     """
     labels = splits["train"][column]
     if pd.api.types.is_numeric_dtype(labels):
@@ -97,7 +114,10 @@ def number_classes(splits: dict[str, pd.DataFrame], column: str, where: str) -> 
 
 
 def check_classes(table: pd.DataFrame, column: str, num_classes: int, where: str = "") -> None:
-    """ValueError unless a column holds class numbers, 0 to ``num_classes - 1``; lists what is."""
+    """Raise ValueError if a label is not a class number from 0 to ``num_classes - 1``.
+
+    The message lists the labels found.
+    """
     require_columns(table, [column], where)
     labels = table[column].to_numpy(dtype=np.float64)
     bad = ~((labels >= 0) & (labels < num_classes) & (labels == np.floor(labels)))
@@ -116,7 +136,7 @@ def check_classes(table: pd.DataFrame, column: str, num_classes: int, where: str
 def check_numbers(
     table: pd.DataFrame, column: str, unit_interval: bool = False, where: str = ""
 ) -> None:
-    """ValueError unless a column holds finite numbers, within 0-1 if ``unit_interval``."""
+    """Raise ValueError if a label is not a finite number, or, if ``unit_interval``, not in 0-1."""
     require_columns(table, [column], where)
     if not pd.api.types.is_numeric_dtype(table[column]):
         value, id_str = table[column].iloc[0], table["id_str"].iloc[0]

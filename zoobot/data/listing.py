@@ -1,8 +1,8 @@
-"""The galaxies to predict, of a catalog of any size or a folder, as a memory-mapped file.
+"""Write the listing of the galaxies to predict: their ids and images, in one Arrow file.
 
-A catalog of 10^8 galaxies is read once, a piece at a time, and what prediction needs of it, ids and
-where the images are, is written to one Arrow file. Every process then maps that file: it costs no
-memory, and any galaxy is found by its number.
+The galaxies are those of a catalog or of a folder of images. A CSV or Parquet catalog is read piece
+by piece, so it can have 10^8 galaxies. Every process maps the listing into memory: this needs
+little memory, and a galaxy is found by its number.
 """
 
 import os
@@ -24,16 +24,20 @@ ROWS_AT_ONCE = 4096
 
 
 def write_listing(source: pd.DataFrame | str | Path, path: str | Path, split: str = "") -> str:
-    """Write the listing of a catalog (a table or a file) or of all images below a folder.
+    """Write a listing.
 
     Args:
-        split: take only the galaxies with this value in the column ``split``.
+        source: a catalog (a table, or the path of a file), or a folder: all images in it and in
+            the folders below it.
+        path: of the listing.
+        split: take only the galaxies with this value in the column ``split``; '' takes all.
 
     Returns:
-        A hash of ids and images (of the names of images in files).
+        A hash of the ids and the images. Of images in files, the paths are hashed, not the pixels.
 
     Raises:
-        ValueError: no galaxies, an id that is missing or repeats, or an unreadable catalog.
+        ValueError: there are no galaxies, an id is missing or repeated, or the catalog can't be
+            read.
     """
     digest, hashes = GalaxyDigest(), []
 
@@ -57,15 +61,17 @@ def write_listing(source: pd.DataFrame | str | Path, path: str | Path, split: st
 
 
 def open_listing(path: str | Path) -> pa.Table:
-    """``id_str`` and ``file_loc`` or ``image`` of all galaxies, mapped from the file."""
+    """Map a listing: the columns ``id_str``, and ``file_loc`` or ``image``, of all galaxies."""
     return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
 
-def _name(source) -> str:
+def _name(source: pd.DataFrame | str | Path) -> str:
+    """Name of the source in error messages."""
     return "the catalog" if isinstance(source, pd.DataFrame) else str(source)
 
 
-def _pieces(source, split: str) -> Iterator[pd.DataFrame]:
+def _pieces(source: pd.DataFrame | str | Path, split: str) -> Iterator[pd.DataFrame]:
+    """Tables of the galaxies of a source, checked for missing ids, none of them empty."""
     if isinstance(source, pd.DataFrame):
         require_columns(source, ["id_str"], "in memory")
         if "file_loc" not in source and "image" not in source:
@@ -86,10 +92,10 @@ def _pieces(source, split: str) -> Iterator[pd.DataFrame]:
 
 
 def _images_below(folder: Path) -> Iterator[pd.DataFrame]:
-    """All images below a folder, sorted by path.
+    """All images in a folder and in the folders below it, sorted by path.
 
-    An image's id is its path below the folder without suffix; two that differ in suffix only keep
-    theirs.
+    An image's id is its path relative to the folder, without the suffix. If images differ only in
+    the suffix, their ids keep it.
     """
     paths = []
     for parent, folders, names in os.walk(folder.resolve()):
@@ -111,7 +117,11 @@ def _images_below(folder: Path) -> Iterator[pd.DataFrame]:
 
 
 def _check_unique(path: Path, hashes: np.ndarray, where: str) -> None:
-    """ValueError if an id repeats; 8 bytes a galaxy, and only suspects are compared in full."""
+    """Raise ValueError, and delete the listing, if an id is repeated.
+
+    To save memory only hashes of ids are compared, 8 bytes per galaxy. Ids with equal hashes are
+    then read from the listing and compared themselves.
+    """
     values, counts = np.unique(hashes, return_counts=True)
     if len(values) == len(hashes):
         return

@@ -238,20 +238,20 @@ def _end_with(loader: GalaxyLoader, workers: set[BaseProcess]) -> None:
 class CatalogLoader:
     """A ``GalaxyLoader`` whose batches are for users; every pass is another epoch.
 
-    The loop takes the ``galaxies`` loader beneath: uint8 images are a quarter of the bytes.
+    The loop takes ``loader``, the one beneath: uint8 images are a quarter of the bytes.
     """
 
-    def __init__(self, galaxies: GalaxyLoader):
-        self.galaxies = galaxies
+    def __init__(self, loader: GalaxyLoader):
+        self.loader = loader
         self._epoch = 0
 
     def __len__(self) -> int:
-        return len(self.galaxies)
+        return len(self.loader)
 
     def __iter__(self) -> Iterator[dict]:
-        self.galaxies.set_epoch(self._epoch)
+        self.loader.set_epoch(self._epoch)
         self._epoch += 1
-        for batch in self.galaxies:
+        for batch in self.loader:
             labels = batch.get("labels", torch.empty(len(batch["image"]), 0))
             labels = labels if labels.is_floating_point() else labels.long()
             columns = dict(zip(batch["label_cols"], labels.unbind(1), strict=True))

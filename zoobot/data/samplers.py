@@ -1,4 +1,7 @@
-"""Who gets which galaxies when: steps, ranks, micro-batches."""
+"""Samplers: they choose the galaxies of each step, rank and micro-batch.
+
+A sampler yields (epoch, numbers of the galaxies in one micro-batch) for its own rank.
+"""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,21 +11,29 @@ from torch.utils.data import Sampler
 from zoobot.system import distributed
 from zoobot.system.errors import UserError
 
-SHARDS_MIXED = 16
+SHARDS_MIXED = 16  # galaxies are shuffled within groups of this many shards
 
 
 class TrainSampler(Sampler):
-    """Deals each epoch's galaxies, shuffled, into steps, ranks and micro-batches.
+    """Shuffles the training galaxies and divides them into steps, ranks and micro-batches.
 
-    An epoch is ceil(N / batch_size) optimiser steps of nearly equal size (they differ by one galaxy
-    at most), so that no tail step is tiny. Each step is dealt over ranks and then over
-    ``accumulation`` micro-batches (fewer where there are few galaxies). Which galaxies make a step
-    depends on (seed, epoch) only, so that any number of ranks takes the same step. Nothing is
-    padded, repeated or dropped.
+    An epoch has ceil(N / batch_size) optimiser steps. Their sizes differ by at most one galaxy, so
+    there is no small last step. Each step is divided over the ranks, and each rank's part into
+    ``accumulation`` micro-batches. Which galaxies are in a step depends on the seed and the epoch,
+    not on the number of ranks. Every galaxy is used exactly once per epoch: there is no padding,
+    and none is dropped.
 
     Args:
-        shard_sizes: galaxies of consecutive shards: shards are shuffled, and then the galaxies of
-            ``SHARDS_MIXED`` of them at a time, so that a disk need not seek all over.
+        num_galaxies: N.
+        batch_size: the most galaxies in a step, over all ranks.
+        accumulation: micro-batches per step and rank; fewer if there are not enough galaxies.
+        seed: of the order of the galaxies.
+        shard_sizes: number of galaxies in each shard, if galaxies are in shards. Shards are
+            shuffled, and then galaxies within groups of ``SHARDS_MIXED`` shards. So the disk reads
+            from few shards at a time.
+
+    Raises:
+        ValueError: there are fewer galaxies than ranks.
     """
 
     def __init__(
@@ -47,7 +58,7 @@ class TrainSampler(Sampler):
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:
-        """The epoch to deal next, from this step on."""
+        """Choose the epoch of the next iteration, and the step that it starts from."""
         self.epoch, self._first_step = epoch, first_step
 
     def __len__(self) -> int:
@@ -60,7 +71,7 @@ class TrainSampler(Sampler):
                 yield self.epoch, micro_batch.tolist()
 
     def _order(self) -> np.ndarray:
-        """All galaxies, shuffled; those of shards so that few shards are in use at a time."""
+        """Numbers of all galaxies, shuffled; within groups of shards if there are many shards."""
         rng = np.random.default_rng((self.seed, self.epoch))
         if self.shard_sizes is None or len(self.shard_sizes) <= SHARDS_MIXED:
             return rng.permutation(self.num_galaxies)
@@ -74,12 +85,12 @@ class TrainSampler(Sampler):
 
 
 class EvalSampler(Sampler):
-    """This rank's galaxies in order, in batches: every galaxy once on exactly one rank."""
+    """Batches of this rank's galaxies in a fixed order. Every galaxy is on exactly one rank."""
 
     accumulation = 1
 
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:
-        """No effect: every epoch is the same."""
+        """Do nothing: every epoch is the same."""
 
     def __init__(self, num_galaxies: int, batch_size: int):
         self._indices = range(distributed.rank(), num_galaxies, distributed.world_size())

@@ -16,12 +16,14 @@ from zoobot.system.errors import UserError
 
 @runtime_checkable
 class Galaxies(Protocol):
-    """What ``CatalogDataset`` and predictions ask of a source of galaxies, numbered from 0.
+    """A source of galaxies: what ``CatalogDataset`` and predictions need. Numbers start at 0.
 
     Attributes:
         label_cols: names of the label columns.
-        shard_sizes: galaxies of consecutive shards; None where reading in any order costs the same.
-        raw_px: side in pixels of images that are stored as uint8 pixels (S, S, C); None if encoded.
+        shard_sizes: number of galaxies in each shard, in order; None if galaxies are not in shards,
+            so that any order of reading costs the same.
+        raw_px: side in pixels of images that are stored as uint8 pixels (S, S, C); None if images
+            are stored in a format such as JPEG.
     """
 
     label_cols: list[str]
@@ -46,14 +48,16 @@ class Galaxies(Protocol):
 class TableGalaxies:
     """Galaxies of a table.
 
-    Strings are kept in Arrow buffers and labels in one tensor, which workers share without copying.
+    Ids and images are in Arrow buffers and labels in one tensor, so that worker processes share
+    them without copies.
 
     Args:
-        catalog: with ``id_str``, ``file_loc`` or ``image``, and the label columns; or, without
-            labels, what ``galaxy_table`` makes of it.
+        catalog: a table with ``id_str``, ``file_loc`` or ``image``, and the label columns; or, if
+            there are no labels, an Arrow table from ``galaxy_table``.
+        label_cols: names of the label columns; None for no labels.
 
     Raises:
-        ValueError: for a missing column, a galaxy without image, or a label that is no number.
+        ValueError: a column is missing, a galaxy has no image, or a label is not a number.
     """
 
     shard_sizes = raw_px = None
@@ -72,7 +76,7 @@ class TableGalaxies:
         return self._ids[i].as_py()
 
     def source(self, i: int) -> str | bytes:
-        """Path or encoded bytes of its image."""
+        """The image of galaxy ``i``: a path or encoded bytes."""
         return self._sources[i].as_py()
 
     def labels(self, indices: Sequence[int]) -> torch.Tensor:
@@ -80,14 +84,14 @@ class TableGalaxies:
         return self._labels[indices]
 
     def fingerprint(self) -> str:
-        """A hash of ids and images (of the names of images in files)."""
+        """A hash of the ids and images. Of images in files, the paths are hashed."""
         digest = GalaxyDigest()
         digest.update(pa.table({"id_str": self._ids, "source": self._sources}))
         return digest.hexdigest()
 
 
 class RowsOf:
-    """Consecutive galaxies of some shards, renumbered from 0."""
+    """A range of consecutive galaxies of a source in shards, renumbered from 0."""
 
     def __init__(self, galaxies: Galaxies, rows: range):
         self._galaxies = galaxies
@@ -105,26 +109,26 @@ class RowsOf:
         return self._galaxies.id_str(self._rows[i])
 
     def source(self, i: int) -> bytes | np.ndarray:
-        """Encoded bytes or pixels of its image."""
+        """The image of galaxy ``i``: encoded bytes or pixels."""
         return self._galaxies.source(self._rows[i])
 
     def fingerprint(self) -> str:
-        """What identifies these galaxies: that of the shards, and which rows."""
+        """Text that identifies the galaxies: the fingerprint of the shards, and the range."""
         return f"{self._galaxies.fingerprint()}[{self._rows.start}:{self._rows.stop}]"
 
     def labels(self, indices: Sequence[int]) -> torch.Tensor:
-        """(B, L) labels."""
+        """(B, L) labels, int32 or float32."""
         return self._galaxies.labels(np.asarray(indices, dtype=np.int64) + self._rows.start)
 
 
 class GalaxyDigest:
-    """A hash of ids and images, updated a table at a time."""
+    """A hash of ids and images, which are added table by table."""
 
     def __init__(self):
         self._hashed = hashlib.blake2b(digest_size=16)
 
     def update(self, table: pa.Table) -> None:
-        """Add galaxies: ``id_str``, and paths or encoded bytes."""
+        """Add the galaxies of a table with two columns: ids, and paths or encoded bytes."""
         for galaxy in zip(*(column.to_pylist() for column in table.columns), strict=True):
             for value in galaxy:
                 self._hashed.update(value.encode() if isinstance(value, str) else value)
@@ -145,7 +149,10 @@ def label_frame(galaxies: Galaxies) -> pd.DataFrame:
 
 
 def image_frame(galaxies: Galaxies, indices: Sequence[int]) -> pd.DataFrame:
-    """A catalog of these galaxies with their images: pixels of shards stay in their files."""
+    """A table of these galaxies: ``id_str``, the label columns and ``image``.
+
+    An image is what ``source`` gives. Pixels of shards are not copied: they stay in mapped files.
+    """
     frame = pd.DataFrame(galaxies.labels(indices).numpy(), columns=galaxies.label_cols)
     frame.insert(0, "id_str", [galaxies.id_str(i) for i in indices])
     images = pd.Series([galaxies.source(i) for i in indices], dtype=object)
@@ -153,10 +160,17 @@ def image_frame(galaxies: Galaxies, indices: Sequence[int]) -> pd.DataFrame:
 
 
 def galaxy_table(catalog: pd.DataFrame) -> pa.Table:
-    """``id_str``, and ``file_loc`` or else ``image`` (encoded bytes), in Arrow buffers.
+    """An Arrow table of ids and images.
+
+    Args:
+        catalog: with ``id_str``, and ``file_loc`` or ``image`` (encoded bytes, or dicts with the
+            key 'bytes').
+
+    Returns:
+        ``id_str``, and ``file_loc`` if the catalog has it, otherwise ``image`` as bytes.
 
     Raises:
-        ValueError: a galaxy has neither path nor bytes.
+        ValueError: a galaxy has neither a path nor bytes.
     """
     ids = pa.array(catalog["id_str"].astype(str), type=pa.large_string())
     column, kind = "file_loc", pa.large_string()

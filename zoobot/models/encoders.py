@@ -7,9 +7,7 @@ it again without its weights.
 import contextlib
 import copy
 import json
-import os
 from pathlib import Path
-from unittest import mock
 
 import timm
 import torch
@@ -54,7 +52,7 @@ def get_pytorch_encoder(
 def get_encoder_dim(encoder: nn.Module, channels: int = 3) -> int:
     """Width D of the pooled features: from timm where it knows it, else by encoding one image."""
     for attribute in ("head_hidden_size", "num_features"):
-        width = getattr(encoder, attribute, None)
+        width = getattr(encoder, attribute, None)  # timm's models have one or the other
         if isinstance(width, int):
             return width
     parameter = next(encoder.parameters())
@@ -72,6 +70,11 @@ def image_size_kwargs(name: str, image_size: int) -> dict:
         return {}
     config = timm.get_pretrained_cfg(architecture_of(name), allow_unregistered=True)
     return {"img_size": image_size} if config and config.fixed_input_size else {}
+
+
+def num_classes_left(encoder: nn.Module) -> int:
+    """Classes of a classifier that a timm model still has; 0 for an encoder."""
+    return getattr(encoder, "num_classes", 0)  # other modules need not say
 
 
 def is_file(name: str) -> bool:
@@ -159,18 +162,13 @@ def load_encoder(name: str, channels: int = 3, **timm_kwargs) -> tuple[nn.Module
             raise UserError(f"no weights file {folder / WEIGHTS_NAME}; pickles are not read")
         bounded = building(folder)
     try:
-        with bounded, _no_pickles():
+        with bounded:
             encoder = timm.create_model(name.replace("hf_hub:", "hf-hub:"), **options)
     except TypeError as error:
         raise UserError(f"encoder {name!r} refuses {timm_kwargs}: {error}") from error
     except Exception as error:  # huggingface_hub and timm raise many kinds
         raise unreachable(name, error) from error
     return encoder, describe(architecture, channels, {**model_args, **timm_kwargs})
-
-
-def _no_pickles():
-    """A ``with`` block in which torch unpickles nothing but tensors, whatever timm asks for."""
-    return mock.patch.dict(os.environ, {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"})
 
 
 def layout(timm_kwargs: dict) -> dict:
@@ -200,14 +198,13 @@ def describe_encoder(encoder: nn.Module) -> dict | None:
     It is tried: what is built must have the same weights and, with them, the same features of a
     random image. What acts in training only, such as ``drop_path_rate``, can't be seen so.
     """
-    config = getattr(encoder, "pretrained_cfg", None) or {}
+    config = _timm_config(encoder)
     if not config.get("architecture"):
         return None
-    first_conv = config.get("first_conv")
     weights = encoder.state_dict()
-    first = first_conv[0] if isinstance(first_conv, (list, tuple)) else first_conv
-    channels = weights[f"{first}.weight"].shape[1] if f"{first}.weight" in weights else 3
-    image_size = getattr(getattr(encoder, "patch_embed", None), "img_size", None)
+    channels = num_channels(encoder) or 3
+    patch_embed = dict(encoder.named_children()).get("patch_embed")
+    image_size = getattr(patch_embed, "img_size", None)  # of a ViT
     for kwargs in ({}, {"img_size": list(image_size)} if image_size else {}):
         description = describe(config["architecture"], channels, kwargs)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -224,6 +221,19 @@ def describe_encoder(encoder: nn.Module) -> dict | None:
             if features.shape == expected.shape and torch.allclose(features, expected, atol=1e-5):
                 return description
     return None
+
+
+def num_channels(encoder: nn.Module) -> int | None:
+    """How many channels a timm encoder takes; None where its configuration does not tell."""
+    first_conv = _timm_config(encoder).get("first_conv")
+    first = first_conv[0] if isinstance(first_conv, (list, tuple)) else first_conv
+    weights = dict(encoder.named_parameters())
+    return weights[f"{first}.weight"].shape[1] if f"{first}.weight" in weights else None
+
+
+def _timm_config(encoder: nn.Module) -> dict:
+    """What timm says of an encoder that it made; empty for any other module."""
+    return getattr(encoder, "pretrained_cfg", None) or {}
 
 
 def _shapes(weights: dict[str, torch.Tensor]) -> dict[str, torch.Size]:

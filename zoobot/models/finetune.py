@@ -1,9 +1,12 @@
 """Models to finetune: a pretrained encoder under a new head, for classes, numbers or vote counts.
 
-model = FinetuneableZoobotClassifier(name="hf_hub:mwalmsley/zoobot-encoder-convnext_nano",
-                                     num_classes=2, label_col="ring")
-trainer = get_trainer("runs/rings")
-trainer.fit(model, datamodule)
+::
+
+    model = FinetuneableZoobotClassifier(
+        name="hf_hub:mwalmsley/zoobot-encoder-convnext_nano", num_classes=2, label_col="ring"
+    )
+    trainer = get_trainer("runs/rings")
+    trainer.fit(model, datamodule)
 """
 
 import importlib.util
@@ -17,14 +20,11 @@ import torch.nn.functional as F
 from zoobot import losses
 from zoobot.data.labels import check_classes, check_numbers, votes
 from zoobot.metrics import ExampleMeasures, VoteMeasures
-from zoobot.models.encoders import load_pretrained_zoobot as load_pretrained_zoobot
-from zoobot.models.finetune_base import TRAINING_MODES as TRAINING_MODES
 from zoobot.models.finetune_base import FinetuneableZoobotAbstract, plain
 from zoobot.models.heads import DirichletHead, LinearHead, label_tensor
 from zoobot.models.tree import schema_of
 from zoobot.schemas import Schema
 from zoobot.system.errors import UserError
-from zoobot.trainer import get_trainer as get_trainer
 
 LOSSES = {"mse": "mse", "mean_squared_error": "mse", "mae": "mae", "mean_absolute_error": "mae"}
 
@@ -132,9 +132,11 @@ class FinetuneableZoobotClassifier(FinetuneableZoobotAbstract):
         """ValueError unless every label is a class number."""
         check_classes(table, self.label_col, self.num_classes, where)
 
-    def learn_from_labels(self, table: pd.DataFrame) -> None:
+    def learn_from_labels(self, table: pd.DataFrame | None) -> None:
         """Set ``balanced`` class weights from the training labels."""
         if self.class_weights == "balanced":
+            if table is None:
+                raise UserError("class_weights='balanced' needs zoobot.data.CatalogDataModule")
             counts = np.bincount(table[self.label_col].astype(int), minlength=self.num_classes)
             if counts.min() == 0:
                 absent = self.class_names[int(counts.argmin())]
@@ -142,10 +144,26 @@ class FinetuneableZoobotClassifier(FinetuneableZoobotAbstract):
             weights = len(table) / (self.num_classes * counts)
             self._weights = torch.tensor(weights, dtype=torch.float32)
 
+    def prediction_columns(self) -> list[str]:
+        """The classes' names; numbered classes follow the label column's name."""
+        if self.class_names == [str(i) for i in range(self.num_classes)]:
+            return [f"{self.label_col}_{name}" for name in self.class_names]
+        return list(self.class_names)
+
+    def describe_predictions(self) -> dict:
+        return super().describe_predictions() | {"class_names": self.class_names}
+
     def arguments(self) -> dict:
         """With ``balanced`` class weights as the numbers that they came to."""
         weights = self.class_weights if self._weights is None else self._weights.tolist()
-        return super().arguments() | {"class_weights": weights}
+        return super().arguments() | {
+            "num_classes": self.num_classes,
+            "label_col": self.label_col,
+            "label_smoothing": self.label_smoothing,
+            "class_weights": weights,
+            "run_linear_sanity_check": self.run_linear_sanity_check,
+            "class_names": self.class_names,
+        }
 
     def linear_sanity_check(self, features: dict[str, tuple]) -> dict[str, float]:
         """Accuracy of scikit-learn's logistic regression on features of the encoder as it is.
@@ -197,8 +215,16 @@ class FinetuneableZoobotRegressor(FinetuneableZoobotAbstract):
         )
         self.measure = ExampleMeasures("rmse", mse_loss)
 
+    def prediction_columns(self) -> list[str]:
+        """The label column's name."""
+        return [self.label_col]
+
     def arguments(self) -> dict:
-        return super().arguments() | {"loss": self.loss_name}
+        return super().arguments() | {
+            "label_col": self.label_col,
+            "loss": self.loss_name,
+            "unit_interval": self.unit_interval,
+        }
 
     def check_labels(self, table: pd.DataFrame, where: str) -> None:
         """ValueError unless every label is a finite number, within 0-1 if ``unit_interval``."""
@@ -238,7 +264,24 @@ class FinetuneableZoobotTree(FinetuneableZoobotAbstract):
         """ValueError unless every vote count is a whole number of 0 or more."""
         votes(table, self.schema.label_cols, where)
 
+    def prediction_columns(self) -> list[str]:
+        """Names of the predicted columns: those of the votes."""
+        return self.schema.label_cols
+
+    def describe_predictions(self) -> dict:
+        told = {"label_col": None, "schema": self.schema.to_dict()}
+        return super().describe_predictions() | told
+
+    def arguments(self) -> dict:
+        return super().arguments() | {"schema": self.schema.to_dict()}
+
     @classmethod
-    def _arguments_of(cls, saved: dict) -> dict:
-        schema = schema_of(saved)
-        return super()._arguments_of(saved) | ({"schema": schema} if schema else {})
+    def _known_arguments(cls, of_lightning: dict) -> dict:
+        schema = schema_of(of_lightning)
+        known = super()._known_arguments(of_lightning)
+        return known | ({"schema": schema.to_dict()} if schema else {})
+
+    @classmethod
+    def _rebuilt_arguments(cls, arguments: dict) -> dict:
+        schema = schema_of(arguments)
+        return arguments | ({"schema": schema} if schema else {})

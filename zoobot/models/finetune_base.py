@@ -1,14 +1,18 @@
 """FinetuneableZoobotAbstract: a pretrained encoder under a head, whatever the task."""
 
+import functools
 import inspect
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 
 from zoobot import optim
+from zoobot.data.dataset import ImagesSeen
 from zoobot.limits.models import building
 from zoobot.metrics import ExampleMeasures
 from zoobot.models import encoders
@@ -19,13 +23,19 @@ from zoobot.schemas import Schema
 from zoobot.system.errors import UserError, did_you_mean
 
 TRAINING_MODES = ("full", "head_only")
+# Arguments that say where the encoder comes from, or have no effect: no checkpoint needs them.
+NOT_KEPT = {
+    *("name", "encoder", "zoobot_checkpoint_loc", "timm_kwargs"),
+    *("prog_bar", "visualize_images"),
+}
 
 
 class FinetuneableZoobotAbstract(nn.Module):
     """A pretrained encoder, to be finetuned under a head. Subclass it for another task.
 
     A subclass sets ``head``, ``loss`` (not reduced) and ``label_col``, and may set ``measure``; see
-    ``FinetuneableZoobotRegressor``.
+    ``FinetuneableZoobotRegressor``. The loss is given float32 outputs under any autocast. Arguments
+    of its own are saved with the model if they are plain (numbers, texts, lists, dicts).
 
     Args:
         name: a timm encoder, ``hf_hub:OWNER/NAME`` or ``local-dir:FOLDER``, pretrained.
@@ -45,6 +55,9 @@ class FinetuneableZoobotAbstract(nn.Module):
         prog_bar, visualize_images: accepted for Zoobot 2.x's scripts, without effect.
         seed: of the head's initial weights, and of dropout.
 
+    Attributes:
+        images_seen: how the images it was validated with were made, once it was.
+
     Raises:
         ValueError: unless exactly one of the three sources is given; for an unknown training mode,
             or an encoder that can't be loaded.
@@ -52,7 +65,12 @@ class FinetuneableZoobotAbstract(nn.Module):
 
     task = "custom"
     label_col = "label"
-    run_linear_sanity_check = False
+
+    def __new__(cls, *args, **kwargs):
+        """Note the arguments: a checkpoint keeps those that a subclass has of its own."""
+        model = super().__new__(cls)
+        model.__dict__["_given"] = _by_name(cls, args, kwargs)
+        return model
 
     def __init__(
         self,
@@ -90,6 +108,7 @@ class FinetuneableZoobotAbstract(nn.Module):
         self.seed = seed
         sources = {"name": name, "encoder": encoder, "zoobot_checkpoint_loc": zoobot_checkpoint_loc}
         self._choose_encoder(sources, 1 if greyscale else 3, dict(timm_kwargs or {}))
+        self.images_seen = ImagesSeen()
         self.measure = ExampleMeasures()
         self.encoder_dim = encoders.get_encoder_dim(self.encoder, 1 if greyscale else 3)
         self._frozen_as_given = {
@@ -104,10 +123,10 @@ class FinetuneableZoobotAbstract(nn.Module):
             raise UserError(f"give exactly one of name, encoder, zoobot_checkpoint_loc, not {told}")
         name, encoder, path = sources.values()
         if encoder is not None:
-            self.encoder, self.encoder_description = encoder, encoders.describe_encoder(encoder)
-            if getattr(encoder, "num_classes", 0):
+            self.encoder = encoder
+            if num_classes := encoders.num_classes_left(encoder):
                 raise UserError(
-                    f"the encoder still has a classifier of {encoder.num_classes} classes: make it "
+                    f"the encoder still has a classifier of {num_classes} classes: make it "
                     "with timm.create_model(..., num_classes=0)"
                 )
             self.encoder_source = "as given"
@@ -120,12 +139,22 @@ class FinetuneableZoobotAbstract(nn.Module):
             )
             fresh = timm_kwargs.get("pretrained", True) is False
             self.encoder_source = "fresh" if fresh else f"loaded from {name}"
-        expected = (self.encoder_description or {}).get("channels", channels)
+        expected = encoders.num_channels(self.encoder) or channels
         if expected != channels:
             raise UserError(
                 f"the encoder takes {expected} channels, but greyscale={channels == 1} asks for "
                 f"{channels}"
             )
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images."""
+        return 1 if self.greyscale else 3
+
+    @functools.cached_property
+    def encoder_description(self) -> dict | None:
+        """How to build the encoder again; None if it is not timm's."""
+        return encoders.describe_encoder(self.encoder)
 
     def _seeded(self, make_head: Callable[[], nn.Module]) -> nn.Module:
         """Make a head with weights drawn from ``seed``, leaving torch's generator as it was."""
@@ -134,7 +163,10 @@ class FinetuneableZoobotAbstract(nn.Module):
             return make_head()
 
     def freeze_encoder(self, frozen: bool) -> None:
-        """Freeze the encoder, or unfreeze it (with ``layer_decay=0`` its top block only)."""
+        """Freeze the encoder, or unfreeze it (with ``layer_decay=0`` its top block only).
+
+        In ``head_only`` mode it stays frozen.
+        """
         layer_of = optim.layer_of_parameters(self.encoder)
         top = max(layer_of.values(), default=0)
         frozen = frozen or self.training_mode == "head_only"
@@ -213,31 +245,70 @@ class FinetuneableZoobotAbstract(nn.Module):
     def check_labels(self, table: pd.DataFrame, where: str) -> None:
         """ValueError if labels (a table with ``id_str``) can't be learned; override for a task."""
 
-    def learn_from_labels(self, table: pd.DataFrame) -> None:
-        """Told the training labels before training; override where they are of use."""
+    def learn_from_labels(self, table: pd.DataFrame | None) -> None:
+        """Called with the training labels before training; override where they are of use.
+
+        Args:
+            table: ``id_str`` and the label columns; None if the loader does not give them.
+        """
+
+    def introduce(self) -> str:
+        """What a run says of its model at the start: what of it is pretrained, and what is new."""
+        known = self.encoder_description or {}
+        name = known.get("architecture", type(self.encoder).__name__)
+        frozen = ", frozen" if self.training_mode == "head_only" else ""
+        new = [key for key in self.state_dict() if not key.startswith("encoder.")]
+        tensors = len(self.encoder.state_dict())
+        return f"encoder {name}: {tensors} tensors {self.encoder_source}{frozen}; new: " + (
+            ", ".join(new)
+        )
+
+    def prediction_columns(self) -> list[str] | None:
+        """Names of the predicted columns; None if they must be given."""
+        return None
+
+    def describe_predictions(self) -> dict:
+        """What an evaluation must know of the predictions besides their columns."""
+        told = {"task": self.task, "label_col": self.label_col}
+        return told | {"class_names": None, "schema": None}
 
     def arguments(self) -> dict:
-        """The arguments with which this model was made, those of plain types; no encoder."""
-        names = self._argument_names() - {"encoder"}
-        values = {name: plain(getattr(self, name)) for name in sorted(names) if hasattr(self, name)}
-        return {name: value for name, value in values.items() if _is_plain(value)}
+        """The arguments with which this model can be made again, as plain types; no encoder.
+
+        A subclass's own arguments are those that it was given. One that changes them overrides
+        this.
+        """
+        own = {k: plain(v) for k, v in self._given.items() if k not in NOT_KEPT}
+        return {k: v for k, v in own.items() if _is_plain(v)} | {
+            "training_mode": self.training_mode,
+            "layer_decay": self.layer_decay,
+            "weight_decay": self.weight_decay,
+            "learning_rate": self.learning_rate,
+            "head_dropout_prob": self.head_dropout_prob,
+            "scheduler_kwargs": self.scheduler_kwargs,
+            "greyscale": self.greyscale,
+            "seed": self.seed,
+        }
 
     def describe(self) -> dict:
-        """What ``load_from_checkpoint`` needs besides the weights, as plain types."""
+        """What ``load_from_checkpoint`` needs besides the weights, as plain types.
+
+        Warns of arguments that a checkpoint can't keep.
+        """
+        kept = self.arguments()
+        lost = [name for name in self._given if name not in NOT_KEPT and name not in kept]
+        if lost:
+            warnings.warn(
+                f"checkpoints can't keep {', '.join(lost)}, which are no plain types: give them to "
+                f"{type(self).__name__}.load_from_checkpoint",
+                stacklevel=2,
+            )
         return {
             "class": type(self).__name__,
             "task": self.task,
             "encoder": self.encoder_description,
-            "arguments": self.arguments(),
+            "arguments": kept,
         }
-
-    @classmethod
-    def _argument_names(cls) -> set[str]:
-        """Names of the arguments of the class and its bases, but for what only ``name`` needs."""
-        names = set()
-        for base in cls.__mro__[: cls.__mro__.index(nn.Module)]:
-            names |= set(inspect.signature(base.__init__).parameters)
-        return names - {"self", "super_kwargs", "name", "zoobot_checkpoint_loc", "timm_kwargs"}
 
     @classmethod
     def load_from_checkpoint(
@@ -270,21 +341,27 @@ class FinetuneableZoobotAbstract(nn.Module):
             with building(checkpoint_path):
                 encoder = encoders.build_encoder(saved["encoder"])
         with building(checkpoint_path):
-            arguments = cls._arguments_of(saved.get("arguments") or {}) | overrides
-            model = cls(encoder=encoder, **arguments)
+            arguments = saved.get("arguments") or {}
+            if saved.get("class") is None:
+                arguments = cls._known_arguments(arguments)
+            model = cls(encoder=encoder, **(cls._rebuilt_arguments(arguments) | overrides))
         if saved.get("encoder"):
             model.encoder_description = saved["encoder"]
-        if saved.get("class") is None:  # Zoobot 2.x also saved its metrics
-            weights = {k: v for k, v in weights.items() if k.startswith(("encoder.", "head."))}
         load_exactly(model, weights, f"{checkpoint_path}, a {cls.__name__}")
-        model.images_seen = checkpoint.images_seen(saved)
+        model.images_seen = ImagesSeen.from_dict(saved)
         return model.eval()
 
     @classmethod
-    def _arguments_of(cls, saved: dict) -> dict:
-        """The saved arguments that this class takes, without the encoder's."""
-        accepted = cls._argument_names() - {"encoder"}
-        return {key: value for key, value in saved.items() if key in accepted}
+    def _known_arguments(cls, of_lightning: dict) -> dict:
+        """Those of a Zoobot 2.x checkpoint's arguments that this class and its bases take."""
+        bases = cls.__mro__[: cls.__mro__.index(nn.Module)]
+        known = {name for base in bases for name in inspect.signature(base.__init__).parameters}
+        return {k: v for k, v in of_lightning.items() if k in known and k not in NOT_KEPT}
+
+    @classmethod
+    def _rebuilt_arguments(cls, arguments: dict) -> dict:
+        """Saved arguments as the class takes them; override where a plain type stands for one."""
+        return arguments
 
     @classmethod
     def load_from_name(cls, name: str, **overrides):
@@ -303,13 +380,27 @@ class FinetuneableZoobotAbstract(nn.Module):
         return cls.load_from_checkpoint(path, **overrides)
 
 
+def _by_name(cls: type, args: tuple, kwargs: dict) -> dict:
+    """Arguments of a class by their names, those of ``**kwargs`` too."""
+    signature = inspect.signature(cls.__init__)
+    try:
+        bound = signature.bind_partial(None, *args, **kwargs).arguments
+    except TypeError:  # __init__ says what is wrong
+        return {}
+    named = {}
+    for name, value in list(bound.items())[1:]:  # without self
+        kind = signature.parameters[name].kind
+        named |= value if kind is inspect.Parameter.VAR_KEYWORD else {name: value}
+    return named
+
+
 def plain(value):
     """Arrays and tensors as lists, NumPy's numbers as Python's, a tree as a dict."""
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
-    if hasattr(value, "tolist"):
+    if isinstance(value, np.ndarray | np.generic | torch.Tensor | pd.Series):
         return value.tolist()
     return value.to_dict() if isinstance(value, Schema) else value
 

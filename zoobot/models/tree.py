@@ -1,19 +1,20 @@
-"""Encoder + head: any timm encoder under a head that predicts Dirichlet concentrations."""
+"""``ZoobotTree``: a timm encoder under a Dirichlet head, trained from scratch on vote counts."""
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 import torch
 from torch import nn
 
 from zoobot import losses, optim
+from zoobot.data.dataset import ImagesSeen
+from zoobot.data.labels import votes
 from zoobot.limits.models import building
 from zoobot.metrics import VoteMeasures
 from zoobot.models import encoders
 from zoobot.models.heads import DirichletHead, label_tensor
 from zoobot.runs import checkpoint
-from zoobot.runs.checkpoint import load_exactly
 from zoobot.schemas import Schema
 from zoobot.system.errors import UserError
 
@@ -29,10 +30,17 @@ class ZoobotTree(nn.Module):
         compile_encoder: run the encoder through ``torch.compile``.
         dropout_rate: of the head.
         learning_rate, betas, weight_decay: for ``configure_optimizers``.
+        scheduler_kwargs: of ``timm.scheduler.create_scheduler_v2``; None: a constant rate.
+        seed: of dropout.
+
+    Attributes:
+        images_seen: how the images it was validated with were made, once it was.
 
     Raises:
         ValueError: without a tree, or if ``output_dim`` is not its number of answers.
     """
+
+    task = "tree"
 
     def __init__(
         self,
@@ -50,6 +58,8 @@ class ZoobotTree(nn.Module):
         weight_decay: float = 0.01,
         *,
         schema: Schema | None = None,
+        scheduler_kwargs: dict | None = None,
+        seed: int = 42,
     ):
         super().__init__()
         if schema is None:
@@ -66,6 +76,10 @@ class ZoobotTree(nn.Module):
         self.timm_kwargs = dict(timm_kwargs or {})
         self.optimizer_kwargs = {"learning_rate": learning_rate, "weight_decay": weight_decay}
         self.betas = tuple(betas)
+        self.scheduler_kwargs = scheduler_kwargs
+        optim.check_schedule(scheduler_kwargs)
+        self.seed = seed
+        self.images_seen = ImagesSeen()
         self.encoder = encoders.get_pytorch_encoder(architecture_name, channels, **self.timm_kwargs)
         self.head = DirichletHead(
             encoders.get_encoder_dim(self.encoder, channels),
@@ -85,9 +99,9 @@ class ZoobotTree(nn.Module):
         """Images and votes (B, A): from one ``labels`` tensor, or one entry a label column."""
         return batch["image"], label_tensor(batch, self.schema.label_cols)
 
-    def losses(self, concentrations: torch.Tensor, votes: torch.Tensor) -> torch.Tensor:
+    def losses(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Dirichlet-Multinomial loss of every question: (B, Q). A galaxy's loss is their sum."""
-        return losses.dirichlet_multinomial_nll(concentrations, votes, self.schema.question_sizes)
+        return losses.dirichlet_multinomial_nll(outputs, labels, self.schema.question_sizes)
 
     @staticmethod
     def metric_key(split: str, name: str) -> str:
@@ -99,16 +113,48 @@ class ZoobotTree(nn.Module):
         groups = optim.parameter_groups(self.encoder, self.head, **self.optimizer_kwargs)
         return optim.adamw(groups, self.betas)
 
+    def freeze_encoder(self, frozen: bool) -> None:
+        """Not for this model: its encoder has fresh weights, which a frozen one would keep.
+
+        Raises:
+            ValueError: if ``frozen``.
+        """
+        if frozen:
+            raise UserError(
+                "a ZoobotTree is trained from scratch, so its encoder can't be frozen: use "
+                "FinetuneableZoobotTree, or leave unfreeze_after out"
+            )
+
+    def check_labels(self, table: pd.DataFrame, where: str) -> None:
+        """ValueError unless every vote count is a whole number of 0 or more."""
+        votes(table, self.schema.label_cols, where)
+
+    def learn_from_labels(self, table: pd.DataFrame | None) -> None:
+        """Nothing is learned from the labels as a whole."""
+
+    def introduce(self) -> str:
+        """What a run says of its model at the start."""
+        return f"{self.schema!r}; {self.architecture_name}, fresh weights"
+
     @staticmethod
     def predictions(outputs: torch.Tensor) -> torch.Tensor:
         """Concentrations are predicted as they are."""
         return outputs
 
+    def prediction_columns(self) -> list[str]:
+        """Names of the predicted columns: those of the votes."""
+        return self.schema.label_cols
+
+    def describe_predictions(self) -> dict:
+        """What an evaluation must know of the predictions besides their columns."""
+        schema = self.schema.to_dict()
+        return {"task": self.task, "label_col": None, "class_names": None, "schema": schema}
+
     def describe(self) -> dict:
         """What is needed to build this model again, as plain types."""
         return {
             "class": "ZoobotTree",
-            "task": "tree",
+            "task": self.task,
             "encoder": encoders.describe(self.architecture_name, self.channels, self.timm_kwargs),
             "dropout_rate": self.head.dropout.p,
             "schema": self.schema.to_dict(),
@@ -140,10 +186,8 @@ class ZoobotTree(nn.Module):
                 "dropout_rate": told.get("dropout_rate", 0.2),
             }
             model = cls(**(arguments | overrides))
-        if saved.get("class") is None:  # Zoobot 2.x also saved its metrics
-            weights = {k: v for k, v in weights.items() if k.startswith(("encoder.", "head."))}
-        load_exactly(model, weights, f"{checkpoint_path}, a ZoobotTree")
-        model.images_seen = checkpoint.images_seen(saved)
+        checkpoint.load_exactly(model, weights, f"{checkpoint_path}, a ZoobotTree")
+        model.images_seen = ImagesSeen.from_dict(saved)
         return model.eval()
 
 
@@ -154,36 +198,3 @@ def schema_of(arguments: dict) -> Schema | None:
     if "question_answer_pairs" in arguments:
         return Schema(arguments["question_answer_pairs"], arguments["dependencies"])
     return None
-
-
-@torch.inference_mode()
-def predict_samples(model: nn.Module, images: torch.Tensor, num_samples: int = 1) -> torch.Tensor:
-    """What a model predicts of images (B, C, H, W) in so many forward passes: (B, A, S) float32.
-
-    One pass is made as the model is, without dropout in evaluation; more are made with the head's
-    dropout on (Gal & Ghahramani 2016), over features that the encoder makes once.
-
-    Args:
-        model: one of this package, in evaluation mode; for one pass, any module.
-    """
-    if num_samples == 1:
-        outputs = model(images)
-    else:
-        features = model.encoder(images)
-        with _dropout_on(model.head):
-            outputs = model.head(features.repeat(num_samples, 1))
-    if hasattr(model, "predictions"):
-        outputs = model.predictions(outputs)
-    return outputs.float().reshape(num_samples, len(images), -1).permute(1, 2, 0)
-
-
-@contextlib.contextmanager
-def _dropout_on(head: nn.Module):
-    off = [m for m in head.modules() if isinstance(m, nn.Dropout) and not m.training]
-    for module in off:
-        module.train()
-    try:
-        yield
-    finally:
-        for module in off:
-            module.eval()

@@ -1,14 +1,17 @@
-"""Prediction files: parquet, CSV and HDF5, written a part at a time and read back whole.
+"""Write prediction files (parquet, CSV, HDF5) part by part, and read them.
 
-Predictions are arrays (N, A, S): N galaxies, A columns, S forward passes. In parquet and CSV a cell
-holds a number if S is 1, else a list of S numbers (JSON in CSV).
+Predictions are arrays (N, A, S): N galaxies, A columns, S samples (forward passes). In parquet and
+CSV, a cell holds one number if S is 1, else a list of S numbers (in CSV as JSON).
 """
 
 import csv
 import dataclasses
 import io
 import json
+import os
 from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -18,22 +21,26 @@ import pyarrow.parquet as pq
 from zoobot.limits.tables import check_claims, check_parquet
 from zoobot.limits.text import parse_json
 from zoobot.system.errors import UserError
+from zoobot.system.files import reserve_space, write_whole
 
 SUFFIXES = (".parquet", ".csv", ".hdf5", ".h5")
 VALUES_A_ROW_GROUP = 2**24
 METADATA_KEY = "zoobot"
+HDF5_ROWS = 256  # galaxies that are written to HDF5 at a time
+HDF5_SPARE_BYTES = 2**22  # more than HDF5 uses for these galaxies, besides their values and texts
 
 
 @dataclasses.dataclass
 class Predictions:
-    """A prediction file's contents.
+    """Predictions for N galaxies: the contents of a prediction file.
 
     Attributes:
-        ids: (N,) text.
-        values: (N, A, S) float32; NaN where an image could not be read.
-        columns: the A columns' names.
-        errors: (N,) why an image could not be read, None where it could; None if not recorded.
-        metadata: ``task``, ``schema``, ... of the model; empty for CSV.
+        ids: (N,) ``id_str`` of each galaxy.
+        values: (N, A, S) float32. NaN if the galaxy's image could not be read.
+        columns: names of the A columns.
+        errors: (N,) why the galaxy's image could not be read, or None if it could. The attribute
+            itself is None if errors are not recorded.
+        metadata: ``task``, ``schema`` and more about the model. Empty for CSV files.
     """
 
     ids: np.ndarray
@@ -43,7 +50,7 @@ class Predictions:
     metadata: dict = dataclasses.field(default_factory=dict)
 
     def to_frame(self) -> pd.DataFrame:
-        """A table as the parquet file is: ``id_str``, the columns, ``error`` if recorded."""
+        """A table like the parquet file: ``id_str``, the columns, and ``error`` if recorded."""
         one = self.values.shape[2] == 1
         cells = [
             self.values[:, i, 0] if one else list(self.values[:, i])
@@ -55,7 +62,7 @@ class Predictions:
 
 
 def check_save_loc(path: str | Path) -> Path:
-    """The path, if predictions can be written there; else ValueError."""
+    """Return the path. ValueError if its format is unknown, it is a folder, or h5py is missing."""
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise UserError(f"predictions {path}: end the name with one of {', '.join(SUFFIXES)}")
@@ -66,7 +73,8 @@ def check_save_loc(path: str | Path) -> Path:
     return path
 
 
-def _h5py():
+def _h5py() -> ModuleType:
+    """The h5py package, which is optional."""
     try:
         import h5py
     except ImportError:
@@ -74,31 +82,46 @@ def _h5py():
     return h5py
 
 
-def open_writer(path: Path, suffix: str, predictions: Predictions, num_galaxies: int):
-    """A context with ``write(part)`` for parts of predictions, in order.
+class Writer(Protocol):
+    """Writes a prediction file, used in a ``with`` block."""
+
+    def __enter__(self) -> "Writer":
+        """Start writing."""
+
+    def write(self, part: Predictions) -> None:
+        """Write the next galaxies. The parts must come in the order of the galaxies."""
+
+    def __exit__(self, *exception: Any) -> None:
+        """Complete and close the file."""
+
+
+def open_writer(path: Path, suffix: str, template: Predictions, num_galaxies: int) -> Writer:
+    """Open a new prediction file for writing in parts.
 
     Args:
-        suffix: one of ``SUFFIXES``: the format, whatever the path's own suffix.
-        predictions: with the columns, passes, metadata and recording of errors of all parts.
+        suffix: the format, one of ``SUFFIXES``. The path's own suffix is not looked at.
+        template: ``Predictions`` with the columns, number of samples and metadata of all parts,
+            and with ``errors`` if the parts have them. Its galaxies are not looked at.
+        num_galaxies: the number of galaxies in all parts together.
     """
     writer = {".parquet": _ParquetWriter, ".csv": _CsvWriter}.get(suffix, _Hdf5Writer)
-    return writer(path, predictions, num_galaxies)
+    return writer(path, template, num_galaxies)
 
 
 class _ParquetWriter:
-    def __init__(self, path: Path, like: Predictions, num_galaxies: int):
-        num_columns, num_samples = like.values.shape[1:]
+    def __init__(self, path: Path, template: Predictions, num_galaxies: int):
+        num_columns, num_samples = template.values.shape[1:]
         cell = pa.float32() if num_samples == 1 else pa.list_(pa.float32())
-        fields = [("id_str", pa.string()), *((name, cell) for name in like.columns)]
-        if like.errors is not None:
+        fields = [("id_str", pa.string()), *((name, cell) for name in template.columns)]
+        if template.errors is not None:
             fields.append(("error", pa.string()))
-        metadata = {METADATA_KEY: json.dumps(like.metadata)}
+        metadata = {METADATA_KEY: json.dumps(template.metadata)}
         self._schema = pa.schema(fields, metadata)
         self._rows_a_group = max(1, VALUES_A_ROW_GROUP // max(1, num_columns * num_samples))
         self._file = pq.ParquetWriter(path, self._schema)
         self._waiting: list[pa.Table] = []
 
-    def __enter__(self):
+    def __enter__(self) -> Writer:
         return self
 
     def write(self, part: Predictions) -> None:
@@ -119,19 +142,19 @@ class _ParquetWriter:
             self._file.write_table(pa.concat_tables(self._waiting))
         self._waiting = []
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: Any) -> None:
         self._flush()
         self._file.close()
 
 
 class _CsvWriter:
-    def __init__(self, path: Path, like: Predictions, num_galaxies: int):
+    def __init__(self, path: Path, template: Predictions, num_galaxies: int):
         self._file = open(path, "w", newline="")
         self._writer = csv.writer(self._file)
-        errors = [] if like.errors is None else ["error"]
-        self._writer.writerow(["id_str", *like.columns, *errors])
+        errors = [] if template.errors is None else ["error"]
+        self._writer.writerow(["id_str", *template.columns, *errors])
 
-    def __enter__(self):
+    def __enter__(self) -> Writer:
         return self
 
     def write(self, part: Predictions) -> None:
@@ -146,106 +169,83 @@ class _CsvWriter:
             error = [] if part.errors is None else [part.errors[i] or ""]
             self._writer.writerow([id_str, *cells, *error])
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: Any) -> None:
         self._file.close()
 
 
-class _NeverFull(io.FileIO):
-    """A file that keeps in memory what its disk does not take.
+class _Hdf5Writer:
+    """Writes HDF5 into disk space that it reserves first, so that a full disk is an OSError.
 
-    HDF5 can't close a file that it can't write to, and goes astray where it does not read what it
-    wrote. So it learns nothing, and whoever writes with it asks ``check`` after each part.
+    The HDF5 library can crash the process if one of its own writes fails. The disk needs 4 MiB
+    more than the file. ZFS and compressing file systems only check that there is space: there a
+    crash is still possible if other programs fill the disk meanwhile.
     """
 
-    def __init__(self, path: Path):
-        super().__init__(path, "w+")
-        self._failure: OSError | None = None
-        self._kept: list[tuple[int, bytes]] = []
-
-    def write(self, data) -> int:
-        """Write all, to the disk until it fails."""
-        place, left = self.tell(), memoryview(data).cast("B")
-        try:
-            while len(left) and self._failure is None:
-                left = left[super().write(left) :]
-        except OSError as error:
-            self._failure = error
-        if self._failure is not None:
-            self._kept.append((place, bytes(data)))
-        return len(data)
-
-    def readinto(self, buffer) -> int:
-        """Read all that is asked for; what was never written is zero."""
-        place, view = self.tell(), memoryview(buffer).cast("B")
-        read = super().readinto(view)
-        view[read:] = bytes(len(view) - read)
-        for start, data in self._kept:
-            first, last = max(start, place), min(start + len(data), place + len(view))
-            if first < last:
-                view[first - place : last - place] = data[first - start : last - start]
-        return len(view)
-
-    def read(self, size: int) -> bytes:
-        """Read so many bytes, as ``readinto`` does."""
-        buffer = bytearray(size)
-        self.readinto(buffer)
-        return bytes(buffer)
-
-    def truncate(self, size: int) -> int:
-        """Change the size, if the disk lets it."""
-        try:
-            return super().truncate(size)
-        except OSError as error:
-            self._failure = self._failure or error
-            return size
-
-    def check(self) -> None:
-        """Raise what the disk said first, if it did not take all."""
-        if self._failure is not None:
-            raise self._failure
-
-
-class _Hdf5Writer:
-    def __init__(self, path: Path, like: Predictions, num_galaxies: int):
+    def __init__(self, path: Path, template: Predictions, num_galaxies: int):
         h5py = _h5py()
-        self._disk = _NeverFull(path)
-        self._file = h5py.File(self._disk, "w")
-        self._file.attrs[METADATA_KEY] = json.dumps(like.metadata)
-        shape, text = (num_galaxies, *like.values.shape[1:]), h5py.string_dtype()
-        self._file.create_dataset("predictions", shape, "float32")
-        self._file.create_dataset("id_str", num_galaxies, text)
-        self._file.create_dataset("label_cols", data=np.array(like.columns, object), dtype=text)
-        if like.errors is not None:
-            self._file.create_dataset("error", num_galaxies, text)
+        shape, text = (num_galaxies, *template.values.shape[1:]), h5py.string_dtype()
+        start = io.BytesIO()  # the file without galaxies, made in memory
+        with h5py.File(start, "w") as file:
+            file.attrs[METADATA_KEY] = json.dumps(template.metadata)
+            arrays = [file.create_dataset("predictions", shape, "float32")]
+            arrays.append(file.create_dataset("id_str", num_galaxies, text))
+            file.create_dataset("label_cols", data=np.array(template.columns, object), dtype=text)
+            if template.errors is not None:
+                arrays.append(file.create_dataset("error", num_galaxies, text))
+            num_bytes = sum(array.nbytes for array in arrays)
+        path.write_bytes(start.getvalue())
+        self._path = path
+        self._reserved = path.stat().st_size
+        self._arrays_end = self._reserved + num_bytes  # HDF5 takes their space at the first write
+        self._file = h5py.File(path, "r+")
         self._next = 0
 
-    def __enter__(self):
+    def __enter__(self) -> Writer:
         return self
 
     def write(self, part: Predictions) -> None:
-        place = slice(self._next, self._next + len(part.ids))
-        try:
-            self._file["predictions"][place] = part.values
-            self._file["id_str"][place] = part.ids
+        for start in range(0, len(part.ids), HDF5_ROWS):
+            rows = slice(start, start + HDF5_ROWS)
+            texts = {"id_str": part.ids[rows]}
             if part.errors is not None:
-                self._file["error"][place] = [error or "" for error in part.errors]
-        finally:
-            self._disk.check()
-        self._next = place.stop
+                texts["error"] = [error or "" for error in part.errors[rows]]
+            self._reserve(sum(len(text.encode()) for column in texts.values() for text in column))
+            place = slice(self._next, self._next + len(part.ids[rows]))
+            self._file["predictions"][place] = part.values[rows]
+            for name, column in texts.items():
+                self._file[name][place] = column
+            self._next = place.stop
 
-    def __exit__(self, *_):
-        try:
-            self._file.close()
-        finally:
-            self._disk.close()
-            self._disk.check()
+    def _reserve(self, text_bytes: int) -> None:
+        """Reserve disk space for the arrays and for the next texts. OSError if the disk is full."""
+        end = max(self._file.id.get_filesize(), self._arrays_end) + text_bytes + HDF5_SPARE_BYTES
+        if end > self._reserved:
+            reserve_space(self._path, self._reserved, end)
+            self._reserved = end
+
+    def __exit__(self, *_: Any) -> None:
+        self._file.flush()
+        size = self._file.id.get_filesize()
+        self._file.close()
+        os.truncate(self._path, size)  # gives back what was reserved and not used
+
+
+def write_predictions(path: str | Path, predictions: Predictions) -> None:
+    """Write a complete prediction file. The path's suffix sets the format."""
+    path = check_save_loc(path)
+
+    def write(aside: Path) -> None:
+        with open_writer(aside, path.suffix, predictions, len(predictions.ids)) as writer:
+            writer.write(predictions)
+
+    write_whole(path, write)
 
 
 def read_predictions(path: str | Path) -> Predictions:
     """Read a prediction file of any of the formats.
 
     Raises:
-        ValueError: for a file that is none, or can't be read.
+        ValueError: if there is no such file, or it can't be read as predictions.
     """
     path = Path(path)
     if not path.is_file():
@@ -271,7 +271,7 @@ def _read_parquet(path: Path) -> Predictions:
 
 
 def _cells(column: pa.Array) -> np.ndarray:
-    """(N, S) of a column of numbers or of lists of S numbers."""
+    """A column of numbers, or of lists of S numbers, as an array (N, S)."""
     if pa.types.is_list(column.type):
         return column.flatten().to_numpy(False).reshape(len(column), -1).astype(np.float32)
     return column.to_numpy(zero_copy_only=False)[:, None].astype(np.float32)
@@ -307,8 +307,8 @@ def _read_hdf5(path: Path) -> Predictions:
         return Predictions(ids, file["predictions"][:], columns, errors, metadata)
 
 
-def _check_dataset(path: Path, file, name: str) -> None:
-    """ValueError for a dataset that is kept in another file, or too large for this one."""
+def _check_dataset(path: Path, file: Any, name: str) -> None:
+    """ValueError if the dataset is stored in another file, or claims more than this file holds."""
     h5py = _h5py()
     dataset = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
     if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:

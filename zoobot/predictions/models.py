@@ -1,13 +1,16 @@
-"""What predicts: the models of checkpoints, encoders, and what their predictions are called."""
+"""Load a model from a checkpoint to predict with; name its output columns."""
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
-from zoobot.data.views.cpu import get_galaxy_transform, minimal_view_config
+from zoobot.data.dataset import ImagesSeen
+from zoobot.data.views import get_galaxy_transform, minimal_view_config
 from zoobot.models import encoders
 from zoobot.models.finetune import (
     FinetuneableZoobotClassifier,
@@ -16,6 +19,7 @@ from zoobot.models.finetune import (
 )
 from zoobot.models.tree import ZoobotTree
 from zoobot.runs import checkpoint
+from zoobot.schemas import Schema
 from zoobot.system.errors import UserError
 
 MODELS = {
@@ -29,6 +33,29 @@ MODELS = {
 }
 
 
+@runtime_checkable
+class Predictor(Protocol):
+    """What predictions ask of a model, an ``nn.Module`` from images to outputs.
+
+    Attributes:
+        encoder, head: what it is made of; a head of None has no dropout to sample.
+        channels: of the images.
+        images_seen: how the images it was validated with were made.
+    """
+
+    channels: int
+    images_seen: ImagesSeen
+
+    def predictions(self, outputs: torch.Tensor) -> torch.Tensor:
+        """From float32 outputs to what is predicted, (B, A) or (B,)."""
+
+    def prediction_columns(self) -> list[str] | None:
+        """Names of the A predicted columns; None if they must be given."""
+
+    def describe_predictions(self) -> dict:
+        """``task``, ``label_col``, ``class_names`` and ``schema``, as plain types."""
+
+
 class ZoobotEncoder(nn.Module):
     """An encoder, to predict representations: the features ``feat_0``, ``feat_1``, ...
 
@@ -36,17 +63,30 @@ class ZoobotEncoder(nn.Module):
         encoder: images (B, C, H, W) to features (B, D).
     """
 
-    task = "representations"
+    head = None
 
     def __init__(self, encoder: nn.Module, channels: int = 3):
         super().__init__()
         self.encoder = encoder
         self.channels = channels
+        self.images_seen = ImagesSeen()
         self.encoder_dim = encoders.get_encoder_dim(encoder, channels)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Images (B, C, H, W), 0 to 1, to features (B, D)."""
         return self.encoder(images)
+
+    def predictions(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Features are predicted as they are."""
+        return outputs
+
+    def prediction_columns(self) -> list[str]:
+        """``feat_0``, ``feat_1``, ..."""
+        return [f"feat_{i}" for i in range(self.encoder_dim)]
+
+    def describe_predictions(self) -> dict:
+        """They are representations."""
+        return dict.fromkeys(("label_col", "class_names", "schema")) | {"task": "representations"}
 
     @classmethod
     def load_from_name(cls, name: str, channels: int = 3) -> "ZoobotEncoder":
@@ -58,8 +98,44 @@ class ZoobotEncoder(nn.Module):
         """The encoder of a checkpoint of ours or of Zoobot 2.x."""
         encoder, description = encoders.encoder_from_checkpoint(checkpoint_path)
         model = cls(encoder, description["channels"])
-        model.images_seen = checkpoint.images_seen(checkpoint.load_model(checkpoint_path)[1])
+        model.images_seen = ImagesSeen.from_dict(checkpoint.load_model(checkpoint_path)[1])
         return model.eval()
+
+
+class AnyModule(nn.Module):
+    """A module that is no model of this package, to predict with: its columns must be given.
+
+    Args:
+        module: images (B, 3, H, W), 0 to 1, to outputs (B, A) or (B,).
+    """
+
+    head = None
+    channels = 3
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.encoder = module
+        self.images_seen = ImagesSeen()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """What the module makes of images."""
+        return self.encoder(images)
+
+    def predictions(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Outputs are predicted as they are."""
+        return outputs
+
+    def prediction_columns(self) -> None:
+        """Not known."""
+
+    def describe_predictions(self) -> dict:
+        """Nothing is known of them."""
+        return dict.fromkeys(("label_col", "class_names", "schema")) | {"task": "custom"}
+
+
+def as_predictor(model: nn.Module) -> nn.Module:
+    """The model if it is a ``Predictor``, else the model in ``AnyModule``."""
+    return model if isinstance(model, Predictor) else AnyModule(model)
 
 
 def load_predictor(path: str, representations: bool = False) -> nn.Module:
@@ -81,7 +157,7 @@ def load_predictor(path: str, representations: bool = False) -> nn.Module:
     if name not in MODELS:
         raise UserError(
             f"{path} holds a {name or 'model of unknown class'}, not one of {', '.join(MODELS)}: "
-            "load it in Python and give it to zoobot.predictions.predict"
+            "load it in Python and give it to zoobot.predictions.predict.predict"
         )
     return MODELS[name].load_from_checkpoint(path)
 
@@ -98,21 +174,53 @@ def _class_of_lightning(arguments: dict) -> str | None:
     return None
 
 
-def view_of(model: nn.Module, image_size: int | None = None):
+@torch.inference_mode()
+def predict_samples(model: nn.Module, images: torch.Tensor, num_samples: int = 1) -> torch.Tensor:
+    """What a model predicts of images (B, C, H, W) in so many forward passes: (B, A, S) float32.
+
+    One pass is made as the model is, without dropout in evaluation; more are made with the head's
+    dropout on (Gal & Ghahramani 2016), over features that the encoder makes once.
+
+    Args:
+        model: a ``Predictor`` in evaluation mode; for more than one pass it has a head.
+    """
+    if num_samples == 1:
+        outputs = model(images)
+    else:
+        features = model.encoder(images)
+        with _dropout_on(model.head):
+            outputs = model.head(features.repeat(num_samples, 1))
+    predicted = model.predictions(outputs.float())
+    return predicted.float().reshape(num_samples, len(images), -1).permute(1, 2, 0)
+
+
+@contextlib.contextmanager
+def _dropout_on(head: nn.Module) -> Iterator[None]:
+    off = [m for m in head.modules() if isinstance(m, nn.Dropout) and not m.training]
+    for module in off:
+        module.train()
+    try:
+        yield
+    finally:
+        for module in off:
+            module.eval()
+
+
+def view_of(model: nn.Module, image_size: int | None = None) -> Callable:
     """The view with which a model was validated; of one that doesn't tell, the minimal view.
 
     Raises:
         ValueError: it was validated with a transform that is not ours, and no size is given.
     """
-    seen = getattr(model, "images_seen", {})
-    if "transform" in seen and image_size is None:
+    seen = as_predictor(model).images_seen
+    if seen.transform is not None and image_size is None:
         raise UserError(
-            f"the model was validated with a transform of its own, {seen['transform']:.80}: "
+            f"the model was validated with a transform of its own, {seen.transform:.80}: "
             "give it as inference_transform, or --image-size for the minimal view"
         )
-    config = dict(seen.get("view", minimal_view_config().changes()))
-    if image_size or "image_size" in seen:
-        config["output_size"] = image_size or seen["image_size"]
+    config = dict(minimal_view_config().changes() if seen.view is None else seen.view)
+    if image_size or seen.image_size:
+        config["output_size"] = image_size or seen.image_size
     return get_galaxy_transform(config)
 
 
@@ -124,39 +232,19 @@ def column_names(model: nn.Module, label_cols: Sequence[str] | None) -> list[str
     """
     if isinstance(label_cols, str):
         raise UserError(f"label_cols is a list of columns: use [{label_cols!r}]")
-    own = None
-    if hasattr(model, "schema"):
-        own = model.schema.label_cols
-        if label_cols is not None:
-            model.schema.check_label_cols(label_cols)
-    elif getattr(model, "task", None) == "classification":
-        names = model.class_names
-        numbered = names == [str(i) for i in range(model.num_classes)]
-        own = [f"{model.label_col}_{name}" for name in names] if numbered else list(names)
-    elif getattr(model, "task", None) == "regression":
-        own = [model.label_col]
-    elif getattr(model, "task", None) == ZoobotEncoder.task:
-        own = [f"feat_{i}" for i in range(model.encoder_dim)]
+    predictor = as_predictor(model)
+    own, schema = predictor.prediction_columns(), predictor.describe_predictions()["schema"]
+    if schema is not None and label_cols is not None:
+        Schema.from_dict(schema).check_label_cols(label_cols)
     if label_cols is None and own is None:
         raise UserError(f"{type(model).__name__} does not name its columns: give label_cols")
     if label_cols is not None and own is not None and len(label_cols) != len(own):
         raise UserError(f"{len(label_cols)} label_cols, but the model predicts {len(own)} columns")
-    names = list(label_cols) if label_cols is not None else own
+    names = list(own if label_cols is None else label_cols)
     bad = [name for name in names if name in ("id_str", "error") or names.count(name) > 1]
     if bad:
         raise UserError(f"a predicted column can't be called {bad[0]!r}: give other label_cols")
     return names
-
-
-def describe_predictions(model: nn.Module) -> dict:
-    """What an evaluation must know of the predictions besides their columns, as plain types."""
-    task = "tree" if hasattr(model, "schema") else getattr(model, "task", "custom")
-    return {
-        "task": task,
-        "label_col": getattr(model, "label_col", None),
-        "class_names": getattr(model, "class_names", None),
-        "schema": model.schema.to_dict() if task == "tree" else None,
-    }
 
 
 def hash_weights(model: nn.Module) -> str:

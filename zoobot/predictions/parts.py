@@ -38,7 +38,7 @@ class Work:
     Attributes:
         folder: of the finished parts.
         num_galaxies, batch_size: all galaxies; those of a forward pass.
-        like: predictions of no galaxy, with the columns, passes and metadata of all.
+        template: predictions of no galaxy, with the columns, passes and metadata of all.
         schema: of trees, if their summary is wanted.
         seed: of the dropout.
         num_views: that each galaxy is predicted from.
@@ -48,7 +48,7 @@ class Work:
     folder: Path
     num_galaxies: int
     batch_size: int
-    like: Predictions
+    template: Predictions
     schema: Schema | None
     seed: int
     num_views: int = 1
@@ -57,7 +57,7 @@ class Work:
     @property
     def part_rows(self) -> int:
         """Galaxies of a part: whole batches, as many whatever the number of processes."""
-        _, num_columns, num_samples = self.like.values.shape
+        _, num_columns, num_samples = self.template.values.shape
         largest = min(LARGEST_PART_ROWS, LARGEST_PART_VALUES // (num_columns * num_samples))
         rows = min(self.num_galaxies // PARTS_AIMED_AT, largest)
         return max(1, rows // self.batch_size) * self.batch_size
@@ -196,23 +196,23 @@ def join_parts(work: Work, galaxies, save_loc: Path) -> None:
     files = [save_loc]
     if work.schema is not None:
         columns = _summary_columns(work)
-        like = Predictions(np.array([]), np.empty((0, len(columns), 1)), columns)
+        template = Predictions(np.array([]), np.empty((0, len(columns), 1)), columns)
         files.insert(0, save_loc.with_name(f"{save_loc.stem}_summary.parquet"))
-        _write_joined(work, galaxies, work.folder / files[0].name, "summary", like)
-    _write_joined(work, galaxies, work.folder / save_loc.name, "predictions", work.like)
+        _write_joined(work, galaxies, work.folder / files[0].name, "summary", template)
+    _write_joined(work, galaxies, work.folder / save_loc.name, "predictions", work.template)
     for path in files:
         os.replace(work.folder / path.name, path)
     sync_folder(save_loc.parent)
 
 
 def _summary_columns(work: Work) -> list[str]:
-    empty = np.empty((0, *work.like.values.shape[1:]))
+    empty = np.empty((0, *work.template.values.shape[1:]))
     return list(statistics.summary_table([], empty, work.schema).columns[1:])
 
 
-def _write_joined(work: Work, galaxies, path: Path, name: str, like: Predictions) -> None:
+def _write_joined(work: Work, galaxies, path: Path, name: str, template: Predictions) -> None:
     def write(aside: Path) -> None:
-        with open_writer(aside, path.suffix, like, work.num_galaxies) as writer:
+        with open_writer(aside, path.suffix, template, work.num_galaxies) as writer:
             for part in range(work.num_parts):
                 rows = work.rows(part)
                 tensors, told = read_part(work, part)
@@ -220,8 +220,8 @@ def _write_joined(work: Work, galaxies, path: Path, name: str, like: Predictions
                 values = values if values.ndim == 3 else values[..., None]
                 ids = np.array([galaxies.id_str(row) for row in rows], dtype=object)
                 errors = None
-                if like.errors is not None:
+                if template.errors is not None:
                     errors = np.array([told.get(str(row)) for row in rows], dtype=object)
-                writer.write(Predictions(ids, values, like.columns, errors))
+                writer.write(Predictions(ids, values, template.columns, errors))
 
     write_whole(path, write)

@@ -24,14 +24,16 @@ from zoobot import engine, statistics
 from zoobot.data import listing
 from zoobot.data.dataset import CatalogDataset
 from zoobot.data.loaders import GalaxyLoader
-from zoobot.data.sources import TableGalaxies
+from zoobot.data.sources import Galaxies, TableGalaxies
+from zoobot.data.views.cpu import GalaxyView
 from zoobot.data.views.turned import TurnedViews
-from zoobot.models.tree import predict_samples
 from zoobot.predictions.files import Predictions, check_save_loc, read_predictions
 from zoobot.predictions.models import (
+    AnyModule,
+    as_predictor,
     column_names,
-    describe_predictions,
     hash_weights,
+    predict_samples,
     view_of,
 )
 from zoobot.predictions.parts import (
@@ -156,27 +158,28 @@ def predict_to_file(
         OSError: the folder can't be written to, or its disk is full.
     """
     save_loc = check_save_loc(save_loc)
+    columns, model = column_names(model, label_cols), as_predictor(model)
     _check_options(model, num_samples, num_views, batch_size, on_bad_image)
     where = distributed.choose_device(device)
     distributed.join(where)
     settings = engine.Settings(device=where, dtype=engine.choose_dtype(precision, where))
-    like = _like(model, column_names(model, label_cols), num_samples, on_bad_image == "record")
-    if summary and like.metadata["schema"] is None:
-        raise UserError(f"a summary is made of decision trees, not of {like.metadata['task']}")
+    template = empty_predictions(model, columns, num_samples, on_bad_image == "record")
+    if summary and template.metadata["schema"] is None:
+        raise UserError(f"a summary is made of decision trees, not of {template.metadata['task']}")
 
     folder = save_loc.with_name(save_loc.name + ".parts")
     only = locks.only_run(folder / "lock") if distributed.is_main() else nullcontext()
     with only:
         galaxies, digest = _galaxies(catalog, folder, split)
         dataset = _dataset(galaxies, model, transform, num_views, fits_scaling)
-        schema = Schema.from_dict(like.metadata["schema"]) if summary else None
-        work = Work(folder, len(galaxies), batch_size, like, schema, seed, num_views)
-        plan = like.metadata | {
-            "columns": like.columns,
+        schema = Schema.from_dict(template.metadata["schema"]) if summary else None
+        work = Work(folder, len(galaxies), batch_size, template, schema, seed, num_views)
+        plan = template.metadata | {
+            "columns": columns,
             "num_samples": num_samples,
             "num_views": num_views,
             "galaxies": digest,
-            "images": dataset.describe_images() | {"transform": _name(dataset.transform)},
+            "images": dataset.describe_images().to_dict() | {"transform": _name(dataset.transform)},
             "channels": dataset.channels,
             "batch_size": batch_size,
             "precision": str(settings.dtype),
@@ -213,17 +216,20 @@ def _check_options(model, num_samples, num_views, batch_size, on_bad_image) -> N
         raise UserError(
             f"{num_samples} samples of {num_views} views in batches of {batch_size}: give 1 or more"
         )
-    if num_samples > 1 and not (hasattr(model, "encoder") and hasattr(model, "head")):
+    if num_samples > 1 and model.head is None:
+        named = model.encoder if isinstance(model, AnyModule) else model
         raise UserError(
-            f"{num_samples} samples need a head with dropout; {type(model).__name__} has none"
+            f"{num_samples} samples need a head with dropout; {type(named).__name__} has none"
         )
     if on_bad_image not in ON_BAD_IMAGE:
         raise UserError(f"on_bad_image={on_bad_image!r}: use one of {', '.join(ON_BAD_IMAGE)}")
 
 
-def _galaxies(catalog, folder: Path, split: str):
+def _galaxies(
+    catalog: pd.DataFrame | str | Path | Galaxies, folder: Path, split: str
+) -> tuple[Galaxies, str | None]:
     """The galaxies by number, and in the main process a hash of them."""
-    if hasattr(catalog, "source"):
+    if not isinstance(catalog, pd.DataFrame | str | Path):
         return catalog, catalog.fingerprint()
     digest = None
     with distributed.main_first():
@@ -232,27 +238,35 @@ def _galaxies(catalog, folder: Path, split: str):
     return TableGalaxies(listing.open_listing(folder / "galaxies.arrow")), digest
 
 
-def _dataset(galaxies, model, transform, num_views: int, fits_scaling) -> CatalogDataset:
+def _dataset(
+    galaxies: Galaxies,
+    model: nn.Module,
+    transform: Callable | None,
+    num_views: int,
+    fits_scaling: str | None,
+) -> CatalogDataset:
     """The galaxies as the model is to see them: by default as when it was validated."""
     transform = transform or view_of(model)
     return CatalogDataset(
         galaxies,
         transform=TurnedViews(transform, num_views) if num_views > 1 else transform,
-        channels=getattr(model, "channels", 1 if getattr(model, "greyscale", False) else 3),
-        fits_scaling=fits_scaling or getattr(model, "images_seen", {}).get("fits_scaling", "asinh"),
+        channels=model.channels,
+        fits_scaling=fits_scaling or model.images_seen.fits_scaling or "asinh",
     )
 
 
-def _like(model, columns: list[str], num_samples: int, with_errors: bool) -> Predictions:
-    """Predictions of no galaxy, as those of all will be."""
+def empty_predictions(
+    model: nn.Module, columns: list[str], num_samples: int = 1, with_errors: bool = False
+) -> Predictions:
+    """Predictions without galaxies, with the columns, samples and metadata of a model's."""
     values = np.empty((0, len(columns), num_samples), np.float32)
     errors = np.array([], dtype=object) if with_errors else None
-    metadata = describe_predictions(model) | {"weights": hash_weights(model)}
+    metadata = model.describe_predictions() | {"weights": hash_weights(model)}
     return Predictions(np.array([], dtype=object), values, columns, errors, metadata)
 
 
-def _name(transform) -> str:
-    return type(transform).__name__ if hasattr(transform, "config") else repr(transform)
+def _name(transform: Callable) -> str:
+    return type(transform).__name__ if isinstance(transform, GalaxyView) else repr(transform)
 
 
 def _progress_bar(work: Work, mine: list[int], num_todo: int, show_progress: bool) -> tqdm:
@@ -276,7 +290,7 @@ def _predict_parts(model, loader, parts, work, galaxies, settings, compile_encod
     """Predict parts; earlier ones are summarised and written meanwhile."""
     model = model.to(settings.device, memory_format=torch.channels_last).eval()
     if compile_encoder:
-        getattr(model, "encoder", model).compile(dynamic=False)
+        model.encoder.compile(dynamic=False)
     batches = iter(loader)
     with ThreadPoolExecutor(WRITERS) as writer:
         writing = deque()
@@ -300,7 +314,7 @@ def _predict_parts(model, loader, parts, work, galaxies, settings, compile_encod
 
 def _predict_batch(model, batch, num_galaxies, work, settings, pad_to=None) -> torch.Tensor:
     """(num_galaxies, A, S) float32 on the device; NaN where the image could not be read."""
-    _, num_columns, num_samples = work.like.values.shape
+    _, num_columns, num_samples = work.template.values.shape
     shape = (num_galaxies, num_columns, num_samples)
     if "image" not in batch:
         return torch.full(shape, math.nan, device=settings.device)

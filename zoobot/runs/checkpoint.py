@@ -153,12 +153,10 @@ def load_model(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
 
 
 def _read_lightning(path: str | Path, state: dict) -> tuple[dict[str, torch.Tensor], dict]:
+    """Weights of encoder and head, without Zoobot 2.x's metrics; and a description."""
     try:
-        weights = {
-            _key_without_wrappers(key): value
-            for key, value in state["state_dict"].items()
-            if torch.is_tensor(value)
-        }
+        named = ((_key_without_wrappers(key), x) for key, x in state["state_dict"].items())
+        weights = {key: x for key, x in named if key.startswith(("encoder.", "head."))}
         return weights, _describe_lightning(state.get("hyper_parameters") or {})
     except (TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} has arguments that are no model's: {error}") from error
@@ -186,12 +184,6 @@ def _describe_lightning(hyper_parameters) -> dict:
         "encoder": encoder if architecture else None,
         "arguments": arguments,
     }
-
-
-def images_seen(description: dict) -> dict:
-    """How images became what the model was shown, where its description tells."""
-    keys = ("image_size", "view", "transform", "fits_scaling")
-    return {key: description[key] for key in keys if description.get(key) is not None}
 
 
 def save_weights(path: str | Path, state_dict: dict[str, torch.Tensor], description: dict) -> None:

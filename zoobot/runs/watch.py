@@ -1,8 +1,8 @@
-"""Watch over training: what all ranks must agree on after every step.
+"""After every step: skip it if it is not finite, save, or stop; all ranks decide the same.
 
-Was the step sound, is it time to save, has somebody asked us to stop? Every rank hands in its
-flags, and their sum over ranks is the same on all of them. A GPU's sums are read two steps later,
-so that the host never waits for the step that it has just launched.
+Each rank has three flags: its step is not sound, a save is due, a signal asked to stop. Their sum
+over ranks is the same everywhere. A GPU's sums are read two steps later, so that the host never
+waits for the step that it has just launched.
 """
 
 import math
@@ -23,22 +23,25 @@ STEPS_IN_FLIGHT = 2
 
 
 class Preempted(SystemExit):
-    """A signal asked the run to stop; every rank does, with this exit code, and all is saved."""
+    """A signal asked the run to stop: the state is saved, and every rank exits with this code."""
 
     def __init__(self):
         super().__init__(EXIT_PREEMPTED)
 
 
 class Watch:
-    """Flags of steps, signals and a clock; a context, in which signals only raise a flag.
+    """Checks each step, saves in time, and stops on a signal.
+
+    It is a context manager. Within it SIGTERM and SIGUSR1 only set a flag.
 
     Args:
         device: of the model.
         save: saves the run's state as it is now; every rank calls it at the same step.
         save_every_s: seconds between two saves within an epoch.
-        max_skipped: so many steps in a row that are not sound end the run.
-        skipped: called on every rank for a step that is not sound, with the ids of its galaxies on
-            all ranks, of those whose own loss is not finite, and how many steps ago it was.
+        max_skipped: after so many steps in a row that are not sound the run ends.
+        skipped: called on every rank for a step that is not sound. It is given the ids of the
+            step's galaxies on all ranks, the ids of those whose loss is not finite, and how many
+            steps ago the step was.
     """
 
     def __init__(
@@ -58,7 +61,7 @@ class Watch:
         self._stop_asked = False
         self._saved_at = time.monotonic()
         self._skipped_in_row = 0
-        self._galaxies: list[tuple[list[str], torch.Tensor]] = []
+        self._recorded: list[tuple[list[str], torch.Tensor]] = []
         self._pending: deque = deque()
         self._before: dict[int, object] = {}
 
@@ -74,40 +77,43 @@ class Watch:
     def _ask(self, *_) -> None:
         self._stop_asked = True
 
-    def look_at(self, batch: dict, losses: torch.Tensor) -> torch.Tensor:
+    def record_losses(self, batch: dict, losses: torch.Tensor) -> torch.Tensor:
         """Which galaxies of a micro-batch have a finite loss, (B,) bool, from losses (B, K)."""
         finite = torch.isfinite(losses.detach()).all(1)
-        self._galaxies.append((batch.get("id_str", []), finite))
+        self._recorded.append((batch.get("id_str", []), finite))
         return finite
 
-    def agree(self, gradient_norm: torch.Tensor | None = None) -> torch.Tensor:
-        """1.0 if the step is not sound, else 0.0: a scalar on the device, the same on all ranks.
+    def reduce_flags(self, gradient_norm: torch.Tensor | None = None) -> torch.Tensor:
+        """Sum this step's flags over ranks. Call it once a step, on every rank.
 
         A step is sound if every galaxy's loss on every rank, and the norm of the gradient, are
-        finite. Call it once a step, on every rank.
+        finite.
+
+        Returns:
+            1.0 if the step is not sound, else 0.0: a scalar on the device, the same on all ranks.
         """
-        finite = [finite.all() for _, finite in self._galaxies]
+        finite = [finite.all() for _, finite in self._recorded]
         unsound = (~torch.stack(finite).all()).float() if finite else self._flag(False)
         save_due = distributed.is_main() and time.monotonic() - self._saved_at > self._save_every_s
-        word = torch.stack([unsound, self._flag(self._stop_asked), self._flag(save_due)])
-        word = distributed.all_reduce_sum(word) > 0
+        flags = torch.stack([unsound, self._flag(self._stop_asked), self._flag(save_due)])
+        flags = distributed.all_reduce_sum(flags) > 0
         if gradient_norm is not None:
-            word[0] |= ~torch.isfinite(gradient_norm)
-        seen, ready = word.to("cpu", non_blocking=True), None
+            flags[0] |= ~torch.isfinite(gradient_norm)
+        seen, ready = flags.to("cpu", non_blocking=True), None
         if self._device.type == "cuda":
             ready = torch.cuda.current_stream(self._device).record_event()
-        self._pending.append((seen, ready, self._galaxies))
-        self._galaxies = []
-        return word[0].float()
+        self._pending.append((seen, ready, self._recorded))
+        self._recorded = []
+        return flags[0].float()
 
     def _flag(self, raised: bool) -> torch.Tensor:
         return torch.full((), float(raised), device=self._device)
 
-    def act(self, *, wait: bool = False) -> None:
-        """Do what the ranks agreed on: report skipped steps, save, stop.
+    def handle_flags(self, *, wait: bool = False) -> None:
+        """Act on the sums: report skipped steps, save, stop.
 
         Args:
-            wait: for the steps in flight as well, as at an epoch's end.
+            wait: also for the steps in flight, as at an epoch's end.
 
         Raises:
             Preempted: a signal came; the state is saved.
@@ -115,15 +121,15 @@ class Watch:
         """
         due = stop = False
         while len(self._pending) > (0 if wait or stop else self._steps_in_flight):
-            seen, ready, galaxies = self._pending.popleft()
+            seen, ready, recorded = self._pending.popleft()
             if ready is not None:
                 ready.synchronize()
             unsound, asked, save_due = seen.tolist()
             stop, due = stop or asked, due or save_due
-            if galaxies:
+            if recorded:
                 self._skipped_in_row = self._skipped_in_row + 1 if unsound else 0
             if unsound:
-                self._skipped(*_ids_of(galaxies), len(self._pending))
+                self._skipped(*_ids_of(recorded), len(self._pending))
         given_up = self._skipped_in_row >= self._max_skipped
         if due or stop or given_up:
             self.save()
@@ -144,11 +150,11 @@ class Watch:
         return saved
 
 
-def _ids_of(galaxies: list[tuple[list[str], torch.Tensor]]) -> tuple[list[str], list[str]]:
+def _ids_of(recorded: list[tuple[list[str], torch.Tensor]]) -> tuple[list[str], list[str]]:
     """All ids of a step's micro-batches over all ranks, and those whose loss is not finite."""
     own = [
         (name, ok)
-        for ids, finite in galaxies
+        for ids, finite in recorded
         for name, ok in zip(ids, finite.tolist(), strict=False)
     ]
     everywhere = [pair for rank in distributed.gather(own) for pair in rank]

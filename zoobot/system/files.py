@@ -3,10 +3,12 @@
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 LEFTOVER = ".partial"
+ZEROS = 2**20  # bytes that are written at a time
 
 
 def write_whole(path: str | Path, write: Callable[[Path], None]) -> None:
@@ -49,6 +51,21 @@ def duplicate_file(path: str | Path, second: str | Path) -> None:
             shutil.copyfile(path, aside)
 
     write_whole(second, link_or_copy)
+
+
+def reserve_space(path: str | Path, start: int, end: int) -> None:
+    """Extend a file with zeros from byte ``start``, its present end, to ``end``, on the disk itself.
+
+    Raises:
+        OSError: if the disk is full.
+    """
+    with open(path, "rb+") as file:
+        if sys.platform != "darwin":
+            os.posix_fallocate(file.fileno(), start, end - start)
+        else:  # macOS has no such call
+            file.seek(start)
+            for place in range(start, end, ZEROS):
+                file.write(bytes(min(ZEROS, end - place)))
 
 
 def sync_folder(folder: Path) -> None:

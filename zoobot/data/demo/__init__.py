@@ -1,4 +1,4 @@
-"""The demo catalog: simulated galaxies with simulated votes, whose truth is known."""
+"""The demo catalog: simulated galaxies with simulated votes and known true probabilities."""
 
 from zoobot.data.demo.catalog import DEMO_TREE, demo_catalog, true_probabilities
 

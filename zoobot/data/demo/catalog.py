@@ -1,12 +1,14 @@
-"""The demo catalog: simulated galaxies, and simulated volunteers whose true opinions are known.
+"""Make the demo catalog: simulated galaxies, with votes drawn from known answer probabilities.
 
-Real vote counts never tell how well a model could have done. Here every galaxy's answer
-probabilities are smooth functions of what its image shows, so the loss of the truth is known too.
+With real votes, nobody knows the best loss that a model could reach. Here the probabilities of the
+answers are smooth functions of what the image shows. So the loss of the true probabilities, the
+best one, is known.
 """
 
 import io
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +23,12 @@ from zoobot.system.errors import UserError
 from zoobot.system.files import write_whole
 
 DEMO_TREE = TREES_DIR / "demo.json"
-# Part of the cached file's name: raise it whenever the same seed would give another catalog.
+# Part of the file's name. Raise it with every change that gives another catalog for a seed.
 VERSION = 1
 SPLIT_FRACTIONS = {"train": 0.75, "val": 0.15, "test": 0.10}
 MIN_VOLUNTEERS, MAX_VOLUNTEERS = 5, 40
-GUESSES_FRAC = 0.09  # of the clicks, spread evenly over the answers
-GALAXIES_AT_ONCE = 32
+GUESSES_FRAC = 0.09  # of the votes are guesses, the same number for each answer on average
+GALAXIES_AT_ONCE = 32  # drawn in one batch
 JPEG_QUALITY = 92
 TRUTH_SUFFIX = "_true-probability"
 
@@ -37,19 +39,21 @@ def demo_catalog(
     size_px: int = 128,
     cache_dir: str | Path | None = None,
 ) -> Path:
-    """Make the demo catalog, unless it was made before, and return its path.
+    """Make the demo catalog, if it is not in the cache yet, and return its path.
 
-    Columns: ``id_str``; ``image`` (JPEG bytes); ``split``; a vote count for each label column of
-    ``DEMO_TREE``; ``{label_col}_true-probability``, given that the question is asked; and the
-    physical parameters of ``simulator.simulate_galaxies``. The same seed gives the same file. It
-    appears whole or not at all, so several processes may ask for it at once.
+    Columns: ``id_str``; ``image`` (JPEG bytes); ``split``; for each label column of ``DEMO_TREE``
+    the number of votes and ``{label_col}_true-probability`` (of the answer, given that the question
+    is asked); and the physical parameters of ``simulator.simulate_galaxies``. The same arguments
+    give the same file. It appears whole or not at all, so several processes may call this at once.
 
     Args:
-        cache_dir: default ``zoobot`` in $XDG_CACHE_HOME or ~/.cache.
+        num_galaxies: at least 10.
+        seed: of all random numbers.
+        size_px: side of the images in pixels, at least 32.
+        cache_dir: folder of the file; by default see ``default_cache_dir``.
 
     Raises:
-        ValueError: fewer than 10 galaxies, images under 32 pixels, or a folder that can't be
-            written.
+        ValueError: too few galaxies, too small images, or the folder can't be written to.
     """
     if num_galaxies < 10 or size_px < 32:
         raise UserError(
@@ -80,7 +84,7 @@ def default_cache_dir() -> Path:
 
 
 def simulate_catalog(num_galaxies: int, seed: int, size_px: int) -> pd.DataFrame:
-    """The demo catalog as a table, one row per galaxy, made from scratch."""
+    """Make the demo catalog as a table, one row per galaxy. The cache is not used."""
     rng = np.random.default_rng(seed)
     tree = load_schema(DEMO_TREE)
     parameters = simulator.simulate_galaxies(num_galaxies, rng)
@@ -108,10 +112,10 @@ def simulate_catalog(num_galaxies: int, seed: int, size_px: int) -> pd.DataFrame
 
 
 def _draw_all(parameters: pd.DataFrame, size_px: int, rng: np.random.Generator) -> list[bytes]:
-    """The galaxies' images, encoded, drawn a batch at a time.
+    """Draw the images of galaxies, batch by batch, and encode them.
 
-    On one thread: the arrays fit the cache, and on a busy machine a second one costs far more in
-    waiting than it saves.
+    It uses one thread. The arrays fit in the processor's cache, and on a busy machine more threads
+    wait for each other longer than they save.
     """
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -126,7 +130,7 @@ def _draw_all(parameters: pd.DataFrame, size_px: int, rng: np.random.Generator) 
 
 
 def _split(num_galaxies: int, rng: np.random.Generator) -> np.ndarray:
-    """train, val or test for each galaxy, in exactly the shares of SPLIT_FRACTIONS."""
+    """'train', 'val' or 'test' for each galaxy, at random, with fractions ``SPLIT_FRACTIONS``."""
     bounds = np.cumsum(list(SPLIT_FRACTIONS.values()))[:-1]
     place = (rng.permutation(num_galaxies) + 0.5) / num_galaxies
     return np.array(list(SPLIT_FRACTIONS))[np.searchsorted(bounds, place)]
@@ -139,10 +143,14 @@ def _encode(image: np.ndarray) -> bytes:
 
 
 def true_probabilities(catalog: pd.DataFrame, label_cols: list[str]) -> np.ndarray:
-    """(N, A) probability that a volunteer who is asked gives each answer, in the order given.
+    """(N, A) true probabilities of the answers, given that their question is asked.
+
+    Args:
+        catalog: the demo catalog.
+        label_cols: the answers, in the order of the result.
 
     Raises:
-        ValueError: the catalog isn't the demo catalog.
+        ValueError: the catalog is not the demo catalog.
     """
     columns = [label_col + TRUTH_SUFFIX for label_col in label_cols]
     missing = [column for column in columns if column not in catalog]
@@ -154,14 +162,16 @@ def true_probabilities(catalog: pd.DataFrame, label_cols: list[str]) -> np.ndarr
 def volunteer_votes(
     probabilities: np.ndarray, tree: Schema, num_volunteers: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Volunteers walk down the tree, each on their own; returns their votes, (N, A) int64.
+    """Draw the votes of volunteers: (N, A) int64.
 
-    Everyone is asked the questions without parents; further down, those who gave an answer that
-    leads to a question are asked it. At each question the votes are one multinomial draw.
+    All volunteers are asked the questions without a parent answer. Another question is asked to
+    those who gave an answer that leads to it. The votes for a question are one multinomial draw.
 
     Args:
-        probabilities: (N, A), each question's answers summing to 1.
+        probabilities: (N, A); the answers of each question sum to 1.
+        tree: the questions and answers.
         num_volunteers: (N,) whole numbers.
+        rng: source of the draws.
     """
     votes = np.zeros(probabilities.shape, dtype=np.int64)
     for level in tree.levels:
@@ -174,11 +184,14 @@ def volunteer_votes(
 
 
 def answer_probabilities(parameters: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Question -> (N, answers) probabilities, given that it is asked, in ``DEMO_TREE``'s order.
+    """Probabilities of the answers, given that the question is asked.
 
-    Logistic functions of what can be seen: arms count as far as they stand out of the noise, are
-    wider apart than the blur, and aren't hidden by the inclination. Some clicks are guesses, so
-    that no probability is 0 or 1.
+    They are logistic functions of what can be seen in the image. Arms, for example, are seen less
+    if they are faint, closer together than the blur, or hidden by the inclination. A fraction of
+    the votes are guesses, so no probability is 0 or 1.
+
+    Returns:
+        An array (N, answers of the question) for each question, in the order of ``DEMO_TREE``.
     """
     p = parameters
     seen = _what_is_seen(p)
@@ -211,13 +224,13 @@ def answer_probabilities(parameters: pd.DataFrame) -> dict[str, np.ndarray]:
 
 
 def _what_is_seen(p: pd.DataFrame) -> dict[str, pd.Series]:
-    """How far each structure stands out in the image, about 0 (hidden) to 1 (obvious)."""
+    """How well each structure is seen in the image, from about 0 (hidden) to 1 (obvious)."""
     face_on = np.cos(np.radians(p["inclination_deg"]))
     disc_axis_ratio = simulator.axis_ratio(p["inclination_deg"], p["disc_thickness"])
     bulge = p["bulge_to_total"]
     disc = 1 - bulge**3
     flattening = disc * disc_axis_ratio + (1 - disc) * p["bulge_axis_ratio"]
-    # Arcsec between neighbouring arms, two scale lengths out.
+    # Distance between neighbouring arms in arcsec, at a radius of two scale lengths.
     spread = np.tan(np.radians(p["arm_pitch_deg"])) / p["num_arms"]
     spacing = 4 * np.pi * p["disc_scale_arcsec"] * spread
     resolved = spacing**2 / (spacing**2 + (1.2 * p["psf_fwhm_arcsec"]) ** 2)
@@ -236,33 +249,36 @@ def _what_is_seen(p: pd.DataFrame) -> dict[str, pd.Series]:
 
 
 def _arm_count(num_arms: np.ndarray, arms: np.ndarray) -> np.ndarray:
-    """1, 2, 3, 4 or can't tell: the fainter the arms, the more miscounts and the more give up."""
+    """(N, 5): 1, 2, 3, 4 or can't tell. Faint arms give more wrong counts and more can't tell."""
     candidates = np.arange(1, 5)
     miscount = -(0.4 + 3 * arms[:, None]) * np.abs(candidates - num_arms[:, None])
     cant_tell = -1.2 - 5 * (arms - 0.3)
     return _softmax(*miscount.T, cant_tell)
 
 
-def _sigmoid(x):
+def _sigmoid(x: pd.Series | np.ndarray) -> pd.Series | np.ndarray:
     return 1 / (1 + np.exp(-x))
 
 
-def _two(logit) -> np.ndarray:
-    """(N, 2): yes and no, from the log-odds of yes."""
+def _two(logit: pd.Series) -> np.ndarray:
+    """(N, 2): probabilities of yes and no, from the log-odds of yes."""
     return np.stack([_sigmoid(logit), _sigmoid(-logit)], axis=1)
 
 
-def _softmax(*logits) -> np.ndarray:
-    """(N, K) from K logits of shape (N,)."""
+def _softmax(*logits: pd.Series | np.ndarray) -> np.ndarray:
+    """Probabilities (N, K) from K logits of shape (N,)."""
     logits = np.stack(logits, axis=1)
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))
     return odds / odds.sum(axis=1, keepdims=True)
 
 
-def _ordered(value, thresholds, softness) -> np.ndarray:
-    """(N, K): K ordered answers to a quantity, from low to high, logistic at K - 1 thresholds.
+def _ordered(
+    value: pd.Series, thresholds: Sequence[float], softness: float | pd.Series
+) -> np.ndarray:
+    """Probabilities (N, K) of K answers that divide a quantity into classes, from low to high.
 
-    The ordered logit model: P(answer > k) = sigmoid((value - threshold_k) / softness).
+    The ordered logit model: P(answer > k) = sigmoid((value - threshold_k) / softness), for K - 1
+    thresholds.
     """
     above = np.stack([_sigmoid((value - t) / softness) for t in thresholds], axis=1)
     edges = np.pad(above, ((0, 0), (1, 1)), constant_values=((0, 0), (1, 0)))

@@ -1,8 +1,8 @@
-"""Draws galaxies: physical parameters, then images that look like survey cutouts.
+"""Simulate galaxies: draw physical parameters, then images that look like survey cutouts.
 
-Sizes are in arcseconds. A cutout is FIELD_ARCSEC wide however many pixels it has; 128 pixels are
-about those of the DESI Legacy Surveys. Surface brightness is in units of the sky noise in one such
-pixel. Nothing here knows of questions or volunteers.
+Sizes are in arcseconds. A cutout is ``FIELD_ARCSEC`` wide for any number of pixels. With 128 pixels
+a pixel is 0.22 arcsec, as in a survey (DESI Legacy Surveys: 0.26). Surface brightness is in units
+of the sky noise in one such pixel. Questions and votes are in ``zoobot.data.demo.catalog``.
 """
 
 import math
@@ -10,21 +10,24 @@ import math
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 FIELD_ARCSEC = 28.0
 NATIVE_PIXEL_ARCSEC = FIELD_ARCSEC / 128
-# Weights of z, r and g as red, green and blue: g - r = 0.5 mag comes out nearly grey.
+# Weights of z, r and g as red, green and blue. g - r = 0.5 mag becomes nearly grey.
 RGB_SCALES = (0.68, 1.0, 1.62)
+Parameters = dict[str, Tensor]  # of N galaxies, (N, 1, 1) each
+Numbers = np.ndarray | pd.Series
 
 
 def simulate_galaxies(num_galaxies: int, rng: np.random.Generator) -> pd.DataFrame:
     """Draw the physical parameters of galaxies, one row each.
 
-    Three in five have a disc, seen from a random direction (uniform in cos(inclination)), with a
-    bulge, perhaps a bar and spiral arms; the others are spheroids (``bulge_to_total`` 1). Some are
-    disturbed, some have a companion, a few hide behind a bright star. Columns name their units;
-    fractions and ratios have none. Parameters of absent parts are drawn all the same, with a zero
-    ``bar_strength``, ``arm_contrast``, ``companion_flux_ratio``... to say that they are absent.
+    Three of five galaxies have a disc, seen from a random direction (uniform in cos(inclination)),
+    a bulge, and sometimes a bar or spiral arms. The others are spheroids (``bulge_to_total`` 1).
+    Some are disturbed, some have a companion, and some have a bright star in front. Column names
+    end in the unit, if there is one. A part that is absent has a strength of 0 (``bar_strength``,
+    ``arm_contrast``, ``companion_flux_ratio``...), and its other values have no meaning.
     """
     n = num_galaxies
     is_disc = rng.random(n) < 0.62
@@ -66,7 +69,7 @@ def simulate_galaxies(num_galaxies: int, rng: np.random.Generator) -> pd.DataFra
 
 
 def _surroundings(n: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Tidal disturbance, companion and foreground star: the parts that aren't the galaxy's own."""
+    """Parameters of the tidal tails, the companion and the foreground star."""
     disturbed = rng.random(n) < 0.28
     tail = np.where(disturbed, rng.beta(1.6, 1.2, n), 0.0)
     near = rng.random(n) < np.where(disturbed, 0.1 + 0.7 * tail, 0.03)
@@ -89,21 +92,21 @@ def _surroundings(n: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     }
 
 
-def axis_ratio(inclination_deg, thickness):
+def axis_ratio(inclination_deg: Numbers, thickness: float | Numbers) -> Numbers:
     """Apparent axis ratio of an oblate body: q^2 = cos^2 i + q0^2 sin^2 i (Hubble 1926)."""
     cos2 = np.cos(np.radians(inclination_deg)) ** 2
     return np.sqrt(cos2 + thickness**2 * (1 - cos2))
 
 
 def render(parameters: pd.DataFrame, size_px: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw a batch of galaxies as a survey would show them.
+    """Draw a batch of galaxies as they look in a survey.
 
-    Bulge, disc, bar, arms, tails, companion and stars are added up in g, r and z, blurred by the
-    point spread function, given sky noise, and shown in colour. ``rng`` draws what isn't a
-    parameter: clumps in the arms, field stars, noise.
+    Bulge, disc, bar, arms, tails, companion and stars are added in g, r and z, blurred by the point
+    spread function, given sky noise, and turned into colours. ``rng`` draws what is not a
+    parameter: clumps in the arms, field stars and noise.
 
     Returns:
-        (N, size_px, size_px, 3) uint8. Memory grows with N; call it for some dozens at a time.
+        (N, size_px, size_px, 3) uint8. Memory grows with N: call it for a few dozen at a time.
     """
     p = {
         name: torch.from_numpy(column.to_numpy(np.float32, copy=True))[:, None, None]
@@ -130,18 +133,18 @@ def render(parameters: pd.DataFrame, size_px: int, rng: np.random.Generator) -> 
     return lupton_rgb(image).permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def _grid(size_px: int, pixel: float) -> tuple[torch.Tensor, torch.Tensor]:
+def _grid(size_px: int, pixel: float) -> tuple[Tensor, Tensor]:
     """Offsets from the centre in arcseconds: x (1, 1, W), y (1, H, 1)."""
     offsets = (torch.arange(size_px) - (size_px - 1) / 2) * pixel
     return offsets[None, None, :], offsets[None, :, None]
 
 
-def _galaxy(p, x, y, clumps):
-    """Bulge (with the bar's old stars), disc and arms, each (N, H, W); they sum to 1 per galaxy."""
+def _galaxy(p: Parameters, x: Tensor, y: Tensor, clumps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Bulge with bar, disc, and arms, each (N, H, W); together they sum to 1 per galaxy."""
     angle = torch.deg2rad(p["position_angle_deg"])
     major = x * angle.cos() + y * angle.sin()
     minor = y * angle.cos() - x * angle.sin()
-    # A disturbed galaxy is lopsided: its isophotes drift towards the tail.
+    # A disturbed galaxy is not symmetric: its isophotes are shifted towards the tail.
     pull = torch.deg2rad(p["tail_angle_deg"])
     drift = 0.28 * p["tail_strength"] * (x * pull.cos() + y * pull.sin())
     bulge = _sersic(
@@ -161,11 +164,13 @@ def _galaxy(p, x, y, clumps):
     return bulge, disc, arms
 
 
-def _disc(p, major, minor, drift, clumps):
+def _disc(
+    p: Parameters, major: Tensor, minor: Tensor, drift: Tensor, clumps: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Bar, smooth disc and arms of an inclined exponential disc; together they sum to 1.
 
-    Seen edge-on, an exponential disc shows (R/h) K1(R/h) along and sech^2(z/z0) across its plane
-    (van der Kruit & Searle 1981); near 90 degrees the inclined disc blends into that.
+    An edge-on exponential disc has the profile (R/h) K1(R/h) along and sech^2(z/z0) across its
+    plane (van der Kruit & Searle 1981). Near 90 degrees the smooth disc changes into this profile.
     """
     h, thickness = p["disc_scale_arcsec"], p["disc_thickness"]
     cos2 = torch.deg2rad(p["inclination_deg"]).cos() ** 2
@@ -194,14 +199,14 @@ def _disc(p, major, minor, drift, clumps):
     return bar * bar_frac, smooth / total, arms / total
 
 
-def _bar_axis(p):
+def _bar_axis(p: Parameters) -> tuple[Tensor, Tensor]:
     """Direction of the bar in the disc's plane; the arms start from it."""
     phase = torch.deg2rad(p["arm_phase_deg"])
     return phase.cos(), phase.sin()
 
 
-def _bar(p, x, y):
-    """A boxy bar that ends sharply (generalised ellipse, Athanassoula et al. 1990); sums to 1."""
+def _bar(p: Parameters, x: Tensor, y: Tensor) -> Tensor:
+    """A boxy bar with sharp ends (generalised ellipse, Athanassoula et al. 1990); sums to 1."""
     bar_x, bar_y = _bar_axis(p)
     length = p["bar_length_arcsec"]
     along = (x * bar_x + y * bar_y) / length
@@ -210,18 +215,18 @@ def _bar(p, x, y):
     return bar / bar.sum((1, 2), keepdim=True)
 
 
-def _arm_pattern(p, scaled, theta):
+def _arm_pattern(p: Parameters, scaled: Tensor, theta: Tensor) -> Tensor:
     """Logarithmic spirals theta = ln(R) / tan(pitch): about 1 on the ridges, 0 between them."""
     winding = torch.log(scaled.clamp_min(0.05)) / torch.tan(torch.deg2rad(p["arm_pitch_deg"]))
     num_arms = p["num_arms"]
     ridge = torch.exp(2.6 * (torch.cos(num_arms * (theta - p["arm_sense"] * winding)) - 1))
     start = 0.75 + 0.35 * (p["bar_strength"] > 0)
-    # Arms fade more slowly than the disc, so that they stand out from it further out.
+    # Arms get fainter more slowly than the disc, so that they are seen better further out.
     return ridge * torch.sigmoid((scaled - start) / 0.15) * (0.55 + 0.35 * scaled)
 
 
-def _tails(p, x, y):
-    """Two tidal tails, one stronger, that uncoil beyond the galaxy; sums to the light in them."""
+def _tails(p: Parameters, x: Tensor, y: Tensor) -> Tensor:
+    """Two spiral tidal tails outside the galaxy, one stronger; sums to their part of the light."""
     radius = (x**2 + y**2).sqrt()
     size = _half_light_radius(p)
     theta = torch.atan2(y, x) - torch.deg2rad(p["tail_angle_deg"])
@@ -232,8 +237,8 @@ def _tails(p, x, y):
     return tails * (0.34 * p["tail_strength"] / tails.sum((1, 2), keepdim=True))
 
 
-def _companion(p, x, y):
-    """A neighbouring galaxy, a Sersic profile of index 1.5."""
+def _companion(p: Parameters, x: Tensor, y: Tensor) -> Tensor:
+    """A neighbouring galaxy: a Sersic profile of index 1.5."""
     where = torch.deg2rad(p["companion_angle_deg"])
     dx = x - p["companion_separation_arcsec"] * where.cos()
     dy = y - p["companion_separation_arcsec"] * where.sin()
@@ -245,11 +250,11 @@ def _companion(p, x, y):
     return profile * p["companion_flux_ratio"]
 
 
-def _sersic(radius, effective_radius, index):
+def _sersic(radius: Tensor, effective_radius: Tensor, index: Tensor) -> Tensor:
     """Sersic (1968) profile, ln I = -b (R/Re)^(1/n), b = 2n - 1/3 + 4/(405 n); sums to 1.
 
-    (N, H, W) from radii (N, H, W) and (N, 1, 1) effective radii and indices. The approximation
-    of b is that of Ciotti & Bertin (1999). The centre is softened by 0.05 arcsec.
+    (N, H, W) from radii (N, H, W), and effective radii and indices (N, 1, 1). The approximation of
+    b is from Ciotti & Bertin (1999). The profile is flat within 0.05 arcsec of the centre.
     """
     b = 2 * index - 1 / 3 + 4 / (405 * index)
     profile = torch.exp(
@@ -258,21 +263,21 @@ def _sersic(radius, effective_radius, index):
     return profile / profile.sum((1, 2), keepdim=True)
 
 
-def _half_light_radius(p):
-    """Half-light radius in arcsec, between the disc's 1.68 h and the bulge's own."""
+def _half_light_radius(p: Parameters) -> Tensor:
+    """Half-light radius in arcsec, interpolated between 1.68 h of the disc and the bulge's."""
     bulge_to_total = p["bulge_to_total"]
     disc = 1.68 * p["disc_scale_arcsec"]
     return torch.lerp(disc, p["bulge_radius_arcsec"], bulge_to_total)
 
 
-def _band_weights(g_minus_r):
-    """Flux in g, r and z relative to r, (N, 3, 1, 1); r - z follows g - r along the sequence."""
+def _band_weights(g_minus_r: Tensor) -> Tensor:
+    """Flux in g, r and z relative to r, (N, 3, 1, 1), with r - z = 0.85 (g - r)."""
     g = 10 ** (-0.4 * g_minus_r)
     z = 10 ** (0.4 * 0.85 * g_minus_r)
     return torch.stack([g, torch.ones_like(g), z], dim=1)
 
 
-def _add_star(image, p, flux, x, y):
+def _add_star(image: Tensor, p: Parameters, flux: Tensor, x: Tensor, y: Tensor) -> None:
     """Add a bright foreground star with diffraction spikes to the galaxies that have one."""
     which = (p["star_flux_ratio"] > 0).flatten().nonzero()[:, 0]
     if not len(which):
@@ -287,8 +292,8 @@ def _add_star(image, p, flux, x, y):
     image.index_add_(0, which, star[:, None] * torch.tensor([0.65, 1.0, 1.35])[:, None, None])
 
 
-def _add_field_stars(image, pixel: float, rng: np.random.Generator) -> None:
-    """Add a few faint stars away from the galaxy, as point sources."""
+def _add_field_stars(image: Tensor, pixel: float, rng: np.random.Generator) -> None:
+    """Add a few faint stars, points without a size, away from the galaxy."""
     num, _, size_px, _ = image.shape
     count = rng.poisson(2, num)
     owner = np.repeat(np.arange(num), count)
@@ -304,15 +309,15 @@ def _add_field_stars(image, pixel: float, rng: np.random.Generator) -> None:
         image[:, band].index_put_(index, values, accumulate=True)
 
 
-def _smooth_noise(num: int, size_px: int, rng: np.random.Generator) -> torch.Tensor:
-    """Log-normal clumpiness about 1, correlated over about an arcsecond: (N, H, W)."""
+def _smooth_noise(num: int, size_px: int, rng: np.random.Generator) -> Tensor:
+    """Log-normal clumps around 1, correlated over about an arcsecond: (N, H, W)."""
     coarse = torch.from_numpy(rng.standard_normal((num, 1, 40, 40), dtype=np.float32))
     fine = torch.nn.functional.interpolate(coarse, size=(size_px, size_px), mode="bilinear")
     return torch.exp(0.45 * fine[:, 0])
 
 
-def _blur(image, fwhm_px):
-    """Convolve with a double-Gaussian PSF: 0.9 in the core, 0.1 in wings 2.5 times as wide."""
+def _blur(image: Tensor, fwhm_px: Tensor) -> Tensor:
+    """Convolve with two Gaussians: 0.9 of the light in the core, 0.1 in wings 2.5 times as wide."""
     size_px = image.shape[-1]
     ky = torch.fft.fftfreq(size_px)[:, None]
     kx = torch.fft.rfftfreq(size_px)[None, :]
@@ -323,23 +328,23 @@ def _blur(image, fwhm_px):
     return torch.fft.irfft2(spectrum, s=image.shape[-2:])
 
 
-def lupton_rgb(image: torch.Tensor, softening: float = 5.5, stretch: float = 0.04) -> torch.Tensor:
-    """g, r, z as red (z), green (r), blue (g) with the colour-preserving asinh stretch.
+def lupton_rgb(image: Tensor, softening: float = 5.5, stretch: float = 0.04) -> Tensor:
+    """Turn g, r, z into blue, green, red with the asinh stretch of Lupton et al. (2004).
 
-    Each channel is multiplied by asinh(softening * stretch * I) / (softening * I) with I the mean
-    of the three, and a pixel brighter than white is scaled back whole, keeping its hue (Lupton et
-    al. 2004).
+    Each channel is multiplied by asinh(softening * stretch * I) / (softening * I), where I is the
+    mean. If a channel is then above white, all are divided by the largest, which keeps the hue.
 
     Args:
         image: (N, 3, H, W), g, r, z in units of the sky noise.
+        softening, stretch: see above.
 
     Returns:
-        (N, 3, H, W) uint8.
+        (N, 3, H, W) uint8: red, green, blue.
     """
     rgb = image.flip(1) * torch.tensor(RGB_SCALES)[:, None, None]
     mean = rgb.mean(1, keepdim=True)
     mean = torch.where(mean.abs() < 1e-3, 1e-3, mean)
     rgb = rgb * (torch.asinh(softening * stretch * mean) / (softening * mean))
-    rgb = rgb + 0.035  # the sky is dark grey, as the noise goes both ways
+    rgb = rgb + 0.035  # dark grey sky, so that negative noise is seen too
     rgb = rgb / rgb.amax(1, keepdim=True).clamp_min(1)
     return (rgb * 255).round_().clamp_(0, 255).to(torch.uint8)

@@ -1,4 +1,4 @@
-"""Shards: a catalog's galaxies in a few large files."""
+"""Shards: the galaxies of a catalog in a few large files."""
 
 from zoobot.data.shards.reader import Shards, open_shards, open_splits, verify
 

@@ -1,4 +1,4 @@
-"""One shard's file: written whole, with a checksum, unless a sound one is there."""
+"""Write the file of one shard, with a checksum. A complete file that is there is kept."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ CHECKSUM = "blake2b"
 
 
 class _Unreadable(Exception):
-    """Some of a shard's images can't be read."""
+    """At least one image of a shard can't be read."""
 
 
 def write_shard(
@@ -34,7 +34,22 @@ def write_shard(
     description: dict,
     plan_text: str,
 ) -> tuple[dict, list[str]]:
-    """Write a shard unless it is there: its entry in the index, and why images can't be read."""
+    """Write a shard, unless it is there already and its checksum is right.
+
+    The file appears whole or not at all.
+
+    Args:
+        file: path of the shard, relative to ``folder``.
+        folder: folder of all shards.
+        galaxies: ids and images: two lists, in this order.
+        labels: (N, L).
+        description: metadata of the shard.
+        plan_text: contents of ``plan.json``; part of what the checksum covers.
+
+    Returns:
+        The shard's entry in ``index.json``, and an empty list. If images can't be read: an empty
+        dict, and an error message for each such image.
+    """
     path, quality = folder / file, json.loads(plan_text)["quality"]
     ids, sources = galaxies.values()
     checksum = hashlib.blake2b((plan_text + file).encode(), digest_size=16)
@@ -77,6 +92,7 @@ def write_shard(
 
 
 def _packed(name: str, offsets_name: str, values: list[bytes]) -> dict[str, tuple]:
+    """Two tensors for ``_write_tensors``: the values one after the other, and their offsets."""
     offsets = np.cumsum([0, *map(len, values)], dtype=np.int64)
     return {
         offsets_name: (offsets.dtype, offsets.shape, [offsets.tobytes()]),
@@ -85,12 +101,15 @@ def _packed(name: str, offsets_name: str, values: list[bytes]) -> dict[str, tupl
 
 
 def _write_tensors(path: Path, tensors: dict[str, tuple], description: dict, checksum) -> None:
-    """Write safetensors piece by piece, so that a shard of pixels is never whole in memory.
+    """Write a safetensors file piece by piece, so that a shard of pixels is never whole in memory.
 
     Args:
-        tensors: name -> (dtype, shape, pieces of its bytes). The widest dtypes come first in the
-            file, so that all are aligned.
-        checksum: a hash, which all bytes of tensors are added to; it goes into the metadata.
+        path: of the file.
+        tensors: name -> (dtype, shape, pieces of its bytes). Tensors of the widest dtypes come
+            first in the file, so that all are aligned.
+        description: goes into the metadata.
+        checksum: a ``hashlib`` hash. The bytes of all tensors are added to it. It goes into the
+            metadata.
     """
     names = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
     metadata = {"zoobot": json.dumps(description), CHECKSUM: "0" * 2 * checksum.digest_size}
@@ -112,7 +131,12 @@ def _write_tensors(path: Path, tensors: dict[str, tuple], description: dict, che
 
 
 def _check_data(path: Path, checksum) -> None:
-    """ValueError unless the checksum in a sound shard's metadata is that of its tensors' bytes."""
+    """Raise ValueError if the checksum in a shard's metadata is wrong for its tensors.
+
+    Args:
+        path: of a shard that ``read_shard`` accepts.
+        checksum: the hash to add the bytes of the tensors to.
+    """
     with open(path, "rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         while piece := file.read(READ_AT_ONCE):

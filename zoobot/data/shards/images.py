@@ -1,4 +1,4 @@
-"""Images as shards hold them: pixels of one size, or JPEGs that are small enough."""
+"""Encode images for shards: as pixels of one size, or as JPEGs up to a size."""
 
 import io
 import math
@@ -11,8 +11,19 @@ from zoobot.data.images import check_file, read_image
 JPEG_MAGIC = b"\xff\xd8\xff"
 
 
-def encode_raw(source, description: dict, name: str) -> bytes:
-    """Pixels (S, S, C) of the centred square: area mean where it shrinks, else bilinear."""
+def encode_raw(source: str | bytes, description: dict, name: str) -> bytes:
+    """uint8 pixels (S, S, C) of the image's centred square, resized to S = ``img_size``.
+
+    To shrink, pixels are averaged over areas; to enlarge, interpolation is bilinear.
+
+    Args:
+        source: path or encoded bytes.
+        description: of the shard.
+        name: of the image, for error messages.
+
+    Raises:
+        ImageError: the image can't be read.
+    """
     image = read_image(source, description["channels"], description["fits_scaling"], name=name)
     side, size = min(image.size), description["img_size"]
     left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -22,12 +33,19 @@ def encode_raw(source, description: dict, name: str) -> bytes:
     return image.resize((size, size), Image.Resampling.BILINEAR).tobytes()
 
 
-def encode_jpeg(source, description: dict, quality: int, name: str) -> bytes:
-    """The file's own bytes if it is a JPEG that is small enough, else a JPEG of its pixels."""
+def encode_jpeg(source: str | bytes, description: dict, quality: int, name: str) -> bytes:
+    """A JPEG whose shorter side is at most ``img_size``.
+
+    A JPEG that is small enough is copied byte by byte. Other images are decoded, shrunk if they
+    are too large, and encoded with ``quality``.
+
+    Raises:
+        ImageError: the image can't be read.
+    """
     size = description["img_size"]
     own = _jpeg_bytes(source)
     if own is not None and _shorter_side(own) <= size:
-        read_image(own, channels=1, min_side_px=1, name=name)  # the cheapest way to know it whole
+        read_image(own, channels=1, min_side_px=1, name=name)  # the fastest check of the whole file
         return own
     channels, scaling = description["channels"], description["fits_scaling"]
     image = read_image(source, channels, scaling, min_side_px=size, name=name)
@@ -40,9 +58,10 @@ def encode_jpeg(source, description: dict, quality: int, name: str) -> bytes:
 
 
 def _area_mean(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Shrink (W, W) or (W, W, 3) pixels to ``size``: means that count parts of pixels as such.
+    """Shrink (W, W) or (W, W, 3) pixels to ``size`` by means over areas.
 
-    Pillow's BOX counts a pixel in full or not at all: for 424 to 300 it is off by 10 levels.
+    A pixel that is only partly in an area has a smaller weight. In Pillow's BOX its weight is 1 or
+    0, which gives errors of 10 levels when 424 pixels become 300.
     """
     width = len(pixels)
     edges = np.arange(size + 1) * (width / size)
@@ -57,8 +76,8 @@ def _area_mean(pixels: np.ndarray, size: int) -> np.ndarray:
     return (pixels + 0.5).astype(np.uint8)
 
 
-def _jpeg_bytes(source) -> bytes | None:
-    """The bytes of a JPEG; None for another source, or one that can't be read."""
+def _jpeg_bytes(source: str | bytes) -> bytes | None:
+    """The bytes of a JPEG; None if the source is not a JPEG or can't be read."""
     if isinstance(source, bytes):
         return source if source.startswith(JPEG_MAGIC) else None
     check_file(source, source)
@@ -71,9 +90,9 @@ def _jpeg_bytes(source) -> bytes | None:
 
 
 def _shorter_side(jpeg: bytes) -> float:
-    """Pixels, from the header; infinite if it can't be read."""
+    """The shorter side in pixels, from the header; infinite if that can't be read."""
     try:
         with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
             return min(image.size) if image.format == "JPEG" else math.inf
-    except Exception:  # a damaged file can raise nearly anything; read_image will say why
+    except Exception:  # of any type if the file is damaged; read_image makes the message
         return math.inf

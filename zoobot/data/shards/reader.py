@@ -1,15 +1,15 @@
-"""Shards: a catalog's galaxies in a few large files, so that disks read long runs, not many files.
+"""Read shards: a few large files with the galaxies of a catalog, faster to read than many files.
 
-A folder of shards holds ``index.json`` (written last: without it the folder is unfinished),
-``plan.json`` (what it is made of, so that a killed run goes on) and, for each split, files such as
-``train/shard-00000.safetensors``. Each holds N galaxies, a random sample of their split:
+A folder of shards has ``index.json`` (written last: without it the folder is not finished),
+``plan.json`` (galaxies and options, so that a killed run can continue), and for each split files
+such as ``train/shard-00000.safetensors``. A file has N galaxies, a random sample of their split:
 
 - ``labels`` (N, L) int32 or float32; ``ids`` uint8, UTF-8, with ``id_offsets`` (N + 1) int64;
 - encoding 'jpeg': ``bytes`` uint8, the encoded images one after the other, and ``offsets`` (N + 1)
   int64; encoding 'raw': ``images`` uint8 (N, S, S, C).
 
-Its metadata describes it, and holds a checksum by which the writer knows its own shards again.
-Nothing in a shard is trusted: headers are bounded, and shapes and offsets are checked on opening.
+The metadata of a file has its description, and a checksum with which the writer checks its own
+files. Files are not trusted: headers have a size limit, and opening checks shapes and offsets.
 """
 
 import hashlib
@@ -34,20 +34,21 @@ ENCODINGS = ("jpeg", "raw")
 DTYPES = {"U8": "uint8", "I32": "int32", "I64": "int64", "F32": "float32"}
 DESCRIBED = "format_version encoding img_size channels fits_scaling label_cols label_dtype".split()
 MAX_HEADER_BYTES = MAX_JSON_BYTES
-MIN_GALAXY_BYTES = 8  # its entry in id_offsets
-READ_AT_ONCE = 2**22
-VAL_FRAC = 0.1  # of the training galaxies, where there is no split 'val'
+MIN_GALAXY_BYTES = 8  # a galaxy needs at least its entry in id_offsets
+READ_AT_ONCE = 2**22  # bytes
+VAL_FRAC = 0.1  # of the training galaxies, if there is no split 'val'
 CURE = ": rerun create_shards"
+# What reading a damaged file can raise.
 DAMAGED = (KeyError, TypeError, AttributeError, ValueError, RecursionError, OverflowError)
 
 
 def schema_hash(label_cols: Sequence[str]) -> str:
-    """A hash of the names and the order of label columns."""
+    """A hash of the names of label columns, in their order."""
     return hashlib.blake2b(json.dumps(list(label_cols)).encode(), digest_size=16).hexdigest()
 
 
 def hash_all(values: Iterable[bytes]) -> str:
-    """A hash of values and where they end."""
+    """A hash of the values and their lengths."""
     digest = hashlib.blake2b(digest_size=16)
     for value in values:
         digest.update(len(value).to_bytes(8, "little"))
@@ -56,7 +57,7 @@ def hash_all(values: Iterable[bytes]) -> str:
 
 
 def hash_file(path: Path) -> str:
-    """A file's checksum."""
+    """The checksum of a file."""
     digest = hashlib.blake2b(digest_size=16)
     with open(path, "rb") as file:
         while piece := file.read(READ_AT_ONCE):
@@ -65,7 +66,7 @@ def hash_file(path: Path) -> str:
 
 
 def file_name(split: str, number: int) -> str:
-    """Where a shard is, below its folder."""
+    """Path of a shard, relative to the folder of shards."""
     return f"{split}/shard-{number:05d}.safetensors"
 
 
@@ -75,20 +76,22 @@ def open_shards(folder: str | Path, split: str) -> "Shards":
 
 
 class Shards:
-    """Galaxies of one split, by their number over all its shards.
+    """The galaxies of one split, a ``Galaxies`` source: numbers go on from shard to shard.
 
-    Shards are mapped into memory when first needed, anew in each process that unpickles this.
+    A shard is mapped into memory when it is first needed. A process that unpickles the object maps
+    the shards again.
 
     Attributes:
         index: the contents of ``index.json``.
-        split, encoding, img_size, channels, label_cols: as there.
-        shard_sizes: number of galaxies of each shard.
-        raw_px: side of the images in pixels if they are stored as pixels, else None.
-        num_galaxies: in all.
+        split, encoding, img_size, channels, label_cols: as in ``index.json``.
+        shard_sizes: number of galaxies in each shard.
+        raw_px: side of the images in pixels if they are stored as pixels, otherwise None.
+        num_galaxies: of all shards.
 
     Raises:
-        ValueError: an unfinished folder, a damaged or unknown index, no such split, or a shard that
-            is missing or not whole (checksums are left to ``verify``).
+        ValueError: the folder is not finished, the index is damaged or of another format, the split
+            is not there, or a shard is missing or has a wrong size. Only ``verify`` checks the
+            checksums.
     """
 
     def __init__(self, folder: str | Path, split: str):
@@ -125,7 +128,7 @@ class Shards:
         return shard["ids"][start:stop].tobytes().decode()
 
     def source(self, i: int) -> bytes | np.ndarray:
-        """Galaxy ``i``'s image: JPEG bytes; or, if raw, a read-only view (S, S, C) of the file."""
+        """The image of galaxy ``i``: JPEG bytes; if raw, read-only pixels (S, S, C), mapped."""
         shard, i = self._locate(i)
         if self.raw_px is not None:
             return shard["images"][i]
@@ -146,10 +149,11 @@ class Shards:
         return torch.from_numpy(labels)
 
     def fingerprint(self) -> str:
-        """What identifies these galaxies: a hash of their shards' checksums."""
+        """A hash that identifies the galaxies, made from the checksums of the shards."""
         return hash_all([json.dumps(self._entries).encode()])
 
     def _locate(self, i: int) -> tuple[dict[str, np.ndarray], int]:
+        """The tensors of the shard of galaxy ``i``, and the galaxy's number in this shard."""
         if not 0 <= i < self.num_galaxies:
             raise IndexError(f"galaxy {i}: galaxies are 0 to {self.num_galaxies - 1}")
         number = bisect_right(self._starts, i) - 1
@@ -162,14 +166,14 @@ class Shards:
         return self._open[number]
 
 
-def open_splits(folder: str | Path, label_cols: Sequence[str]) -> dict:
-    """Train, val and test galaxies of a folder, which must have these label columns.
+def open_splits(folder: str | Path, label_cols: Sequence[str]) -> dict[str, Shards | RowsOf]:
+    """The galaxies of a folder, for the names 'train', 'val' and 'test'.
 
-    Without a split ``val`` the last tenth of ``train`` is it: shards hold their galaxies in random
-    order. Without ``test`` there are no test galaxies.
+    Without a split 'val', the last tenth of 'train' is used for it (galaxies in shards are in
+    random order). Without a split 'test', 'test' has no galaxies.
 
     Raises:
-        ValueError: other label columns, no training galaxies, or fewer than 2.
+        ValueError: other label columns, or too few training galaxies.
     """
     train = open_shards(folder, "train")
     if train.label_cols != list(label_cols):
@@ -195,10 +199,10 @@ def open_splits(folder: str | Path, label_cols: Sequence[str]) -> dict:
 
 
 def verify(folder: str | Path) -> int:
-    """Compare every shard with its checksum; returns the number of galaxies.
+    """Check the checksums of all shards, and return the number of galaxies.
 
     Raises:
-        ValueError: names each file that is missing, not whole or altered.
+        ValueError: files are missing, of a wrong size or altered. The message names all of them.
     """
     index, bad = read_index(folder), []
     for split in index["splits"].values():
@@ -217,7 +221,7 @@ def verify(folder: str | Path) -> int:
 
 
 def read_index(folder: str | Path) -> dict:
-    """The contents of ``index.json``; ValueError if it is missing, damaged or of another format."""
+    """Read ``index.json``; raise ValueError if it is missing, damaged or of another format."""
     path = Path(folder) / "index.json"
     try:
         index = read_json(path)
@@ -240,6 +244,7 @@ def read_index(folder: str | Path) -> dict:
 
 
 def _is_sound(index: dict) -> bool:
+    """Whether the entries of an index have allowed values and agree with each other."""
     sizes = [index["img_size"]]
     for name, split in index["splits"].items():
         shards = split["shards"]
@@ -263,10 +268,12 @@ def _is_sound(index: dict) -> bool:
 
 
 def _described(index: dict) -> dict:
+    """The description that each shard of the index must have."""
     return {key: index[key] for key in DESCRIBED}
 
 
 def _check_size(folder: Path, entry: dict) -> None:
+    """Raise ValueError unless a shard has the size in its entry, and that is large enough."""
     path = folder / entry["file"]
     size = path.stat().st_size if path.is_file() else None
     if size is None:
@@ -279,10 +286,10 @@ def _check_size(folder: Path, entry: dict) -> None:
 
 
 def read_shard(path: Path, description: dict, num_galaxies: int) -> dict[str, np.ndarray]:
-    """The tensors of a shard as views of its memory map.
+    """Map a shard into memory, and return its tensors by name.
 
     Raises:
-        ValueError: a file that is missing, not whole, or not of this description and size.
+        ValueError: the file is missing or damaged, or has another description or other shapes.
     """
     try:
         tensors, found = _map_tensors(path)
@@ -297,7 +304,7 @@ def read_shard(path: Path, description: dict, num_galaxies: int) -> dict[str, np
 
 
 def _map_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict]:
-    """Name -> tensor of a safetensors file, and its description; many errors if it is damaged."""
+    """Tensors of a safetensors file by name, and its description; raises ``DAMAGED`` errors."""
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -322,7 +329,7 @@ def _map_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict]:
 
 
 def _check_tensors(tensors: dict[str, np.ndarray], description: dict, num_galaxies: int) -> None:
-    """ValueError unless the tensors have the names, dtypes, shapes and offsets of a shard."""
+    """Raise ValueError unless names, dtypes, shapes and offsets are those of a shard."""
     labels = (num_galaxies, len(description["label_cols"]))
     expected = {"labels": (description["label_dtype"], labels)}
     packed = {"ids": "id_offsets"}

@@ -1,4 +1,4 @@
-"""Archives of galaxies that others wrote: webdataset's tars, as galaxy-datasets writes them."""
+"""Read galaxies from tar files in the webdataset format, as galaxy-datasets writes them."""
 
 import re
 import tarfile
@@ -14,13 +14,13 @@ from zoobot.system.errors import UserError
 
 IMAGE_NAME = re.compile(r"(.+?)(?:\.image)?\.(?:jpe?g|png)", re.IGNORECASE | re.DOTALL)
 LABELS_NAME = re.compile(r"(.+?)(?<!\.metadata)(?:\.labels)?\.json", re.IGNORECASE | re.DOTALL)
-LARGEST_BYTES = {"image": MAX_FILE_BYTES, "labels": 2**20}
+LARGEST_BYTES = {"image": MAX_FILE_BYTES, "labels": 2**20}  # of a file in a tar
 
 
 class _Member(tarfile.TarInfo):
-    """A member of a tar; one of negative size is an error, at which Python's own may never end."""
+    """A member of a tar. A negative size is an error; with Python's class it can loop for ever."""
 
-    def _block(self, count):
+    def _block(self, count: int) -> int:
         if count < 0:
             raise tarfile.ReadError("a member of negative size")
         return super()._block(count)
@@ -32,19 +32,19 @@ def is_webdataset(path: str | Path) -> bool:
 
 
 def read_webdataset(path: str | Path) -> Iterator[dict]:
-    """The galaxies of a tar, or of all tars of a folder, in order.
+    """Read the galaxies of a tar, or of all tars in a folder, in order. No file is written.
 
-    A galaxy is two neighbouring files: KEY.image.jpg (or KEY.jpg, .jpeg, .png) and KEY.labels.json
-    (or KEY.json). Others are passed over, and so are links, devices, and absolute names or names
-    with '..'. Nothing is written to disk.
+    A galaxy is two files, one after the other: KEY.image.jpg (or KEY.jpg, .jpeg, .png) and
+    KEY.labels.json (or KEY.json). Files with other names are ignored. So are links, devices, hidden
+    files, absolute names and names with '..'.
 
     Yields:
-        ``id_str`` (that of the labels, or else KEY), ``image`` (encoded bytes), and ``labels``
-        (name -> value).
+        A dict per galaxy: ``id_str`` (from the labels, otherwise KEY), ``image`` (encoded bytes)
+        and ``labels`` (name -> value).
 
     Raises:
-        ValueError: no tars, a damaged or compressed tar, labels that are no JSON object, or an
-            image without labels or the reverse.
+        ValueError: there are no tars; a tar is missing, damaged or compressed; labels are not a
+            JSON object; a file is too large; or a galaxy has no image, no labels or two of them.
     """
     path = Path(path)
     tars = sorted(path.glob("*.tar")) if path.is_dir() else [path]
@@ -60,20 +60,25 @@ def read_webdataset(path: str | Path) -> Iterator[dict]:
 
 
 def webdataset_catalog(path: str | Path) -> pd.DataFrame:
-    """All galaxies of ``read_webdataset`` as a catalog in memory: id_str, image, label columns."""
+    """Read all galaxies as a catalog: ``id_str``, ``image`` and the label columns.
+
+    Raises:
+        ValueError: as ``read_webdataset``; there are no galaxies; or an id is repeated.
+    """
     rows = [
         {**galaxy["labels"], "id_str": galaxy["id_str"], "image": galaxy["image"]}
         for galaxy in read_webdataset(path)
     ]
     if not rows:
         raise UserError(f"{path} has no galaxies: need KEY.image.jpg and KEY.labels.json in a tar")
-    # An archive holds its images; it does not choose files of this computer.
+    # A label named file_loc would make later code open files of this computer.
     catalog = pd.DataFrame(rows).drop(columns="file_loc", errors="ignore")
     check_ids(catalog, str(path))
     return catalog
 
 
 def _read_tar(path: Path) -> Iterator[dict]:
+    """The galaxies of one tar."""
     key, parts, size = None, {}, path.stat().st_size
     with tarfile.open(path, "r:", tarinfo=_Member) as tar:
         for member in tar:
@@ -91,13 +96,13 @@ def _read_tar(path: Path) -> Iterator[dict]:
             if member.size > LARGEST_BYTES[kind]:
                 raise UserError(f"{path}: the {kind} of {key!r} have {member.size:,} bytes")
             parts[kind] = tar.extractfile(member).read()
-            tar.members.clear()  # else it keeps every header
+            tar.members.clear()  # otherwise the headers of all members stay in memory
     if parts:
         yield _galaxy(path, key, parts)
 
 
 def _kind(member: tarfile.TarInfo) -> tuple[str | None, str]:
-    """'image', 'labels' or None, and the key."""
+    """What a member is, 'image' or 'labels', and its KEY; (None, '') if it is to be ignored."""
     name = PurePosixPath(member.name)
     is_plain = member.isreg() and not member.issparse()
     if not is_plain or name.is_absolute() or ".." in name.parts or name.name.startswith("."):
@@ -109,6 +114,7 @@ def _kind(member: tarfile.TarInfo) -> tuple[str | None, str]:
 
 
 def _galaxy(path: Path, key: str, parts: dict[str, bytes]) -> dict:
+    """A galaxy from its two files; see ``read_webdataset``."""
     for kind in ("image", "labels"):
         if kind not in parts:
             raise UserError(f"{path}: {key!r} has no {kind} beside its other file")

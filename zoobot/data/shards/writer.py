@@ -1,4 +1,4 @@
-"""Writing shards: in parallel, each whole or not at all, and going on where a run was killed."""
+"""Write a catalog as shards, with several processes. A killed run can be continued."""
 
 import json
 import math
@@ -43,7 +43,7 @@ from zoobot.system import locks
 from zoobot.system.errors import UserError
 from zoobot.system.files import delete_files, remove_leftovers, write_text
 
-LARGEST_EXACT_FLOAT = 2**24
+LARGEST_EXACT_FLOAT = 2**24  # float32 holds every whole number up to here
 
 
 def write_shards(
@@ -62,32 +62,37 @@ def write_shards(
     quality: int = 95,
     show_progress: bool = True,
 ) -> dict:
-    """Write a catalog as shards. A killed run goes on where it was; a finished one is left as is.
+    """Write a catalog as shards.
 
-    The files are a function of the galaxies and the options, not of the order of the catalog's rows
-    or of ``num_workers``.
+    If the folder was begun by a killed run, its complete shards are kept and the others are
+    written. A finished folder is not changed. The files depend on the galaxies and the options, but
+    not on the order of the catalog's rows or on ``num_workers``.
 
     Args:
-        catalog: with ``id_str``, ``file_loc`` or ``image``, the label columns, perhaps ``split``.
-        label_cols: columns of numbers; int32 if all are whole numbers, else float32.
-        encoding: 'jpeg' keeps a JPEG file whose shorter side is at most ``img_size`` byte by byte
-            and encodes others, shrunk so that their shorter side is ``img_size``. 'raw' keeps
-            pixels: the centred square, resized to ``img_size``.
+        catalog: with ``id_str``, ``file_loc`` or ``image``, the label columns, and, if wanted,
+            ``split``.
+        label_cols: columns of numbers; stored as int32 if all are whole numbers, otherwise as
+            float32.
+        folder: where the shards go.
+        encoding: 'jpeg' copies a JPEG byte by byte if its shorter side is at most ``img_size``.
+            Other images are encoded as JPEG; if their shorter side is larger, it is shrunk to
+            ``img_size``. 'raw' stores pixels: the centred square, resized to ``img_size``.
         img_size: pixels.
-        channels, fits_scaling: how images that are not kept are read; see ``read_image``.
-        galaxies_a_shard: at most so many; shards of a split differ by one galaxy at most.
-        num_workers: processes that write; 0: this one.
-        eval_size: without a ``split`` column, so many galaxies are split 'test', the others
-            'train'; which ones is a function of their ids and the seed.
-        seed: of that choice and of the order of galaxies.
+        channels, fits_scaling: how images are read that are not copied; see ``read_image``.
+        galaxies_a_shard: the most galaxies in a shard. The shards of a split differ by at most one.
+        num_workers: number of processes that write; 0 writes in this process.
+        eval_size: number of galaxies in split 'test', if there is no column ``split``; the others
+            are 'train'. The choice depends on the ids and the seed.
+        seed: of that choice, and of the order of the galaxies.
         quality: of JPEG, 1 to 100.
+        show_progress: show a progress bar and messages.
 
     Returns:
         The contents of ``index.json``.
 
     Raises:
-        ValueError: a fault of the catalog or an option; unreadable images; a folder begun with
-            other galaxies or options; or another run at work on it.
+        ValueError: a fault of the catalog or of an option; images can't be read; the folder was
+            begun with other galaxies or options; or another run is writing to it.
         OSError: the folder can't be written to, or its disk is full.
     """
     folder, label_cols = Path(folder), list(label_cols)
@@ -101,7 +106,7 @@ def write_shards(
     plan |= {"galaxies_a_shard": galaxies_a_shard} | _fingerprints(galaxies, labels, order)
     lock = folder / ".lock"
     if _is_finished(folder, plan):
-        delete_files([lock])  # of a run that was killed after its last file
+        delete_files([lock])  # a run that was killed after its last file leaves it
         if show_progress:
             tqdm.write(f"{folder} is finished already and left as it is")
         return read_index(folder)
@@ -117,7 +122,9 @@ def write_shards(
         for file, rows in parts.items()
     )
     with locks.only_run(lock):
-        _is_finished(folder, plan)  # again: now no other run can begin another plan
+        _is_finished(
+            folder, plan
+        )  # check the plan again: another run may have begun before the lock
         write_text(folder / "plan.json", plan_text)
         entries = _write_all(tasks, parts, num_workers, show_progress)
         splits = {
@@ -134,7 +141,15 @@ def write_shards(
     return index
 
 
-def _check_options(encoding, img_size, channels, fits_scaling, galaxies_a_shard, quality) -> None:
+def _check_options(
+    encoding: str,
+    img_size: int,
+    channels: int,
+    fits_scaling: str,
+    galaxies_a_shard: int,
+    quality: int,
+) -> None:
+    """Raise ValueError if an option of ``write_shards`` has a value that is not allowed."""
     for name, value, allowed in (
         ("encoding", encoding, ENCODINGS),
         ("channels", channels, tuple(MODES)),
@@ -152,7 +167,7 @@ def _check_options(encoding, img_size, channels, fits_scaling, galaxies_a_shard,
 
 
 def _deal(catalog: pd.DataFrame, eval_size: int, seed: int) -> dict[str, np.ndarray]:
-    """Split -> numbers of its rows, in an order that depends on ids and seed only."""
+    """Row numbers of each split, in a random order that depends only on the ids and the seed."""
     require_columns(catalog, ["id_str"], "in memory")
     check_ids(catalog, "in memory")
     if "file_loc" not in catalog and "image" not in catalog:
@@ -181,21 +196,22 @@ def _deal(catalog: pd.DataFrame, eval_size: int, seed: int) -> dict[str, np.ndar
 
 
 def _labels(catalog: pd.DataFrame, label_cols: list[str]) -> np.ndarray:
-    """(N, L) int32 if all labels are whole numbers, else float32."""
+    """Labels (N, L): int32 if all are whole numbers, otherwise float32."""
     labels = label_array(catalog, label_cols, "in memory")
     if labels.dtype == np.float32 and label_cols:
-        # Above it float32 may have rounded a fraction away.
+        # A larger float32 is always whole, also if the number in the catalog was not.
         if ((np.abs(labels) < LARGEST_EXACT_FLOAT) & (labels == np.floor(labels))).all():
             return labels.astype(np.int32)
     return labels
 
 
 def _divide(rows: np.ndarray, most: int) -> list[np.ndarray]:
+    """Divide rows into parts of nearly equal size, each of at most ``most`` rows."""
     return np.array_split(rows, math.ceil(len(rows) / most))
 
 
 def _fingerprints(galaxies: pa.Table, labels: np.ndarray, order: dict) -> dict[str, str]:
-    """Hashes of what the shards will hold, in their order."""
+    """Hashes of what the shards will hold, in the order of the shards."""
     rows = np.concatenate(list(order.values()))
     sizes = json.dumps({split: len(order[split]) for split in order}).encode()
 
@@ -213,7 +229,10 @@ def _fingerprints(galaxies: pa.Table, labels: np.ndarray, order: dict) -> dict[s
 
 
 def _is_finished(folder: Path, plan: dict) -> bool:
-    """Whether a folder, if it is there, is finished; ValueError if it is of another plan."""
+    """Whether all shards are written; raise ValueError if the folder was begun with another plan.
+
+    A folder without ``plan.json`` is not finished.
+    """
     try:
         found = read_json(folder / "plan.json")
     except FileNotFoundError:
@@ -244,7 +263,11 @@ def _is_finished(folder: Path, plan: dict) -> bool:
 def _write_all(
     tasks: Iterable[tuple], parts: dict[str, np.ndarray], num_workers: int, show_progress: bool
 ) -> dict[str, dict]:
-    """Write all shards; file -> its entry in the index."""
+    """Write all shards, and return the index entry of each file.
+
+    Raises:
+        ValueError: images can't be read. The other shards are written all the same.
+    """
     num_galaxies = sum(map(len, parts.values()))
     entries, unreadable = {}, []
     with tqdm(total=num_galaxies, desc="writing", unit="galaxy", disable=not show_progress) as bar:
@@ -263,7 +286,7 @@ def _write_all(
 
 
 def _run(tasks: Iterable[tuple], num_workers: int) -> Iterator[tuple[dict, list[str]]]:
-    """Results of ``write_shard`` in order; few tasks wait at a time, for they may hold images."""
+    """Results of ``write_shard`` in order. Few tasks wait at once, because they may hold images."""
     if num_workers == 0:
         for task in tasks:
             yield write_shard(*task)
@@ -285,7 +308,7 @@ def _run(tasks: Iterable[tuple], num_workers: int) -> Iterator[tuple[dict, list[
 
 
 def _end_with_parent() -> None:
-    """End this writing process when the one that started it does; it would wait for ever."""
+    """Start a thread that ends this process when its parent ends; it would wait for ever."""
 
     def wait() -> None:
         multiprocessing.parent_process().join()

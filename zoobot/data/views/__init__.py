@@ -1,4 +1,4 @@
-"""Views: what a model is shown of a galaxy's image."""
+"""Views: the transform of a galaxy's image into the image that a model gets."""
 
 from zoobot.data.views.config import (
     GalaxyViewConfig,

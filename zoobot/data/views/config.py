@@ -1,10 +1,11 @@
-"""Settings of a view, their named presets, and what is wrong with a setting."""
+"""Settings of a view: the config class, ready-made configs, and the check of a config."""
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from numbers import Integral, Real
+from typing import NoReturn
 
 import numpy as np
 
@@ -14,7 +15,7 @@ INTERPOLATIONS = ("bilinear", "nearest")
 MAX_SIDE_PX = 4096
 MAX_ERASE_ITERATIONS = 1000
 FIXED_CROP_KEYS = ("lower_left_x", "lower_left_y", "upper_right_x", "upper_right_y")
-CROP_RATIO = (3 / 4, 4 / 3)
+CROP_RATIO = (3 / 4, 4 / 3)  # usual 'ratio' of random_resized_crop: width / height
 ERASING = {"p": 1.0, "scale": (0.002, 0.007), "ratio": (0.5, 2.0)}
 COMPOSE = "compose with torchvision instead: T.Compose([get_galaxy_transform(config), {}])"
 UNSUPPORTED = {
@@ -29,27 +30,30 @@ UNSUPPORTED = {
 
 @dataclass
 class GalaxyViewConfig:
-    """Settings of a view; edit by assignment. Field names are those of galaxy-datasets.
+    """Settings of a view. Change them by assignment. The names are those of galaxy-datasets.
 
     Attributes:
         output_size: side of the view in pixels.
-        greyscale: give 1 channel (ITU-R 601 luma).
+        greyscale: the view has 1 channel (ITU-R 601 luma).
         interpolation_method: 'bilinear' (antialiased when it shrinks) or 'nearest'.
-        random_affine: False, or a dict as torchvision's RandomAffine takes: `degrees`, and if
-            wanted `translate` (fractions of the square's side), `scale` (above 1 zooms in) and
-            `shear`.
-        fixed_crop: False, or a dict `lower_left_x, lower_left_y, upper_right_x, upper_right_y` in
-            pixels, y down from the top row: the part of the image that counts as the image.
-        center_crop: take the central `output_size` pixels without resizing.
-        random_resized_crop: False, or a dict as torchvision's RandomResizedCrop takes: `scale`
-            (fractions of the area) and, if wanted, `ratio`.
-        flip_prob: probability of a left-right flip, and likewise of an up-down one.
-        rotation_prob: probability of a rotation by -90 to 90 degrees, where there's no affine.
-        erase_iterations: number of rectangles set to 0, each by `random_erasing`: `p`, `scale`
-            (fractions of the area) and `ratio` (height / width).
-        pil_to_tensor: no effect, the view is a tensor whatever the image was.
+        random_affine: False, or a dict as for torchvision's RandomAffine: ``degrees`` and, if
+            wanted, ``translate`` (fractions of the square's side), ``scale`` (above 1 zooms in) and
+            ``shear``.
+        fixed_crop: False, or a dict with ``lower_left_x``, ``lower_left_y``, ``upper_right_x`` and
+            ``upper_right_y`` in pixels. The image is first cut to this box. y counts down from the
+            top row.
+        center_crop: take the central ``output_size`` pixels without a resize.
+        random_resized_crop: False, or a dict as for torchvision's RandomResizedCrop: ``scale``
+            (fractions of the area) and, if wanted, ``ratio``.
+        flip_prob: probability of a left-right flip, and also of an up-down flip.
+        rotation_prob: probability of a rotation by -90 to 90 degrees. Not with ``random_affine``.
+        erase_iterations: number of rectangles that are set to 0.
+        random_erasing: how each rectangle is drawn: ``p`` (probability), ``scale`` (fractions of
+            the area) and ``ratio`` (height / width).
+        pil_to_tensor: no effect: the view is always a tensor.
 
-    The other fields exist in galaxy-datasets and must stay off here; the error says what to use.
+    galaxy-datasets has the other fields too. They are not supported here and must be False or 0.
+    The error message says what to use instead.
     """
 
     output_size: int = 224
@@ -71,7 +75,7 @@ class GalaxyViewConfig:
     elastic_prob: float = 0.0
     normalize: bool = False
 
-    def __setattr__(self, name, value):
+    def __setattr__(self, name: str, value: object) -> None:
         known = [f.name for f in fields(self)]
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
@@ -80,41 +84,45 @@ class GalaxyViewConfig:
         super().__setattr__(name, value)
 
     def changes(self) -> dict:
-        """The settings that differ from those of ``GalaxyViewConfig()``, as plain types."""
+        """The settings that differ from those of ``GalaxyViewConfig()``, by name."""
         plain, usual = asdict(self), asdict(GalaxyViewConfig())
         return {name: value for name, value in plain.items() if value != usual[name]}
 
 
-def default_view_config():
-    """The training view: random affine, flips, five small erased rectangles; 224 px."""
+def default_view_config() -> GalaxyViewConfig:
+    """The training view: random affine, flips and five small erased rectangles; 224 px."""
     affine = {"degrees": 90, "translate": (0.1, 0.1), "scale": (1.2, 1.4), "shear": (0, 20, 0, 20)}
     return GalaxyViewConfig(random_affine=affine, flip_prob=0.5, erase_iterations=5)
 
 
-def minimal_view_config():
-    """The validation and prediction view: centre zoom 1.2, nothing random; 224 px."""
+def minimal_view_config() -> GalaxyViewConfig:
+    """The validation and prediction view: a zoom of 1.2 on the centre, not random; 224 px."""
     affine = {"degrees": 0, "translate": None, "scale": (1.2, 1.2), "shear": None}
     return GalaxyViewConfig(random_affine=affine)
 
 
-def zoomed_view_configs(low, high):
-    """The training view zoomed ``low`` to ``high``, and the fixed view, at the middle of that."""
+def zoomed_view_configs(low: float, high: float) -> tuple[GalaxyViewConfig, GalaxyViewConfig]:
+    """The training view with zooms from ``low`` to ``high``, and the fixed view with their mean."""
     train, fixed = default_view_config(), minimal_view_config()
     train.random_affine["scale"] = (low, high)
     fixed.random_affine["scale"] = ((low + high) / 2,) * 2
     return train, fixed
 
 
-def fast_view_config():
+def fast_view_config() -> GalaxyViewConfig:
     """The central 224 pixels, not resized."""
     return GalaxyViewConfig(center_crop=True)
 
 
-def check_view_config(config):
-    """Raise ValueError, with the field, the value and the cure, if a setting can't be used."""
+def check_view_config(config: GalaxyViewConfig) -> None:
+    """Raise ValueError if a setting can't be used.
+
+    The message has the name of the setting, its value, and what to do.
+    """
+    values = vars(config)
     for name, cure in UNSUPPORTED.items():
-        if getattr(config, name):
-            _refuse(name, getattr(config, name), f"not supported: {cure}")
+        if values[name]:
+            _refuse(name, values[name], f"not supported: {cure}")
     if not _is_whole(config.output_size) or not 1 <= config.output_size <= MAX_SIDE_PX:
         cure = f"give the side in pixels, a whole number >= 1 and <= {MAX_SIDE_PX}"
         _refuse("output_size", config.output_size, cure)
@@ -125,8 +133,8 @@ def check_view_config(config):
         cure = f"give a whole number >= 0 and <= {MAX_ERASE_ITERATIONS}"
         _refuse("erase_iterations", iterations, cure)
     for name in ("greyscale", "center_crop", "pil_to_tensor"):
-        if not isinstance(getattr(config, name), (bool, np.bool_)):
-            _refuse(name, getattr(config, name), "give True or False")
+        if not isinstance(values[name], (bool, np.bool_)):
+            _refuse(name, values[name], "give True or False")
     _check_number("flip_prob", config.flip_prob, 0, 1)
     _check_number("rotation_prob", config.rotation_prob, 0, 1)
     _check_exclusive(config)
@@ -148,12 +156,14 @@ def check_view_config(config):
             _refuse("fixed_crop", crop, "give 0 <= lower_left < upper_right, in x and in y")
 
 
-def affine_ranges(affine):
-    """Ranges that a `random_affine` setting, in any of torchvision's short forms, stands for.
+def affine_ranges(
+    affine: Mapping,
+) -> tuple[tuple[float, float], np.ndarray, tuple[float, float], np.ndarray]:
+    """Check a ``random_affine`` setting, and write torchvision's short forms as ranges.
 
     Returns:
-        degrees (low, high), translate (2,) as fractions, scale (low, high), shear (2, 2) degrees:
-        a row for x and a row for y, each (low, high).
+        degrees (low, high); translate (2,), the largest shift in x and y as fractions; scale (low,
+        high); shear (2, 2) in degrees, a row (low, high) for x and one for y.
     """
     keys = ("degrees", "translate", "scale", "shear")
     affine = _check_dict("random_affine", affine, keys, needs=("degrees",))
@@ -177,26 +187,28 @@ def affine_ranges(affine):
     return degrees, np.array(translate), scale, shear
 
 
-def _check_exclusive(config):
-    geometry = ("random_affine", "center_crop", "random_resized_crop")
-    used = [name for name in geometry if getattr(config, name)]
+def _check_exclusive(config: GalaxyViewConfig) -> None:
+    """Raise ValueError for two settings that can't be used together."""
+    values = vars(config)
+    used = [x for x in ("random_affine", "center_crop", "random_resized_crop") if values[x]]
     if len(used) > 1:
-        _refuse(used[1], getattr(config, used[1]), f"can't be combined with {used[0]}: set one off")
+        _refuse(used[1], values[used[1]], f"can't be combined with {used[0]}: set one off")
     if config.random_affine and config.rotation_prob:
         cure = "random_affine rotates already: set its 'degrees', or set random_affine=False"
         _refuse("rotation_prob", config.rotation_prob, cure)
 
 
-def _refuse(name, value, cure):
+def _refuse(name: str, value: object, cure: str) -> NoReturn:
+    """Raise the error for a setting; ``cure`` says what to do."""
     raise UserError(f"view setting {name}={value!r}: {cure}")
 
 
-def _is_whole(value):
+def _is_whole(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def _numbers(values):
-    """A tuple of floats, or None if it isn't a sequence of finite numbers."""
+def _numbers(values: object) -> tuple[float, ...] | None:
+    """A tuple of floats; None if ``values`` is not a sequence of finite numbers."""
     try:
         values = tuple(float(value) for value in values)
     except (TypeError, ValueError):
@@ -204,12 +216,13 @@ def _numbers(values):
     return values if all(map(math.isfinite, values)) else None
 
 
-def _check_number(name, value, low, high):
+def _check_number(name: str, value: object, low: float, high: float) -> None:
     if not isinstance(value, Real) or not low <= value <= high:
         _refuse(name, value, f"give a number from {low} to {high}")
 
 
-def _check_range(name, value, low, high):
+def _check_range(name: str, value: object, low: float, high: float) -> tuple[float, float]:
+    """``value`` as (low, high); raise ValueError unless it is in order and within the limits."""
     pair = _numbers(value)
     if pair is None or len(pair) != 2 or not low <= pair[0] <= pair[1] <= high:
         limits = "" if math.isinf(low) else f", each from {low:g} to {high:g}"
@@ -217,12 +230,16 @@ def _check_range(name, value, low, high):
     return pair
 
 
-def _check_areas(name, setting):
+def _check_areas(name: str, setting: Mapping) -> None:
+    """Check the ``scale`` and ``ratio`` of rectangles."""
     _check_range(f"{name}['scale']", setting.get("scale", ERASING["scale"]), 0, 1)
     _check_range(f"{name}['ratio']", setting.get("ratio", CROP_RATIO), 1e-3, 1e3)
 
 
-def _check_dict(name, value, keys, needs=()):
+def _check_dict(
+    name: str, value: object, keys: Collection[str], needs: Collection[str] = ()
+) -> Mapping:
+    """``value`` itself; raise ValueError unless it is a dict of ``keys`` that has all ``needs``."""
     if not isinstance(value, Mapping):
         _refuse(name, value, f"give False or a dict with {', '.join(keys)}")
     for key in value:

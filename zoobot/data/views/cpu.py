@@ -1,19 +1,21 @@
-"""Views of a galaxy: what the model is shown of an image, random in training, else fixed.
+"""Make the view of a galaxy's image on the CPU: random in training, fixed otherwise.
 
-A view is ONE resample. Rotation, shear, zoom, translation, crop, flips and resize are composed
-into a 2x3 matrix that takes points of the view to points of the image; then rectangles are erased.
-The random numbers (`sample_view_parameters`), the geometry (`compose_matrices`, `erase_boxes`) and
-the pixels (`resample`) are separate, and the first two work on a batch.
+The image is resampled only once. Rotation, shear, zoom, shift, crop, flips and resize are combined
+in a 2x3 matrix that takes points of the view to points of the image. Then rectangles are erased.
+The code has three parts: random numbers (``sample_view_parameters``), geometry
+(``compose_matrices``, ``erase_boxes``) and pixels (``resample``). The first two work on a batch.
+All three are in this one long module because they share the coordinates below.
 
-Coordinates are continuous: (x, y) with y down, the centre of the first pixel at (0.5, 0.5), as in
-Pillow and torchvision. The view's square is the largest one centred in the image, so a galaxy keeps
-its shape in an image that is not square. Outside the image is black.
+Coordinates are continuous, as in Pillow and torchvision: (x, y), y counts down, and the centre of
+the first pixel is at (0.5, 0.5). A view shows the largest centred square of the image, so a galaxy
+keeps its shape in an image that is not square. Points outside the image are black.
 """
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -36,29 +38,45 @@ from zoobot.data.views.config import minimal_view_config as minimal_view_config
 from zoobot.data.views.config import zoomed_view_configs as zoomed_view_configs
 from zoobot.system.errors import UserError
 
-FREE_ROTATION_DEG = 90  # of `rotation_prob`
-REDUCE_LEAVES = 2  # average whole blocks first, if a shrink of at least this is left after it
+FREE_ROTATION_DEG = 90  # largest angle with ``rotation_prob``
+REDUCE_LEAVES = 2  # least image pixels per view pixel after the image is reduced by whole blocks
+
+AnyImage = Image.Image | torch.Tensor | np.ndarray
 
 
-def get_galaxy_transform(config):
-    """The view that `config` (a GalaxyViewConfig, or a mapping of its fields) describes.
+def get_galaxy_transform(config: GalaxyViewConfig | Mapping[str, Any]) -> "GalaxyView":
+    """Make a view.
+
+    Args:
+        config: a ``GalaxyViewConfig``, or a dict of its fields.
 
     Raises:
-        ValueError: a setting is unknown, unsupported or out of range.
+        ValueError: a setting is unknown, not supported or out of range.
     """
     return GalaxyView(config)
 
 
+class RandomNumbers(Protocol):
+    """Source of random numbers: a ``numpy.random.Generator`` or ``GalaxyRandom``."""
+
+    def random(self, shape: int | tuple[int, ...], /) -> np.ndarray:
+        """Uniform in [0, 1)."""
+
+    def uniform(self, low: Any, high: Any, shape: int | tuple[int, ...], /) -> np.ndarray:
+        """Uniform in [low, high)."""
+
+
 class GalaxyView:
-    """Callable `view(image, rng)`; see `get_galaxy_transform`.
+    """A transform of images, called as ``view(image, rng)``; see ``get_galaxy_transform``.
 
     Attributes:
         config: a checked copy of the settings.
-        min_side_px: how large the shorter side of the image must be for the largest zoom (shear's
-            stretch aside) to shrink it; hand it to `read_image`. None: every pixel is needed.
+        min_side_px: the image's shorter side that the view needs, for ``read_image``: at this
+            size, even the largest zoom does not magnify (shear is not counted). None: every pixel
+            is needed.
     """
 
-    def __init__(self, config):
+    def __init__(self, config: GalaxyViewConfig | Mapping[str, Any]):
         if isinstance(config, Mapping):
             values, config = config, GalaxyViewConfig()
             for name, value in values.items():
@@ -69,15 +87,17 @@ class GalaxyView:
         self.config = copy.deepcopy(config)
         self.min_side_px = _min_side_px(config)
 
-    def __call__(self, image, rng=None):
-        """
+    def __call__(self, image: AnyImage, rng: np.random.Generator | None = None) -> torch.Tensor:
+        """Make the view of an image.
+
         Args:
-            image: PIL.Image; or uint8, a tensor (C, H, W) or an array (H, W, C) or (H, W).
-            rng: numpy.random.Generator; None makes one from torch's generator.
+            image: a Pillow image; or uint8, a tensor (C, H, W) or an array (H, W, C) or (H, W).
+            rng: None makes a generator from torch's generator.
 
         Returns:
-            uint8 tensor (C, S, S) with S = output_size, C = 1 for grey images or `greyscale`,
-            else 3. Its memory order is (S, S, C), of which a batch is channels-last at no cost.
+            uint8 tensor (C, S, S) with S = ``output_size``. C is 1 for a grey image or with
+            ``greyscale``, otherwise 3. Its order in memory is (S, S, C), so that a batch can be
+            channels-last without a copy.
         """
         config, size = self.config, self.config.output_size
         image = self._crop(_as_pil(image))
@@ -90,7 +110,8 @@ class GalaxyView:
             pixels[top : top + height, left : left + width] = 0
         return torch.from_numpy(pixels.reshape(size, size, -1)).permute(2, 0, 1)
 
-    def _crop(self, image):
+    def _crop(self, image: Image.Image) -> Image.Image:
+        """Apply ``greyscale`` and ``fixed_crop``."""
         if self.config.greyscale:
             image = image.convert("L")
         if self.config.fixed_crop:
@@ -103,7 +124,7 @@ class GalaxyView:
 
 @dataclass(frozen=True)
 class ViewParameters:
-    """The random choices of N views. Lengths are fractions of the side of the view's square."""
+    """Random choices for N views. Lengths are fractions of the side of the view's square."""
 
     rotation_deg: np.ndarray  # (N,) clockwise
     shift_frac: np.ndarray  # (N, 2) x, y
@@ -115,11 +136,13 @@ class ViewParameters:
     erase_place: np.ndarray  # (N, E, 2) in [0, 1): 0 is flush left or top, 1 flush right or bottom
 
 
-def sample_view_parameters(config, rng, num=1):
-    """Draw the parameters of `num` views, each uniform within its range, ratios log-uniform.
+def sample_view_parameters(
+    config: GalaxyViewConfig, rng: RandomNumbers, num: int = 1
+) -> ViewParameters:
+    """Draw the parameters of ``num`` views, uniform in their ranges; ratios are log-uniform.
 
     The distributions are those of torchvision's RandomAffine, RandomResizedCrop, flips and
-    RandomErasing, but for translations and crops, which aren't rounded to whole pixels.
+    RandomErasing, except that shifts and crops are not rounded to whole pixels.
     """
     zeros, ones = np.zeros(num), np.ones(num)
     rotation, shift, zoom, shear = zeros, np.zeros((num, 2)), ones, np.zeros((num, 2))
@@ -146,27 +169,33 @@ def sample_view_parameters(config, rng, num=1):
     return ViewParameters(rotation, shift, zoom, shear, window, flip, size, place)
 
 
-def compose_matrices(parameters, image_size, output_size, crop_px=None):
-    """One matrix a view from points of the view to points of the image.
+def compose_matrices(
+    parameters: ViewParameters,
+    image_size: Sequence[int] | np.ndarray,
+    output_size: int,
+    crop_px: int | None = None,
+) -> np.ndarray:
+    """Matrices from points of the view to points of the image, one per view.
 
-    An affine as torchvision defines it moves a point p of the square, about the centre, to
-    `zoom * R(rotation) @ [[1, 0], [-tan(shear_y), 1]] @ [[1, -tan(shear_x)], [0, 1]] @ p + shift`;
-    the crop window is cut from the result, then flipped, then resized. Here is the way back.
+    torchvision's affine moves a point p of the square, relative to its centre, to
+    ``zoom * R(rotation) @ [[1, 0], [-tan(shear_y), 1]] @ [[1, -tan(shear_x)], [0, 1]] @ p``
+    plus the shift. Then the crop window is cut out, flipped and resized. The matrix here is the
+    inverse of all this.
 
     Args:
-        parameters: ViewParameters of N views.
+        parameters: of N views.
         image_size: (width, height) in pixels, or (N, 2).
         output_size: side of the view in pixels.
         crop_px: side of the square in pixels; by default the image's shorter side.
 
     Returns:
-        (N, 2, 3) float64 M: `M @ [x, y, 1]` is the point of the image, in pixels, that the point
-        (x, y) of the view, in pixels, shows.
+        (N, 2, 3) float64. For a matrix M, the point (x, y) of the view shows the point
+        ``M @ [x, y, 1]`` of the image, both in pixels.
     """
     size = np.asarray(image_size, dtype=np.float64)
     if crop_px is None:
         side, centre = size.min(axis=-1), size / 2
-    else:  # on the whole pixels that torchvision's CenterCrop takes
+    else:  # at the whole pixels where torchvision's CenterCrop cuts
         edge = (size - crop_px) / 2
         edge = np.where(edge < 0, np.ceil(edge), np.rint(edge))
         side, centre = np.float64(crop_px), edge + crop_px / 2
@@ -189,38 +218,43 @@ def compose_matrices(parameters, image_size, output_size, crop_px=None):
     return matrix
 
 
-def erase_boxes(parameters, output_size):
-    """(N, E, 4) int64: left, top, width, height in pixels of the rectangles to set to 0."""
+def erase_boxes(parameters: ViewParameters, output_size: int) -> np.ndarray:
+    """Rectangles to set to 0: (N, E, 4) int64: left, top, width, height in pixels."""
     size = np.minimum(np.rint(parameters.erase_size_frac * output_size), output_size)
     corner = np.floor(parameters.erase_place * (output_size - size + 1))
     return np.concatenate([corner, size], axis=-1).astype(np.int64)
 
 
-def sample_matrix(config, image_size, rng):
-    """(2, 3) float64: the matrix of one random view of an image of (width, height) pixels."""
+def sample_matrix(
+    config: GalaxyViewConfig, image_size: Sequence[int], rng: RandomNumbers
+) -> np.ndarray:
+    """Matrix (2, 3) float64 of one random view of an image of (width, height) pixels."""
     crop_px = config.output_size if config.center_crop else None
     parameters = sample_view_parameters(config, rng)
     return compose_matrices(parameters, image_size, config.output_size, crop_px)[0]
 
 
-def resample(image, matrix, output_size, interpolation="bilinear"):
-    """Show `image` through `matrix`.
+def resample(
+    image: Image.Image, matrix: np.ndarray, output_size: int, interpolation: str = "bilinear"
+) -> Image.Image:
+    """Compute the pixels of a view.
 
-    Bilinear where it magnifies. Where it shrinks, a view along the image's axes is Pillow's mean
-    over the area of a view pixel; others are the mean of point samples at most one image pixel
-    apart along the view's axes, which approaches it for any shape of that area and needs no blur
-    before: faster and nearer to the area mean than bilinear sampling of a shrunk image.
+    A view that magnifies is bilinear. In a view that shrinks, a pixel is the mean over its area in
+    the image. If the view is parallel to the image's axes, Pillow computes this mean. Otherwise it
+    is approximated by the mean of point samples, at most one image pixel apart along the view's
+    axes. This is faster and closer to the true mean than bilinear sampling of a shrunk image, and
+    needs no blur before.
 
     Args:
-        image: PIL.Image of mode 'L' or 'RGB'.
-        matrix: (2, 3) from view to image, see `compose_matrices`.
+        image: of mode 'L' or 'RGB'.
+        matrix: (2, 3) from view to image, see ``compose_matrices``.
         output_size: side of the view in pixels.
-        interpolation: 'bilinear' or 'nearest' (one point sample a pixel).
+        interpolation: 'bilinear' or 'nearest' (one point sample per pixel).
 
     Returns:
-        PIL.Image of (output_size, output_size) pixels.
+        An image of (output_size, output_size) pixels.
     """
-    matrix = np.round(matrix, 9)  # so that whole pixels and right angles are exactly that
+    matrix = np.round(matrix, 9)  # makes whole pixels and right angles exact
     if interpolation == "nearest":
         return _transform(image, matrix, (output_size, output_size), Image.Resampling.NEAREST)
     if matrix[0, 1] == 0 and matrix[1, 0] == 0:
@@ -239,17 +273,19 @@ def resample(image, matrix, output_size, interpolation="bilinear"):
     return _transform(image, fine, fine_size, Image.Resampling.NEAREST).reduce((num_x, num_y))
 
 
-def apply_transform(transform, image, seed=None):
-    """Apply a GalaxyView, or any torchvision v2 transform, to an image from `read_image`.
-
-    Transforms other than a GalaxyView are given a uint8 `tv_tensors.Image` (C, H, W).
+def apply_transform(
+    transform: Callable, image: Image.Image, seed: int | Sequence[int] | None = None
+) -> torch.Tensor:
+    """Apply a view, or any torchvision v2 transform, to an image from ``read_image``.
 
     Args:
-        seed: whole numbers >= 0 of which the random draws are a function; None draws from torch's
-            generator as it stands.
+        transform: a ``GalaxyView``, or a transform that takes a uint8 ``tv_tensors.Image``
+            (C, H, W).
+        image: of mode 'L' or 'RGB'.
+        seed: whole numbers >= 0 that fix the random draws; None draws from torch's generator.
 
     Returns:
-        (C, H, W) tensor: uint8, or float32 if the transform made floats.
+        (C, H, W) tensor: uint8, or float32 if the transform returned floats.
 
     Raises:
         ValueError: the transform returned something else.
@@ -277,12 +313,14 @@ def apply_transform(transform, image, seed=None):
     return output
 
 
-def _as_pil(image):
+def _as_pil(image: AnyImage) -> Image.Image:
+    """An image of mode 'L' or 'RGB'; see ``GalaxyView.__call__``."""
     if isinstance(image, Image.Image):
         return image if image.mode in ("L", "RGB") else to_8bit(image)
     pixels = image.permute(1, 2, 0).numpy() if isinstance(image, torch.Tensor) else image
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8:
-        kind = getattr(image, "dtype", type(image).__name__)
+        is_array = isinstance(image, np.ndarray | torch.Tensor)
+        kind = image.dtype if is_array else type(image).__name__
         raise UserError(f"a view takes a PIL image or uint8 pixels, not {kind}")
     if pixels.ndim == 3 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
@@ -291,7 +329,8 @@ def _as_pil(image):
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 
-def _min_side_px(config):
+def _min_side_px(config: GalaxyViewConfig) -> int | None:
+    """See ``GalaxyView``."""
     if config.fixed_crop or config.center_crop or config.interpolation_method == "nearest":
         return None
     zoom = 1.0
@@ -302,28 +341,36 @@ def _min_side_px(config):
     return math.ceil(config.output_size * zoom)
 
 
-def _generator_from_torch():
+def _generator_from_torch() -> np.random.Generator:
     return np.random.default_rng(torch.randint(2**63 - 1, ()).item())
 
 
-def _rectangles(rng, shape, area_range, ratio_range):
-    """(*shape, 2) width, height within 1, of uniform area and log-uniform height / width."""
+def _rectangles(
+    rng: RandomNumbers,
+    shape: tuple[int, ...],
+    area_range: Sequence[float],
+    ratio_range: Sequence[float],
+) -> np.ndarray:
+    """Widths and heights (*shape, 2), at most 1: area uniform, height / width log-uniform."""
     area = rng.uniform(*area_range, shape)
     root = np.exp(0.5 * rng.uniform(*sorted(math.log(r) for r in ratio_range), shape))
     side = np.sqrt(area)
     return np.minimum(np.stack([side / root, side * root], axis=-1), 1.0)
 
 
-def _transform(image, matrix, size, resampling):
+def _transform(
+    image: Image.Image, matrix: np.ndarray, size: tuple[int, int], resampling: Image.Resampling
+) -> Image.Image:
+    """Sample an image of ``size`` through a matrix."""
     affine = Image.Transform.AFFINE
     return image.transform(size, affine, tuple(matrix.ravel().tolist()), resample=resampling)
 
 
-def _resize_window(image, matrix, output_size):
-    """Area mean (bilinear where it magnifies) and flips of an axis-aligned window.
+def _resize_window(image: Image.Image, matrix: np.ndarray, output_size: int) -> Image.Image | None:
+    """Resize and flip a window that is parallel to the image's axes; None if it leaves the image.
 
-    The area mean, not a wider antialiasing filter, so that fixed views are as sharp as random ones.
-    None if the window leaves the image.
+    It takes the area mean (bilinear if it magnifies), not a wider antialiasing filter, so that
+    fixed views are as sharp as random ones.
     """
     ends = matrix[:, 2] + np.outer([0, output_size], np.diag(matrix))  # (2, 2) corners
     low, high = ends.min(axis=0), ends.max(axis=0)

@@ -1,25 +1,29 @@
-"""One galaxy, turned: the views that predictions are averaged over."""
+"""Several views of one galaxy, each at another angle, to average predictions over."""
 
 import copy
 
+import numpy as np
 import torch
 
 from zoobot.data.views.config import affine_ranges
-from zoobot.data.views.cpu import GalaxyView
+from zoobot.data.views.cpu import AnyImage, GalaxyView
 from zoobot.system.errors import UserError
 
 
 class TurnedViews(GalaxyView):
-    """A view turned through ``num_views`` equal angles, the first not at all.
+    """A view turned by ``num_views`` angles, evenly spaced over 360 degrees from 0.
 
-    A galaxy has no upper side, but a model's answer depends a little on how it lies; a mean over
-    angles does less so and is more often right (Dieleman, Willett & Dambre 2015, MNRAS 450, 1441).
+    A galaxy can have any orientation, but a model's prediction depends a little on it. The mean
+    over angles depends on it less, and is more often right (Dieleman, Willett & Dambre 2015, MNRAS
+    450, 1441).
 
     Args:
-        view: a view of ours.
+        view: the view at angle 0.
+        num_views: number of angles.
 
     Raises:
-        ValueError: another transform, or a view that crops in a way that goes with no rotation.
+        ValueError: ``view`` is another transform, or has a setting that ``random_affine`` excludes
+            (``center_crop``, ``random_resized_crop``, ``rotation_prob``).
     """
 
     def __init__(self, view: GalaxyView, num_views: int):
@@ -29,12 +33,13 @@ class TurnedViews(GalaxyView):
         self.views = [self._turned(360 * i / num_views) for i in range(num_views)]
 
     def _turned(self, angle_deg: float) -> GalaxyView:
+        """The view with ``angle_deg`` added to its rotation."""
         config = copy.deepcopy(self.config)
         affine = dict(config.random_affine or {"degrees": 0})
         low, high = affine_ranges(affine)[0]
         config.random_affine = affine | {"degrees": (low + angle_deg, high + angle_deg)}
         return GalaxyView(config)
 
-    def __call__(self, image, rng=None) -> torch.Tensor:
-        """An image to uint8 (num_views * C, S, S); see ``GalaxyView``."""
+    def __call__(self, image: AnyImage, rng: np.random.Generator | None = None) -> torch.Tensor:
+        """Make all views of an image: uint8 (num_views * C, S, S); see ``GalaxyView``."""
         return torch.cat([view(image, rng) for view in self.views])
