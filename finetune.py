@@ -26,6 +26,7 @@ from zoobot.models import encoders, finetune
 from zoobot.models.finetune_base import TRAINING_MODES
 from zoobot.runs.folder import read_metrics
 from zoobot.schemas import Schema, get_schema
+from zoobot.script import run_script
 from zoobot.system import distributed
 from zoobot.system.errors import UserError
 
@@ -189,4 +190,4 @@ def report(opt: argparse.Namespace, best: dict[str, dict]) -> None:
 
 
 if __name__ == "__main__":
-    options.run(main, parse)
+    run_script(main, parse)

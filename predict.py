@@ -18,6 +18,7 @@ from zoobot.data.demo.catalog import demo_catalog
 from zoobot.data.shards.reader import open_shards
 from zoobot.predictions.models import load_predictor, view_of
 from zoobot.predictions.predict import ON_BAD_IMAGE, predict_to_file
+from zoobot.script import run_script
 from zoobot.system import distributed
 
 
@@ -103,4 +104,4 @@ def main(opt: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    options.run(main, parse)
+    run_script(main, parse)

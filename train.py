@@ -23,6 +23,7 @@ from zoobot.models import ZoobotTree
 from zoobot.models.encoders import image_size_kwargs
 from zoobot.runs.folder import read_metrics
 from zoobot.schemas import Schema, get_schema
+from zoobot.script import run_script
 from zoobot.system import distributed
 from zoobot.system.errors import UserError
 
@@ -148,4 +149,4 @@ def report(
 
 
 if __name__ == "__main__":
-    options.run(main, parse)
+    run_script(main, parse)

@@ -22,10 +22,11 @@ from zoobot.create_shards import write_shards
 from zoobot.data.dataset import ImagesSeen
 from zoobot.data.demo.catalog import JPEG_QUALITY, simulate_catalog
 from zoobot.data.shards.reader import Shards, open_shards
-from zoobot.data.views.cpu import default_view_config, get_galaxy_transform
+from zoobot.data.views.config import default_view_config
+from zoobot.data.views.cpu import get_galaxy_transform
 from zoobot.models.tree import ZoobotTree
-from zoobot.options import set_up_process
 from zoobot.schemas import get_schema
+from zoobot.script import set_up_process
 
 RESULTS = Path(__file__).parent / "results"
 TREE = get_schema("gz_evo_v1_schema")  # 76 questions, 239 answers

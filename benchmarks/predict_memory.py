@@ -19,9 +19,9 @@ from PIL import Image
 
 from zoobot.data.dataset import ImagesSeen
 from zoobot.models.tree import ZoobotTree
-from zoobot.options import set_up_process
 from zoobot.predictions.predict import predict_to_file
 from zoobot.schemas import get_schema
+from zoobot.script import set_up_process
 
 
 def peak_mb(who: int) -> float:

@@ -35,9 +35,9 @@ from zoobot.data import (
 )
 from zoobot.data.catalog import read_catalog
 from zoobot.models.finetune import FinetuneableZoobotClassifier
-from zoobot.predictions.predict import predict
+from zoobot.pytorch.predictions.predict_on_catalog import predict
+from zoobot.pytorch.training.trainer import get_trainer
 from zoobot.runs.folder import environment
-from zoobot.trainer import get_trainer
 
 REPO = Path(__file__).parent.parent
 RINGS_PX = 64

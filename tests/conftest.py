@@ -16,6 +16,25 @@ from zoobot.schemas import Schema
 REPO = Path(__file__).parent.parent
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--auto-precision",
+        choices=["bf16", "fp32"],
+        help="what `--precision auto` is, in scripts too; by default what this processor has",
+    )
+
+
+def pytest_configure(config):
+    if chosen := config.getoption("--auto-precision"):
+        os.environ["ZOOBOT_AUTO_PRECISION"] = chosen
+
+
+@pytest.fixture(params=["fp32", "bf16"])
+def precision(request) -> str:
+    """Both precisions that ``auto`` may be; a processor without bfloat16 emulates it."""
+    return request.param
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder with real galaxies and votes; tests that need it are skipped without it."""

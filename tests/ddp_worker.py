@@ -7,7 +7,8 @@ import torch
 
 from zoobot import engine, optim
 from zoobot.data import CatalogDataset, catalog, loaders
-from zoobot.data.views.cpu import GalaxyView, minimal_view_config
+from zoobot.data.views.config import minimal_view_config
+from zoobot.data.views.cpu import GalaxyView
 from zoobot.models.tree import ZoobotTree
 from zoobot.schemas import load_schema
 from zoobot.system import distributed

@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import REPO
 
-from zoobot import options
+from zoobot.script import run_script
 
 
 def torchrun(num_processes, script, *arguments, cwd):
@@ -23,7 +23,7 @@ def script_error(capsys, script, *words):
     """The one line on stderr, but for progress bars, as a script ends with exit code 2."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
-        options.run(script.main, lambda: script.parse([str(word) for word in words]))
+        run_script(script.main, lambda: script.parse([str(word) for word in words]))
     assert stop.value.code == 2
     lines = capsys.readouterr().err.splitlines()
     (line,) = (line for line in lines if line and "galaxy/s]" not in line)

@@ -87,12 +87,37 @@ def test_gradients_are_clipped_to_the_norm(tree):
     assert distance(make_model(tree), clipped) == pytest.approx(1e-3 * 0.3, rel=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("grad_clip", [None, 0.3])
-def test_an_fp16_step_is_that_of_float32_within_rounding(tree, grad_clip):
+def test_a_step_under_autocast_is_that_of_float32_within_rounding(tree, grad_clip, dtype):
     batches = Batches(galaxies(tree, [8]))
     exact, _ = train(tree, batches, grad_clip=grad_clip)
-    half, _ = train(tree, batches, grad_clip=grad_clip, dtype=torch.float16)
-    assert distance(exact, half) < 0.05 * distance(exact, make_model(tree))
+    rounded, _ = train(tree, batches, grad_clip=grad_clip, dtype=dtype)
+    assert distance(exact, rounded) < 0.1 * distance(exact, make_model(tree))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_outputs_of_any_head_reach_the_loss_in_float32(tree, dtype):
+    class OwnHead(ZoobotTree):
+        seen = []
+
+        def forward(self, images):
+            return 1 + self.head.linear(self.encoder(images)).abs()
+
+        def losses(self, outputs, labels):
+            self.seen.append(outputs.dtype)
+            return super().losses(outputs, labels)
+
+    model = OwnHead(schema=tree, architecture_name="test_convnext")
+    batches, settings = Batches(galaxies(tree, [4])), engine.Settings(CPU, dtype=dtype)
+    optimizer = torch.optim.SGD(optim.parameter_groups(model.encoder, model.head, 1e-3, 0.0))
+    scheduler = optim.make_scheduler(optimizer, None, 1, 1)
+    engine.train_one_epoch(
+        model, batches, optimizer, scheduler, settings.grad_scaler(), settings, engine.Progress()
+    )
+    collected = []
+    engine.evaluate(model, batches, settings, collect=lambda _, x: collected.append(x.dtype))
+    assert OwnHead.seen + collected == [torch.float32] * 3
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -19,7 +19,7 @@ from zoobot.models.finetune import (
     FinetuneableZoobotRegressor,
     FinetuneableZoobotTree,
 )
-from zoobot.trainer import get_trainer
+from zoobot.pytorch.training.trainer import get_trainer
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def trainer(folder, **arguments):
     return get_trainer(folder, **{"max_epochs": 2, "precision": "fp32", **arguments})
 
 
-def test_every_class_fits_validates_tests_and_predicts(frame, tree, tmp_path):
+def test_every_class_fits_validates_tests_and_predicts(frame, tree, tmp_path, precision):
     for model, columns, metrics in (
         (classifier(), ["label"], {"loss", "acc"}),
         (
@@ -65,7 +65,7 @@ def test_every_class_fits_validates_tests_and_predicts(frame, tree, tmp_path):
         (FinetuneableZoobotTree(schema=tree, encoder=encoder()), tree.label_cols, {"loss"}),
     ):
         data = data_module(frame, *columns)
-        run = trainer(tmp_path / type(model).__name__)
+        run = trainer(tmp_path / type(model).__name__, precision=precision)
         run.fit(model, data)
         expected = {f"finetuning/{split}_{name}" for split in ("train", "val") for name in metrics}
         assert expected <= set(run.callback_metrics)
@@ -142,12 +142,14 @@ def last_weights(folder):
     "scheduler_kwargs",
     [None, {"sched": "cosine", "num_epochs": 4}, {"sched": "step", "decay_epochs": 1}],
 )
-def test_a_run_that_is_continued_is_the_run_never_stopped(frame, tmp_path, scheduler_kwargs):
+def test_a_run_that_is_continued_is_the_run_never_stopped(
+    frame, tmp_path, scheduler_kwargs, precision
+):
     data = data_module(frame, "label")
     arguments = {"scheduler_kwargs": scheduler_kwargs, "learning_rate": 1e-2}
-    trainer(tmp_path / "whole", max_epochs=4).fit(classifier(**arguments), data)
-    trainer(tmp_path / "parts", max_epochs=2).fit(classifier(**arguments), data)
-    trainer(tmp_path / "parts", max_epochs=4).fit(classifier(**arguments), data, ckpt_path="last")
+    for name, epochs, resume in (("whole", 4, None), ("parts", 2, None), ("parts", 4, "last")):
+        run = trainer(tmp_path / name, max_epochs=epochs, precision=precision)
+        run.fit(classifier(**arguments), data, ckpt_path=resume)
     whole, parts = last_weights(tmp_path / "whole"), last_weights(tmp_path / "parts")
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
 

@@ -1,4 +1,4 @@
-"""Write a catalog's galaxies into shards, a few large files that are read much faster.
+"""Write the galaxies of a catalog into shards: a few large files, which are much faster to read.
 
 python -m zoobot.create_shards --labelled-catalog cat.csv --shard-dir shards --schema desi_schema
 """
@@ -16,42 +16,71 @@ from zoobot.data.shards.reader import ENCODINGS, verify
 from zoobot.data.shards.webdataset import is_webdataset, webdataset_catalog
 from zoobot.data.shards.writer import write_shards
 from zoobot.schemas import get_schema
+from zoobot.script import run_script
 from zoobot.system.errors import UserError
 
 DEFAULT_EVAL_SIZE = 5000
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line: ``argv``, or that of the process."""
     parser = options.Parser(__doc__)
     add = parser.add_argument
     add("--shard-dir", required=True, help="folder of the shards")
     add(
         "--labelled-catalog",
-        help="galaxies with labels: a catalog; or webdataset's .tar or a folder of them, all of "
-        "whose images must fit in memory",
+        help="catalog of galaxies with labels; or a .tar of webdataset or a folder of them, whose "
+        "images must all fit in memory",
     )
     labels = parser.add_mutually_exclusive_group()
-    labels.add_argument("--schema", help="decision tree whose vote counts are the labels")
-    labels.add_argument("--label-cols", nargs="+", metavar="COLUMN", help="labels, any numbers")
-    add("--img-size", type=options.positive_int, default=300, help="of the shards' images, pixels")
+    labels.add_argument("--schema", help="decision tree; its vote counts are the labels")
+    labels.add_argument(
+        "--label-cols", nargs="+", metavar="COLUMN", help="columns of labels (numbers)"
+    )
+    add(
+        "--img-size",
+        type=options.positive_int,
+        default=300,
+        help="side of the stored images, pixels",
+    )
     add(
         "--eval-size",
         type=options.non_negative_int,
-        help=f"galaxies to split off for test; by default {DEFAULT_EVAL_SIZE}, or 0 if the "
+        help=f"number of galaxies for the test split; by default {DEFAULT_EVAL_SIZE}, or 0 if the "
         "catalog has a column 'split'",
     )
-    add("--encoding", choices=ENCODINGS, default="jpeg", help="raw: pixels, fast and large")
-    add("--channels", type=int, choices=[1, 3], default=3, help="of the images")
+    add(
+        "--encoding",
+        choices=ENCODINGS,
+        default="jpeg",
+        help="raw: pixels as they are, fast to read but large",
+    )
+    add("--channels", type=int, choices=[1, 3], default=3, help="of the stored images")
     add("--fits-scaling", choices=FITS_SCALINGS, default="asinh", help="brightness of FITS images")
-    add("--galaxies-a-shard", type=options.positive_int, default=4096, help="at most")
-    add("--num-workers", type=options.non_negative_int, default=2, help="processes; 0: this one")
-    add("--seed", type=options.seed, default=42, help="of the split and the order")
-    add("--quality", type=int, default=95, help="of JPEG, 1 to 100")
-    add("--verify", action="store_true", help="only compare finished shards with their checksums")
+    add(
+        "--galaxies-a-shard",
+        type=options.positive_int,
+        default=4096,
+        help="most galaxies in a shard",
+    )
+    add(
+        "--num-workers",
+        type=options.non_negative_int,
+        default=2,
+        help="processes that read images; 0: this one reads",
+    )
+    add("--seed", type=options.seed, default=42, help="of the random split and order")
+    add("--quality", type=int, default=95, help="JPEG quality, 1 to 100")
+    add(
+        "--verify",
+        action="store_true",
+        help="write nothing: compare finished shards with their checksums",
+    )
     return parser.parse(argv)
 
 
 def main(opt: argparse.Namespace) -> None:
+    """Write or verify shards."""
     if opt.verify:
         print(f"{verify(opt.shard_dir)} galaxies in {opt.shard_dir}: all checksums match")
         return
@@ -80,7 +109,7 @@ def main(opt: argparse.Namespace) -> None:
 
 
 def _read_labelled(opt: argparse.Namespace) -> tuple[pd.DataFrame, list[str]]:
-    """The catalog and its label columns."""
+    """The catalog and the names of its label columns."""
     path = opt.labelled_catalog
     if not path:
         raise UserError("give --labelled-catalog, or --verify for a folder of shards")
@@ -97,4 +126,4 @@ def _read_labelled(opt: argparse.Namespace) -> tuple[pd.DataFrame, list[str]]:
 
 
 if __name__ == "__main__":
-    sys.exit(options.run(main, parse))
+    sys.exit(run_script(main, parse))

@@ -7,15 +7,15 @@ import dataclasses
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
 
 import torch
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
 from zoobot import optim
+from zoobot.contracts import Loader, TrainLoader
 from zoobot.data.dataset import float_images
-from zoobot.metrics import Means, Measure
+from zoobot.metrics import Means
 from zoobot.runs.folder import Run
 from zoobot.runs.resume import Progress, rank_state, restore, restore_finite_buffers
 from zoobot.runs.watch import Watch
@@ -23,48 +23,6 @@ from zoobot.system import distributed
 from zoobot.system.errors import UserError
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-
-
-class Model(Protocol):
-    """What the loop asks of a model, an ``nn.Module`` from images (B, C, H, W) in 0-1 to outputs.
-
-    Attributes:
-        measure: what is measured; the first is the loss by which the best epoch is chosen.
-    """
-
-    measure: Measure
-
-    def batch_to_supervised_tuple(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images and labels of a batch."""
-
-    def losses(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """(B, K) float32, from float32 outputs; a galaxy's loss is the sum of its row."""
-
-    def freeze_encoder(self, frozen: bool) -> None:
-        """Freeze or unfreeze the encoder; only asked if ``Settings.frozen_epochs`` is used."""
-
-
-class Loader(Protocol):
-    """What the loop asks of the galaxies to evaluate: batches, and their number."""
-
-    def __len__(self) -> int: ...
-
-    def __iter__(self) -> Iterator[dict]: ...
-
-
-class TrainLoader(Loader, Protocol):
-    """What the loop asks of the galaxies to train on.
-
-    Attributes:
-        accumulation: micro-batches that make one optimiser step.
-        num_steps: optimiser steps of an epoch.
-    """
-
-    accumulation: int
-    num_steps: int
-
-    def set_epoch(self, epoch: int, first_step: int = 0) -> None:
-        """The epoch whose batches to give next, from this step on."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,6 +28,7 @@ from zoobot.evaluation.sections import (
 from zoobot.predictions.collect import Collector
 from zoobot.predictions.files import Predictions, write_predictions
 from zoobot.schemas import Schema
+from zoobot.script import run_script
 from zoobot.system.errors import UserError
 from zoobot.trainer import Trainer
 
@@ -216,4 +217,4 @@ def main(opt: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(options.run(main, parse))
+    sys.exit(run_script(main, parse))

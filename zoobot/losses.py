@@ -1,22 +1,28 @@
-"""The Dirichlet-Multinomial negative log likelihood of volunteers' votes, all questions at once.
+"""The Dirichlet-Multinomial negative log likelihood of votes, for all questions at once.
 
-A model predicts a Dirichlet concentration ``a`` for every answer. The ``n`` votes that a galaxy got
-on a question then have the likelihood (``A`` and ``N``: the sums over the question's answers)
+A model predicts a Dirichlet concentration ``a`` for every answer, and the answer has ``n`` votes.
+``A`` and ``N`` are their sums over the answers of a question. The likelihood of the question's
+votes is
 
     N! / prod(n!)  *  Gamma(A) / Gamma(A + N)  *  prod(Gamma(a + n) / Gamma(a))
 
-With ``F(x, k) = log Gamma(x + k) - log Gamma(x) - log k!`` and ``G = dF/dx``, a digamma difference,
+With ``F(x, k) = log Gamma(x + k) - log Gamma(x) - log k!`` and its derivative ``G = dF/dx``, which
+is a difference of two digamma functions,
 
     loss = F(A, N) - sum F(a, n)        d loss / d a = G(A, N) - G(a, n)
 
-so one elementwise function, of answers and of question totals alike, gives loss and gradient.
-Sources: T. Minka (2000), "Estimating a Dirichlet distribution"; M. Walmsley et al. (2022),
-"Galaxy Zoo DECaLS", MNRAS 509, 3966.
+So the same elementwise functions, of the answers and of the questions' totals, give both the loss
+and its gradient. Sources: T. Minka (2000), "Estimating a Dirichlet distribution"; M. Walmsley et
+al. (2022), "Galaxy Zoo DECaLS", MNRAS 509, 3966.
 
-Everything is computed in float64 (float32 log Gamma is too coarse: near log Gamma(600) its spacing
-is 2.4e-4). On a GPU and under ``torch.compile`` all answers are evaluated, in few kernels and
-without a host synchronisation. On a CPU ``losses_cpu`` evaluates only the answers with votes.
+Everything is computed in float64. float32 is too coarse: near log Gamma(600) two neighbouring
+float32 numbers differ by 2.4e-4. On a GPU and under ``torch.compile`` all answers are evaluated, in
+few kernels, and the host does not wait for the GPU. On a CPU, ``zoobot.losses_cpu`` evaluates only
+the answers with votes.
 """
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,17 +30,20 @@ from torch import nn
 from zoobot import losses_cpu
 
 
-def dirichlet_multinomial_nll(concentrations, counts, question_sizes) -> torch.Tensor:
-    """Negative log likelihood of the votes on every question, multinomial coefficient included.
+def dirichlet_multinomial_nll(
+    concentrations: torch.Tensor, counts: torch.Tensor, question_sizes: Sequence[int]
+) -> torch.Tensor:
+    """Negative log likelihood of the votes on every question.
 
-    A question without votes has exactly 0 loss and gradient. A non-finite concentration makes
-    losses of its own galaxy non-finite, no other's.
+    It includes the multinomial coefficient. For a question without votes, the loss and its gradient
+    are exactly 0. A concentration that is not finite makes only losses of its own galaxy not
+    finite.
 
     Args:
-        concentrations: (B, A) floating, above 0. bfloat16 and float16 are computed as float32,
-            under autocast too.
-        counts: (B, A) whole numbers >= 0, of any dtype, 0 where not asked.
-        question_sizes: the number of answers of each question, in the order of the columns
+        concentrations: (B, A) floating point, above 0. bfloat16 and float16 are converted to
+            float32, also under autocast.
+        counts: (B, A) numbers of votes: whole numbers >= 0 of any dtype, 0 if not asked.
+        question_sizes: number of answers of each question, in the order of the columns
             (``schema.question_sizes``).
 
     Returns:
@@ -53,7 +62,8 @@ def dirichlet_multinomial_nll(concentrations, counts, question_sizes) -> torch.T
     return _evaluate(concentrations.detach(), counts, sizes, need_grad=False)[0]
 
 
-def _check(concentrations, counts, sizes) -> None:
+def _check(concentrations: torch.Tensor, counts: torch.Tensor, sizes: tuple[int, ...]) -> None:
+    """ValueError if the shapes or types do not fit together."""
     if concentrations.ndim != 2 or concentrations.shape != counts.shape:
         raise ValueError(
             f"concentrations {tuple(concentrations.shape)} and counts {tuple(counts.shape)} "
@@ -69,10 +79,12 @@ def _check(concentrations, counts, sizes) -> None:
 
 
 class _DirichletMultinomialNLL(torch.autograd.Function):
-    """Computes the gradient together with the loss; backward only scales it."""
+    """Computes the gradient together with the loss, so that ``backward`` only scales it."""
 
     @staticmethod
-    def forward(ctx, concentrations, counts, sizes):
+    def forward(
+        ctx: Any, concentrations: torch.Tensor, counts: torch.Tensor, sizes: tuple[int, ...]
+    ) -> torch.Tensor:
         loss, *saved = _evaluate(concentrations.detach(), counts, sizes, need_grad=True)
         ctx.save_for_backward(*saved)
         ctx.shape = concentrations.shape
@@ -80,7 +92,7 @@ class _DirichletMultinomialNLL(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_loss):
+    def backward(ctx: Any, grad_loss: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         gradient, slots, *cells = ctx.saved_tensors
         if not cells:
             return grad_loss.index_select(1, slots).mul_(gradient), None, None
@@ -90,16 +102,23 @@ class _DirichletMultinomialNLL(torch.autograd.Function):
         return grad, None, None
 
 
-def _evaluate(concentrations, counts, sizes, need_grad):
-    """The loss (B, Q), and with ``need_grad`` what backward scales: see ``losses_cpu.evaluate``."""
+def _evaluate(
+    concentrations: torch.Tensor, counts: torch.Tensor, sizes: tuple[int, ...], need_grad: bool
+) -> Sequence[torch.Tensor]:
+    """The loss (B, Q) and, with ``need_grad``, its gradient as ``losses_cpu.evaluate`` returns it.
+
+    NumPy computes it for float32 on a CPU, but not under ``torch.compile``; else torch.
+    """
     x = concentrations
     use_numpy = x.is_cpu and x.dtype == torch.float32 and not torch.compiler.is_compiling()
     evaluate = losses_cpu.evaluate if use_numpy else _evaluate_all
     return evaluate(x, counts, sizes, need_grad)
 
 
-def _evaluate_all(x, counts, sizes, need_grad):
-    """Every answer and total, in torch's own special functions: for GPUs, compilers and float64."""
+def _evaluate_all(
+    x: torch.Tensor, counts: torch.Tensor, sizes: tuple[int, ...], need_grad: bool
+) -> tuple[torch.Tensor, ...]:
+    """Evaluate all answers and totals in torch: for GPUs, ``torch.compile``, and float64."""
     sum_answers, question_of_answer = losses_cpu.question_tensors(sizes, x.device)
     num, shape = x.numel(), (x.shape[0], len(sizes))
     a, k = x.double(), counts.double()
@@ -115,29 +134,35 @@ def _evaluate_all(x, counts, sizes, need_grad):
     return loss, gradient.to(x.dtype), question_of_answer
 
 
-def get_dirichlet_neg_log_prob(concentrations_for_q, labels_for_q) -> torch.Tensor:
-    """Negative log likelihood (B,) of one question: concentrations and votes, both (B, answers)."""
+def get_dirichlet_neg_log_prob(
+    concentrations_for_q: torch.Tensor, labels_for_q: torch.Tensor
+) -> torch.Tensor:
+    """Negative log likelihood (B,) of one question's votes; both arguments are (B, answers)."""
     sizes = (concentrations_for_q.shape[-1],)
     return dirichlet_multinomial_nll(concentrations_for_q, labels_for_q, sizes)[:, 0]
 
 
 class CustomMultiQuestionLoss(nn.Module):
-    """Loss of every question, from labels as a dict of columns or as one tensor.
+    """The loss of every question, from labels in one tensor or in a dict of columns.
 
     Args:
-        question_answer_pairs: question -> endings of its answers (label column: question + ending).
-        question_functional_loss: ``f(concentrations, votes) -> (B,)``, both (B, answers) of one
-            question. ``get_dirichlet_neg_log_prob`` is evaluated for all questions at once.
-        careful: raise ValueError if a loss is not finite (waits for the GPU).
-        sum_over_questions: return (B,) instead of (B, Q).
+        question_answer_pairs: question -> endings of its answers. The label column of an answer is
+            question + ending.
+        question_functional_loss: ``f(concentrations, votes) -> (B,)`` for one question, where both
+            arguments are (B, answers). It is called once for each question, but
+            ``get_dirichlet_neg_log_prob`` is computed for all questions at once.
+        careful: raise ValueError if a loss is not finite. The host then waits for the GPU.
+        sum_over_questions: return the sum (B,) instead of the losses (B, Q).
     """
 
     def __init__(
         self,
-        question_answer_pairs: dict,
-        question_functional_loss=get_dirichlet_neg_log_prob,
-        careful=False,
-        sum_over_questions=False,
+        question_answer_pairs: Mapping[str, Sequence[str]],
+        question_functional_loss: Callable[
+            [torch.Tensor, torch.Tensor], torch.Tensor
+        ] = get_dirichlet_neg_log_prob,
+        careful: bool = False,
+        sum_over_questions: bool = False,
     ):
         super().__init__()
         self.label_cols = [q + a for q, answers in question_answer_pairs.items() for a in answers]
@@ -146,8 +171,18 @@ class CustomMultiQuestionLoss(nn.Module):
         self.careful = careful
         self.sum_over_questions = sum_over_questions
 
-    def forward(self, inputs: torch.Tensor, targets) -> torch.Tensor:
-        """Loss (B, Q) of concentrations (B, A), votes a dict of (B,) columns or a (B, A) tensor."""
+    def forward(
+        self, inputs: torch.Tensor, targets: torch.Tensor | Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """The loss (B, Q), or (B,) if summed over questions.
+
+        Args:
+            inputs: (B, A) concentrations.
+            targets: votes: a tensor (B, A), or label column -> votes (B,).
+
+        Raises:
+            ValueError: if a label column is missing, or shapes do not fit together.
+        """
         counts = targets if isinstance(targets, torch.Tensor) else self._stack(targets)
         if self.question_functional_loss is get_dirichlet_neg_log_prob:
             loss = dirichlet_multinomial_nll(inputs, counts, self.question_sizes)
@@ -165,7 +200,8 @@ class CustomMultiQuestionLoss(nn.Module):
             )
         return loss.sum(1) if self.sum_over_questions else loss
 
-    def _stack(self, targets):
+    def _stack(self, targets: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The label columns as one tensor (B, A)."""
         missing = [column for column in self.label_cols if column not in targets]
         if missing:
             raise ValueError(
@@ -175,6 +211,8 @@ class CustomMultiQuestionLoss(nn.Module):
         return torch.stack([torch.as_tensor(targets[column]) for column in self.label_cols], 1)
 
 
-def get_dirichlet_loss_func(question_answer_pairs: dict):
-    """A function ``(concentrations, labels) -> (B, Q)``: see ``CustomMultiQuestionLoss``."""
+def get_dirichlet_loss_func(
+    question_answer_pairs: Mapping[str, Sequence[str]],
+) -> CustomMultiQuestionLoss:
+    """A function ``(concentrations, votes) -> (B, Q)``; see ``CustomMultiQuestionLoss``."""
     return CustomMultiQuestionLoss(question_answer_pairs)

@@ -1,8 +1,9 @@
-"""The Dirichlet-Multinomial loss on a CPU: by NumPy, and only where there are votes.
+"""The Dirichlet-Multinomial loss on a CPU, computed with NumPy for the answers that have votes.
 
-See ``zoobot.losses`` for the formula. Most answers of most galaxies have no votes, and F(x, 0) = 0,
-so only the others are evaluated. NumPy works on the tensors' own memory: its calls cost less than
-torch's on arrays this small, and no thread waits for another one.
+The formula, with its functions F and G, is in ``zoobot.losses``. Most answers of most galaxies have
+no votes, and F(x, 0) = 0, so these are skipped. NumPy works on the memory of the tensors. For
+arrays of this size, a call of NumPy costs less than one of torch, and there are no threads that
+wait for each other.
 """
 
 from functools import lru_cache
@@ -10,27 +11,28 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-MIN_QUESTIONS_OF_UNION = 18  # trees of several campaigns; most of their questions were not asked
-GALAXIES_AT_A_TIME = 1024  # so that the arrays stay in the cache
-CELLS_AT_A_TIME = 8192
+MIN_QUESTIONS_OF_UNION = 18  # such trees join several campaigns: most questions were not asked
+GALAXIES_AT_A_TIME = 1024  # the arrays then fit in the processor's cache
+CELLS_AT_A_TIME = 8192  # the same, for the arrays of ``_terms``
 
 
 def evaluate(
     concentrations: torch.Tensor, counts: torch.Tensor, sizes: tuple[int, ...], need_grad: bool
 ) -> list[torch.Tensor]:
-    """The loss (B, Q), then, with ``need_grad``, what backward scales.
+    """The loss and, with ``need_grad``, its gradient by the concentrations.
 
     Args:
         concentrations: (B, A) float32 on the CPU.
-        counts: (B, A) on the CPU.
+        counts: (B, A) votes on the CPU.
         sizes: number of answers of each question.
 
     Returns:
-        Loss; gradient (B, A) and question of each answer (A,). Or, for trees of many questions,
-        only where there are votes: loss; gradients (V,), and where they stand in the flat (B, Q)
-        and in the flat (B, A).
+        The loss (B, Q). With ``need_grad`` also the gradient (B, A) and the question of each answer
+        (A,). For trees with many questions instead the gradients (V,) of the answers to questions
+        with votes, and the places of these V values in the flattened (B, Q) and in the flattened
+        (B, A).
     """
-    if counts.dtype == torch.bfloat16:  # unknown to NumPy
+    if counts.dtype == torch.bfloat16:  # which NumPy does not have
         counts = counts.float()
     union = len(sizes) >= MIN_QUESTIONS_OF_UNION
     evaluate_some = _evaluate_asked if union else _evaluate_voted
@@ -56,16 +58,26 @@ def evaluate(
 def question_tensors(
     sizes: tuple[int, ...], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(A, Q) float64 matrix that sums the answers of a question; the question of each answer."""
+    """The matrix that sums over answers, and the question of each answer.
+
+    Returns:
+        (A, Q) float64, 1 if the answer belongs to the question, else 0; and (A,) int64.
+    """
     owner = [question for question, size in enumerate(sizes) for _ in range(size)]
-    with torch.inference_mode(False):  # asked for by an evaluation, they serve training too
+    with torch.inference_mode(False):  # the stored tensors must also serve for training
         question_of_answer = torch.tensor(owner)
         sum_answers = (question_of_answer[:, None] == torch.arange(len(sizes))).double()
         return sum_answers.to(device), question_of_answer.to(device)
 
 
-def _evaluate_voted(x, counts, sizes, need_grad):
-    """Only answers and totals with votes: in the tree of one campaign, about half of all."""
+def _evaluate_voted(
+    x: np.ndarray, counts: np.ndarray, sizes: tuple[int, ...], need_grad: bool
+) -> tuple[np.ndarray, ...]:
+    """Evaluate only the answers and totals with votes: about half, in the tree of one campaign.
+
+    Returns:
+        The loss (B, Q) and, with ``need_grad``, the gradient (B, A); float32.
+    """
     sum_answers = question_tensors(sizes, torch.device("cpu"))[0].numpy()
     a, k = x.astype(np.float64), counts.astype(np.float64)
     a_totals, k_totals = a @ sum_answers, k @ sum_answers  # (B, Q)
@@ -84,10 +96,17 @@ def _evaluate_voted(x, counts, sizes, need_grad):
     return loss, (totals @ sum_answers.T - answers).astype(np.float32)
 
 
-def _evaluate_asked(x, counts, sizes, need_grad):
-    """Only the questions with votes: 5 to 10% of the tree of several campaigns.
+def _evaluate_asked(
+    x: np.ndarray, counts: np.ndarray, sizes: tuple[int, ...], need_grad: bool
+) -> tuple[np.ndarray, ...]:
+    """Evaluate only the questions with votes: 5 to 10%, in the tree of several campaigns.
 
-    A "slot" is a place in the flat (B, Q) of questions, a "cell" one in the flat (B, A) of answers.
+    A "slot" is a place in the flattened (B, Q) of questions. A "cell" is a place in the flattened
+    (B, A) of answers.
+
+    Returns:
+        The loss (B, Q) float32. With ``need_grad`` also, for all V answers to the questions with
+        votes: the gradient (V,) float32, the slots (V,) and the cells (V,).
     """
     slot_of_cell, first_cell, num_answers, steps = _union_tables(sizes)
     voted, slots = _find_votes(counts, slot_of_cell)
@@ -119,8 +138,11 @@ def _evaluate_asked(x, counts, sizes, need_grad):
     return loss, (g_totals[question] - g_answers).astype(np.float32), asked[question], cells
 
 
-def _find_votes(counts, slot_of_cell):
-    """Cells with votes and their slots, looked for in blocks of 8 cells: most are empty."""
+def _find_votes(counts: np.ndarray, slot_of_cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The cells with votes and their slots.
+
+    The search is in blocks of 8 cells, each read as one 64-bit word, because most have no votes.
+    """
     voted = np.zeros(-(-counts.size // 8) * 8, bool)
     np.not_equal(counts.ravel(), 0, out=voted[: counts.size])
     words = voted.view(np.uint64)
@@ -130,17 +152,19 @@ def _find_votes(counts, slot_of_cell):
     return cells, slot_of_cell[cells]
 
 
-# Stirling's series about midpoints (de Moivre's), with coefficients fitted for y >= 4.5 to 2e-10:
+# Stirling's series about midpoints (of de Moivre). The coefficients are fitted for y >= 4.5, with
+# errors up to 2e-10:
 #   log Gamma(y + 1/2) = y (log y - 1 - E1 u - E2 u^2 - E3 u^3) + log(2 pi)/2   with u = 1/y^2
 #   digamma(y + 1/2) = log y + D1 u + D2 u^2 + D3 u^3
 E1, E2, E3 = 0.04166666, -0.00242943, 0.00072201
 D1, D2, D3 = 0.04166659, -0.00728206, 0.00349475
 
 
-def _terms(x, n, need_grad):
-    """F(x, n) and G(x, n) of the module's formula, several times faster than by log Gamma.
+def _terms(x: np.ndarray, n: np.ndarray, need_grad: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    """F(x, n) and, with ``need_grad``, G(x, n), for flat arrays.
 
-    F up to a multiple of n: that cancels between the answers and their total. ``x`` and ``n`` flat.
+    This is several times faster than with log Gamma. F is without a term proportional to n, which
+    cancels between the answers and their total.
     """
     f = _log_factorial(n)
     g = np.empty_like(f) if need_grad else None
@@ -153,13 +177,22 @@ def _terms(x, n, need_grad):
     return f, g
 
 
-def _gamma_ratios(x, n, f, g, work) -> None:
-    """f <- log Gamma(x + n) - log Gamma(x) - f, up to a multiple of n; g <- its derivative by x.
+def _gamma_ratios(
+    x: np.ndarray, n: np.ndarray, f: np.ndarray, g: np.ndarray | None, work: np.ndarray
+) -> None:
+    """f <- log Gamma(x + n) - log Gamma(x) - f, without a term proportional to n; g <- df/dx.
 
-    Gamma(x) = Gamma(x + 4) / P(x) with P(x) = x (x+1) (x+2) (x+3), and the series for Gamma(x + 4).
-    Written in place, as a fresh array costs as much as the arithmetic on it.
+    Uses Gamma(x) = Gamma(x + 4) / P(x) with P(x) = x (x+1) (x+2) (x+3), and the series for
+    Gamma(x + 4). Everything is computed in place, because a new array costs as much time as the
+    arithmetic on it.
+
+    Args:
+        x, n: (M,) concentrations and votes.
+        f: (M,) log n! at first, the result afterwards.
+        g: (M,) array for the result; None if it is not needed.
+        work: (6, 2, M) array for intermediate results.
     """
-    h, v, p, log_y, u, s = work  # each (2, cells): at x and at x + n
+    h, v, p, log_y, u, s = work  # each (2, M): for x and for x + n
     np.add(x, 1.5, out=h[0])
     np.add(h[0], n, out=h[1])
     np.multiply(h, h, out=v)
@@ -187,7 +220,7 @@ def _gamma_ratios(x, n, f, g, work) -> None:
         np.subtract(s[1], s[0], out=g)
 
 
-def _cubic(u, c1, c2, c3, out) -> None:
+def _cubic(u: np.ndarray, c1: float, c2: float, c3: float, out: np.ndarray) -> None:
     """out <- c1 u + c2 u^2 + c3 u^3."""
     np.multiply(u, c3, out=out)
     out += c2
@@ -196,8 +229,8 @@ def _cubic(u, c1, c2, c3, out) -> None:
     out *= u
 
 
-def _log_factorial(n):
-    """log n!, from a table for the votes of a usual galaxy."""
+def _log_factorial(n: np.ndarray) -> np.ndarray:
+    """log n!, from a table if all n are at most 4095."""
     try:
         return _log_factorial_table()[n.astype(np.intp)]
     except IndexError:
@@ -205,13 +238,21 @@ def _log_factorial(n):
 
 
 @lru_cache
-def _log_factorial_table():
+def _log_factorial_table() -> np.ndarray:
+    """log n! for n from 0 to 4095."""
     return torch.lgamma(torch.arange(1, 4097, dtype=torch.float64)).numpy()
 
 
 @lru_cache(maxsize=16)
-def _union_tables(sizes):
-    """For GALAXIES_AT_A_TIME: slot of each cell; first cell and size of each slot; 0, 1, 2 ..."""
+def _union_tables(
+    sizes: tuple[int, ...],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Tables for ``_evaluate_asked``, for ``GALAXIES_AT_A_TIME`` galaxies.
+
+    Returns:
+        The slot of each cell; the first cell of each slot; the number of answers of each slot; and
+        the numbers 0, 1, 2, ..., one for each cell.
+    """
     sizes = np.array(sizes)
     galaxy = np.arange(GALAXIES_AT_A_TIME)[:, None]
     slot_of_cell = galaxy * len(sizes) + np.repeat(np.arange(len(sizes)), sizes)

@@ -1,4 +1,4 @@
-"""Exact means over galaxies: sums and counts stay on the device and meet once an epoch."""
+"""Measure losses and accuracies as exact means over galaxies, over all batches and ranks."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,10 +12,10 @@ from zoobot.system import distributed
 
 
 class Means:
-    """Accumulates weighted sums and weights of K named quantities; no host synchronisation.
+    """Weighted means of K quantities, over all batches and ranks.
 
-    ``result`` is the only place where ranks and host meet: sums and weights of all ranks are added
-    in one all-reduce, so that a mean is over examples however they were dealt into batches.
+    Sums and weights stay on the device. Only ``result`` adds those of all ranks, and only there the
+    host waits for the GPU. So a mean does not depend on how galaxies are divided into batches.
     """
 
     def __init__(self, names: Sequence[str], device: torch.device):
@@ -25,10 +25,11 @@ class Means:
     def update(
         self, values: torch.Tensor, weights: torch.Tensor, kept: torch.Tensor | None = None
     ) -> None:
-        """Add a batch: values and weights of shape (B, K). A weight of 0 leaves the value out.
+        """Add a batch.
 
         Args:
-            kept: (B,) bool; the others are left out.
+            values, weights: (B, K). A value with weight 0 is left out.
+            kept: (B,) bool: galaxies that count; None: all.
         """
         weights = weights.double()
         if kept is not None:
@@ -37,13 +38,14 @@ class Means:
         self.totals[1] += weights.sum(0)
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Set all sums and weights to 0."""
         self.totals.zero_()
 
     def result(self) -> dict[str, float]:
-        """Mean of each quantity over all examples of all ranks; left out where nothing counted.
+        """The mean of each quantity over the galaxies of all ranks.
 
-        What is called ``rmse`` was given as squared errors, and is the root of their mean.
+        Every process must call it. Quantities whose weights are all 0 are left out. For ``rmse``
+        the values are squared errors, and the result is the root of their mean.
         """
         sums, counts = distributed.all_reduce_sum(self.totals.clone()).tolist()
         means = {n: s / c for n, s, c in zip(self.names, sums, counts, strict=True) if c > 0}
@@ -51,10 +53,10 @@ class Means:
 
 
 class Measure(Protocol):
-    """What is measured of a batch, for ``Means``; the first is the loss.
+    """Measures K quantities of each galaxy in a batch, for ``Means``. The first is the loss.
 
     Attributes:
-        names: of the K quantities.
+        names: names of the K quantities.
     """
 
     names: list[str]
@@ -62,24 +64,29 @@ class Measure(Protocol):
     def __call__(
         self, losses: torch.Tensor, outputs: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Values and weights (B, K), from each galaxy's losses, outputs and labels."""
+        """Values (B, K) and weights (B, K) from the losses, outputs and labels of a batch."""
 
 
 class ExampleMeasures:
-    """What is measured where an example has one label: the loss, and one thing more.
+    """Measures the loss and one other quantity, for galaxies with one label each.
 
     Args:
-        name, measure: ``measure(outputs, labels)`` gives values (B,), their mean is ``name``.
+        name: name of the other quantity; None: only the loss.
+        measure: ``measure(outputs, labels)`` gives its values (B,).
     """
 
-    def __init__(self, name: str | None = None, measure: Callable | None = None):
+    def __init__(
+        self,
+        name: str | None = None,
+        measure: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+    ):
         self.names = ["loss", name] if name else ["loss"]
         self._measure = measure
 
     def __call__(
         self, losses: torch.Tensor, outputs: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Values and weights (B, 1 or 2) for ``Means`` from losses (B, K)."""
+        """Values and weights, (B, 1) or (B, 2), from losses (B, K); all weights are 1."""
         values = [losses.sum(1)]
         if self._measure is not None:
             values.append(self._measure(outputs, labels).to(values[0].dtype))
@@ -88,13 +95,16 @@ class ExampleMeasures:
 
 
 class VoteMeasures:
-    """What is measured when learning vote counts: losses and accuracies by question.
+    """Measures the losses and accuracies of vote counts.
 
-    Names: ``supervised_loss`` (summed over questions, mean over galaxies), ``question_loss/Q``
-    (mean over galaxies with a vote on Q), ``campaign_loss/C`` (summed over the campaign's
-    questions, mean over galaxies with a vote in it) and ``question_accuracy/Q``: how often the
-    answer with the highest predicted fraction is the one with most votes, among galaxies with a
-    vote on Q. Where volunteers are tied, each of the tied answers counts as right.
+    The quantities, for each question Q and each campaign C:
+
+    - ``supervised_loss``: the sum over questions, for all galaxies.
+    - ``question_loss/Q``: the loss of the question, for galaxies with a vote on it.
+    - ``campaign_loss/C``: the sum over the campaign's questions, for galaxies with a vote on one.
+    - ``question_accuracy/Q``: 1 if the answer with the highest predicted fraction is the one with
+      most votes, else 0, for galaxies with a vote on the question. If several answers have most
+      votes, each of them is right.
     """
 
     def __init__(self, schema: Schema):
@@ -118,7 +128,7 @@ class VoteMeasures:
     def __call__(
         self, losses: torch.Tensor, concentrations: torch.Tensor, votes: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Values and weights (B, K) for ``Means`` from losses (B, Q) and answers (B, A)."""
+        """Values and weights (B, K), from losses (B, Q), concentrations and votes (B, A)."""
         self._to(losses.device)
         votes_by_question = torch.where(self._exists, votes[:, self._padded].float(), -1.0)
         predicted = torch.where(self._exists, concentrations[:, self._padded].float(), -1.0)
@@ -133,6 +143,7 @@ class VoteMeasures:
         return values, weights
 
     def _to(self, device: torch.device) -> None:
+        """Move the index tensors to the device."""
         if self._padded.device != device:
             self._padded = self._padded.to(device)
             self._exists = self._exists.to(device)
@@ -140,10 +151,10 @@ class VoteMeasures:
 
 
 def best_constant(votes: torch.Tensor, schema: Schema, num_steps: int = 300) -> torch.Tensor:
-    """The one set of concentrations (A,), within (1, 101), that fits all galaxies' votes best.
+    """The concentrations (A,), the same for all galaxies, that fit the votes (N, A) best.
 
-    Found by Adam on the mean loss of votes (N, A), from concentrations of 6. It is the best that a
-    model can do which never looks at the image.
+    A model that does not look at the images can't do better. They are between 1 and 101, and are
+    found by Adam on the mean loss, starting at 5.7.
     """
     logits = torch.full((votes.shape[1],), -3.0, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.Adam([logits], lr=0.3)
@@ -156,7 +167,7 @@ def best_constant(votes: torch.Tensor, schema: Schema, num_steps: int = 300) -> 
 
 
 def vote_loss(concentrations: torch.Tensor, votes: torch.Tensor, schema: Schema) -> torch.Tensor:
-    """Mean over galaxies of the loss summed over questions: a scalar."""
+    """The loss summed over questions and averaged over galaxies: a scalar tensor."""
     losses = dirichlet_multinomial_nll(concentrations, votes, schema.question_sizes)
     return losses.sum(1).mean()
 
@@ -164,11 +175,16 @@ def vote_loss(concentrations: torch.Tensor, votes: torch.Tensor, schema: Schema)
 def vote_marks(
     train_votes: torch.Tensor, votes: torch.Tensor, truth: torch.Tensor, schema: Schema
 ) -> dict[str, float]:
-    """The two marks between which a model stands, as mean losses of ``votes``.
+    """Two mean losses of ``votes`` (N, A) to compare a model with.
 
-    ``constant``: the best constant prediction, fitted to ``train_votes``. ``truth``: the true
-    answer probabilities (N, A), whose multinomial is the Dirichlet-Multinomial of concentrations
-    without bound; 1e6 stands in for that.
+    Args:
+        train_votes: the votes to which the best constant prediction is fitted.
+        truth: (N, A) the true answer probabilities.
+
+    Returns:
+        ``constant``: the loss of the best constant prediction, which a model should be below.
+        ``truth``: the loss of the true probabilities, the lowest that a model can expect. Votes
+        then follow a multinomial distribution, the limit of large concentrations: 1e6 is used.
     """
     constant = best_constant(train_votes, schema).expand(len(votes), -1)
     return {
@@ -178,7 +194,12 @@ def vote_marks(
 
 
 def question_table(metrics: dict[str, float], votes: torch.Tensor, schema: Schema) -> str:
-    """A text table: for each question the galaxies with a vote, the loss, and the accuracy."""
+    """A table (as text) of each question: number of galaxies with a vote, loss, and accuracy.
+
+    Args:
+        metrics: the means of ``VoteMeasures``.
+        votes: (N, A).
+    """
     width = max(len(question.text) for question in schema.questions)
     lines = [f"{'question':{width}}  galaxies    loss  leading answer right"]
     for question in schema.questions:

@@ -1,6 +1,7 @@
-"""AdamW parameter groups with layer decay, and timm's learning rate schedules over them."""
+"""AdamW with parameter groups and layer decay, and timm's learning rate schedules for it."""
 
 import inspect
+from typing import Protocol, runtime_checkable
 
 import torch
 from timm.models import group_parameters
@@ -11,18 +12,34 @@ from torch import nn
 from zoobot.system.errors import UserError, did_you_mean
 
 
-def layer_of_parameters(encoder: nn.Module) -> dict[str, int]:
-    """Number the encoder's parameters by block: 0 is the stem, the highest is the top block.
+@runtime_checkable
+class HasGroups(Protocol):
+    """An encoder that groups its parameters by layer. timm's encoders do."""
 
-    A block is a unit of the architecture as timm groups it coarsely (ConvNeXt: stem + 4 stages,
-    ViT: patch embedding + each block). A group that holds nothing but norms and biases, such as a
-    final norm, counts with the block below it. An encoder without group information is one block.
+    def group_matcher(self, coarse: bool = False) -> dict:
+        """The groups, as ``timm.models.group_parameters`` takes them."""
+
+
+@runtime_checkable
+class HasUndecayed(Protocol):
+    """An encoder that names parameters without weight decay. Many of timm's encoders do."""
+
+    def no_weight_decay(self) -> set[str]:
+        """The names of these parameters."""
+
+
+def layer_of_parameters(encoder: nn.Module) -> dict[str, int]:
+    """Number the blocks of the encoder: 0 is the stem, the highest number is the top block.
+
+    Blocks are timm's coarse groups of layers (ConvNeXt: stem + 4 stages; ViT: patch embedding +
+    each block). A group with only norms and biases, such as a final norm, belongs to the block
+    below it. An encoder that does not group its parameters is one block.
 
     Returns:
-        parameter name -> block number.
+        Parameter name -> number of its block.
     """
     names = [name for name, _ in encoder.named_parameters()]
-    if not hasattr(encoder, "group_matcher"):
+    if not isinstance(encoder, HasGroups):
         return dict.fromkeys(names, 0)
     group_of = group_parameters(encoder, encoder.group_matcher(coarse=True), reverse=True)
     weights = dict(encoder.named_parameters())
@@ -41,21 +58,24 @@ def parameter_groups(
     weight_decay: float,
     layer_decay: float = 1.0,
 ) -> list[dict]:
-    """Parameter groups for AdamW.
+    """Make the parameter groups of AdamW.
 
-    The head trains at ``learning_rate``; encoder blocks from the top at ``learning_rate *
-    layer_decay**0``, ``**1``, ``**2`` ... With ``layer_decay=0`` only the head and the top block
-    train (0**0 = 1); parameters whose rate would be 0 are left out. Weight decay is for the encoder
-    only, and never for norms, biases and what timm's ``no_weight_decay`` names.
+    The learning rate of the head is ``learning_rate``. That of the encoder's blocks, from the top,
+    is ``learning_rate`` times ``layer_decay**0``, ``layer_decay**1``, ``layer_decay**2`` and so on.
+    Parameters whose rate would be 0 are left out: with ``layer_decay=0``, only the head and the top
+    block train (0**0 = 1).
+
+    Weight decay is for the encoder only, but not for its norms, biases and the parameters that
+    timm's ``no_weight_decay`` names.
 
     Returns:
-        One dict a group, the head first, then the encoder from the top: ``params``, ``name``,
-        ``lr``, ``weight_decay``; and for timm's schedules ``initial_lr``, the head's rate, and
-        ``lr_scale``, the group's share of it.
+        A dict for each group, the head first, then the encoder from the top. Each has ``params``,
+        ``name``, ``lr`` and ``weight_decay``. For timm's schedules it also has ``initial_lr``, the
+        rate of the head, and ``lr_scale``, the group's rate divided by that of the head.
     """
     layer_of = layer_of_parameters(encoder)
     top = max(layer_of.values(), default=0)
-    undecayed = encoder.no_weight_decay() if hasattr(encoder, "no_weight_decay") else set()
+    undecayed = encoder.no_weight_decay() if isinstance(encoder, HasUndecayed) else set()
     groups = {"head": _group("head", learning_rate, 1.0, 0.0)}
     groups["head"]["params"] = [p for p in head.parameters() if p.requires_grad]
     for name, parameter in reversed(list(encoder.named_parameters())):
@@ -72,6 +92,7 @@ def parameter_groups(
 
 
 def _group(name: str, learning_rate: float, scale: float, weight_decay: float) -> dict:
+    """A parameter group without parameters."""
     return {
         "name": name,
         "params": [],
@@ -83,7 +104,7 @@ def _group(name: str, learning_rate: float, scale: float, weight_decay: float) -
 
 
 def group_table(groups: list[dict]) -> str:
-    """A text table of parameter groups: name, number of parameters, learning rate, weight decay."""
+    """A table (as text) of the groups: name, number of parameters, learning rate, weight decay."""
     width = max(len(group["name"]) for group in groups)
     lines = [f"{'group':{width}}  parameters  learning rate  weight decay"]
     for group in groups:
@@ -96,15 +117,15 @@ def group_table(groups: list[dict]) -> str:
 
 
 def adamw(groups: list[dict], betas: tuple[float, float] = (0.9, 0.999)) -> torch.optim.AdamW:
-    """AdamW over these groups, with the fused step."""
+    """AdamW for these groups, with torch's fused step."""
     return torch.optim.AdamW(groups, betas=betas, fused=True)
 
 
 def load_state(optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """Load a saved optimizer's moments and learning rates; other settings stay as they are now.
+    """Load the moments and learning rates of a saved optimiser. Other settings stay as they are.
 
     Raises:
-        ValueError: if it had other groups.
+        ValueError: if the saved optimiser had other parameter groups.
     """
     now = optimizer.state_dict()["param_groups"]
     if [group["params"] for group in now] != [group["params"] for group in state["param_groups"]]:
@@ -118,9 +139,13 @@ SCHEDULES = ("cosine", "constant")
 
 
 def warm_then(schedule: str, epochs: int, warmup_epochs: float, learning_rate: float) -> dict:
-    """timm's settings for a linear warm-up, then a constant rate or half a cosine to 0.
+    """timm's settings for a linear warm-up, followed by a constant rate or half a cosine to 0.
 
-    (Loshchilov & Hutter 2017, without restarts.) The warm-up is part of the ``epochs``.
+    The cosine is that of Loshchilov & Hutter (2017), without restarts.
+
+    Args:
+        schedule: one of ``SCHEDULES``.
+        epochs: of the whole training, including the warm-up.
     """
     warmup_epochs = min(warmup_epochs, epochs)
     warmup = {"warmup_epochs": warmup_epochs, "warmup_prefix": True}
@@ -132,24 +157,25 @@ def warm_then(schedule: str, epochs: int, warmup_epochs: float, learning_rate: f
 
 
 def check_schedule(kwargs: dict | None) -> None:
-    """ValueError now, rather than when training starts, for what ``make_scheduler`` refuses."""
+    """ValueError if ``make_scheduler`` would refuse these settings when training starts."""
     make_scheduler(torch.optim.SGD([torch.zeros(1)], lr=1.0), kwargs, 100, 100)
 
 
 def make_scheduler(
     optimizer: torch.optim.Optimizer, kwargs: dict | None, epochs: int, steps_per_epoch: int
 ) -> Scheduler:
-    """timm's schedule over ``epochs``, moving every step where it can; None: a constant rate.
+    """Make timm's learning rate schedule.
 
-    Every group's rate is the schedule's times its own ``lr_scale``. The rate is a function of the
-    step, but for ``plateau``, which follows the validation loss.
+    The rate changes at every step unless the settings say otherwise. The schedule ``plateau``
+    changes it by the validation loss, once per epoch. The rate of each group is that of the
+    schedule times the group's ``lr_scale``.
 
     Args:
-        kwargs: as ``timm.scheduler.create_scheduler_v2`` takes them: ``sched``, ``warmup_epochs``
-            and so on. ``num_epochs`` is ``epochs`` if left out.
+        kwargs: arguments of ``timm.scheduler.create_scheduler_v2``: ``sched``, ``warmup_epochs``
+            and so on. ``num_epochs`` is ``epochs`` if it is left out. None: a constant rate.
 
     Raises:
-        ValueError: for a setting that timm doesn't know or refuses.
+        ValueError: if timm does not know a setting, or refuses it.
     """
     kwargs = dict(kwargs or CONSTANT)
     known = list(inspect.signature(create_scheduler_v2).parameters)[1:]

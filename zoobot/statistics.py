@@ -1,44 +1,51 @@
-"""From Dirichlet concentrations to what astronomers use: fractions, intervals, votes, calibration.
+"""Statistics of predicted votes: fractions, intervals, expected votes, entropies and calibration.
 
 For every question the model predicts the concentrations ``a`` of a Dirichlet distribution over the
-volunteers' fractions (M. Walmsley et al. 2022, "Galaxy Zoo DECaLS", MNRAS 509, 3966). With ``A``,
-their sum over the question's answers, one answer's fraction follows Beta(a, A - a), and its count
-among ``n`` votes follows Beta-Binomial(n, a, A - a). Several forward passes with dropout are
-equally likely predictions: a mixture.
+volunteers' fractions (M. Walmsley et al. 2022, "Galaxy Zoo DECaLS", MNRAS 509, 3966). ``A`` is
+their sum over the answers of the question. The fraction of one answer follows Beta(a, A - a), and
+its count among ``n`` votes follows Beta-Binomial(n, a, A - a). If there are several samples
+(forward passes with dropout), the prediction is the mixture of their distributions with equal
+weights.
 
-Everywhere, ``concentrations`` is an array (N, A) of one forward pass or (N, A, S) of S passes, with
-the answers in the order of ``schema.label_cols``; all is computed in float64. A galaxy whose
+In all functions, ``concentrations`` is an array (N, A) of one sample or (N, A, S) of S samples. Its
+answers have the order of ``schema.label_cols``. Everything is computed in float64. A galaxy whose
 concentrations are NaN, because its image could not be read, gives NaN. All functions raise
-ValueError for a wrong number of answers and for concentrations that are not above 0.
+ValueError if the number of answers is wrong or a concentration is not above 0.
+
+This is one long module because its functions are used together and share the checks at its end.
 """
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 from scipy.special import betaincinv, betaln, entr, gammaln
 
 from zoobot.schemas import Schema
 from zoobot.system.errors import UserError
 
-TABLE_CELLS = 1_000_000  # of one probability table in float64: 8 MB, and a few alike beside it
+TABLE_CELLS = 1_000_000  # cells of a table of probabilities: 8 MB in float64; a few exist at once
 MAX_TEMPERATURE = 100
 
 
-def fractions(concentrations, schema: Schema) -> np.ndarray:
-    """The expected fraction of a question's volunteers who give each answer.
+def fractions(concentrations: ArrayLike, schema: Schema) -> np.ndarray:
+    """The expected fraction of the volunteers asked a question who give each answer.
 
-    The mean of the Dirichlet distribution, a / A, averaged over passes.
+    It is the mean of the Dirichlet distribution, a / A, averaged over samples.
 
     Returns:
-        (N, A), each question's answers summing to 1.
+        (N, A). The answers of each question sum to 1.
     """
-    return _fractions_of_passes(_check_concentrations(concentrations, schema), schema).mean(axis=2)
+    return _sample_fractions(_check_concentrations(concentrations, schema), schema).mean(axis=2)
 
 
-def fraction_intervals(concentrations, schema: Schema, level=0.9) -> tuple[np.ndarray, np.ndarray]:
-    """The central interval that holds the volunteers' fraction with probability ``level``.
+def fraction_intervals(
+    concentrations: ArrayLike, schema: Schema, level: float = 0.9
+) -> tuple[np.ndarray, np.ndarray]:
+    """The central interval that contains the volunteers' fraction with probability ``level``.
 
-    The quantiles (1 - level) / 2 and (1 + level) / 2 of Beta(a, A - a), their medians over passes.
+    Its ends are the quantiles (1 - level) / 2 and (1 + level) / 2 of Beta(a, A - a); of several
+    samples, the medians of their quantiles.
 
     Returns:
         Lower and upper ends, (N, A) each.
@@ -53,20 +60,23 @@ def fraction_intervals(concentrations, schema: Schema, level=0.9) -> tuple[np.nd
     return lower, upper
 
 
-def proportion_asked(concentrations, schema: Schema) -> np.ndarray:
-    """The share of volunteers expected to be asked each question: (N, Q), 1 for first questions."""
+def proportion_asked(concentrations: ArrayLike, schema: Schema) -> np.ndarray:
+    """The expected share of volunteers who are asked each question: (N, Q); 1 for a first one."""
     expected = fractions(concentrations, schema)
     unreadable = np.isnan(expected).any(axis=1, keepdims=True)
     return np.where(unreadable, np.nan, schema.proportion_asked(expected))
 
 
-def expected_votes(concentrations, schema: Schema, num_volunteers) -> np.ndarray:
-    """The number of votes expected for each answer when volunteers walk down the tree.
+def expected_votes(
+    concentrations: ArrayLike, schema: Schema, num_volunteers: ArrayLike
+) -> np.ndarray:
+    """The expected number of votes for each answer, if volunteers answer the tree's questions.
 
-    ``num_volunteers``, a number or (N,), is how many look at each galaxy.
+    Args:
+        num_volunteers: how many volunteers see each galaxy: one number, or (N,).
 
     Returns:
-        (N, A), in votes.
+        (N, A) numbers of votes.
 
     Raises:
         ValueError: if ``num_volunteers`` has another shape or is negative.
@@ -83,56 +93,63 @@ def expected_votes(concentrations, schema: Schema, num_volunteers) -> np.ndarray
     return num_volunteers[..., None] * joint
 
 
-def fraction_variance(concentrations, schema: Schema) -> np.ndarray:
+def fraction_variance(concentrations: ArrayLike, schema: Schema) -> np.ndarray:
     """The variance of the volunteers' fraction, (N, A).
 
-    By the law of total variance: the mean over passes of the Beta variance m (1 - m) / (A + 1),
-    where m = a / A, plus the variance of m over passes.
+    By the law of total variance it is the mean over samples of the Beta variance
+    m (1 - m) / (A + 1), where m = a / A, plus the variance of m over samples.
     """
     a = _check_concentrations(concentrations, schema)
-    means = _fractions_of_passes(a, schema)
+    means = _sample_fractions(a, schema)
     within = means * (1 - means) / (_totals(a, schema) + 1)
     return within.mean(axis=2) + means.var(axis=2)
 
 
-def answer_entropy(concentrations, schema: Schema) -> np.ndarray:
-    """Entropy of the answer of the next volunteer who is asked each question: (N, Q), in nats."""
+def answer_entropy(concentrations: ArrayLike, schema: Schema) -> np.ndarray:
+    """Entropy of the answer that the next volunteer gives to each question: (N, Q), in nats."""
     return _sum_questions(entr(fractions(concentrations, schema)), schema)
 
 
-def mutual_information(concentrations, schema: Schema) -> np.ndarray:
+def mutual_information(concentrations: ArrayLike, schema: Schema) -> np.ndarray:
     """Mutual information between the next volunteer's answer and the model's weights.
 
-    The entropy of the mean prediction minus the mean entropy over passes: large where the passes
-    disagree, so that more labels would teach the model most (N. Houlsby et al. 2011, "Bayesian
-    active learning for classification and preference learning"; for galaxies M. Walmsley et al.
-    2020, MNRAS 491, 1554).
+    It is the entropy of the mean prediction minus the mean of the samples' entropies. It is large
+    if the samples disagree: such galaxies are the most useful to label (N. Houlsby et al. 2011,
+    "Bayesian active learning for classification and preference learning"; for galaxies
+    M. Walmsley et al. 2020, MNRAS 491, 1554).
 
     Returns:
-        (N, Q), in nats; 0 for a single pass.
+        (N, Q), in nats; 0 if there is one sample.
     """
-    passes = _fractions_of_passes(_check_concentrations(concentrations, schema), schema)
-    mean_entropy = _sum_questions(entr(passes), schema).mean(axis=2)
-    return _sum_questions(entr(passes.mean(axis=2)), schema) - mean_entropy
+    samples = _sample_fractions(_check_concentrations(concentrations, schema), schema)
+    mean_entropy = _sum_questions(entr(samples), schema).mean(axis=2)
+    return _sum_questions(entr(samples.mean(axis=2)), schema) - mean_entropy
 
 
-def vote_coverage(concentrations, votes, schema: Schema, level=0.9) -> np.ndarray:
-    """How much of each observed vote count lies within the central ``level`` of the prediction.
+def vote_coverage(
+    concentrations: ArrayLike, votes: ArrayLike, schema: Schema, level: float = 0.9
+) -> np.ndarray:
+    """How much of each observed vote count is inside the central interval of the prediction.
 
-    Vote counts are discrete, so that an interval of whole counts covers more than its level. This
-    is the share of [F(k - 1), F(k)] between (1 - level) / 2 and (1 + level) / 2, where F is the
-    cumulative Beta-Binomial distribution (averaged over passes) of the k votes for an answer among
-    the n on its question: the non-random form of the randomised probability integral transform
-    (C. Czado, T. Gneiting & L. Held 2009, Biometrics 65, 1254). Its mean over galaxies is expected
-    to be exactly ``level`` if the predictions are calibrated, for any n, and less if they are too
-    sure. Memory beyond that of the arguments and the result does not grow with the votes.
+    Its mean over galaxies tests the intervals: for calibrated predictions it is expected to be
+    exactly ``level``, for any number of votes, and less if the intervals are too narrow.
+
+    Vote counts are whole numbers, so an interval of counts contains more than ``level``. Instead,
+    this is the share of the interval [F(k - 1), F(k)] between (1 - level) / 2 and (1 + level) / 2.
+    F is the cumulative Beta-Binomial distribution, averaged over samples, of the votes k for an
+    answer among the n votes on its question. This is the non-random form of the randomised
+    probability integral transform (C. Czado, T. Gneiting & L. Held 2009, Biometrics 65, 1254).
+
+    Besides copies of the arguments, the memory used does not grow with the number of votes.
+
+    Args:
+        votes: (N, A) whole numbers, 0 if the question was not asked.
 
     Returns:
-        (N, A), from 0 to 1; NaN where the question has no vote.
+        (N, A), from 0 to 1; NaN if the question has no vote.
 
     Raises:
-        ValueError: if ``votes`` are not (N, A) whole numbers, 0 where not asked, or ``level`` is
-            not between 0 and 1.
+        ValueError: if ``votes`` are not such numbers, or ``level`` is not between 0 and 1.
     """
     lower, upper = _tails(level)
     a = _check_concentrations(concentrations, schema)
@@ -142,21 +159,28 @@ def vote_coverage(concentrations, votes, schema: Schema, level=0.9) -> np.ndarra
 
     coverage = np.full(votes.shape, np.nan)
     asked = np.flatnonzero(votes_on_question)
-    # Answers with few votes first: a table is as wide as the largest count among its rows.
+    # Sorted by votes, because a table is as wide as the largest count among its rows.
     asked = asked[np.argsort(votes.ravel()[asked], kind="stable")]
     rows = max(1, TABLE_CELLS // (a.shape[2] * (votes.max(initial=0) + 1)))
     for start in range(0, len(asked), rows):
         i, j = np.unravel_index(asked[start : start + rows], votes.shape)
         alpha, beta = a[i, j], totals[i, question_of_answer[j]] - a[i, j]
         below, at = _count_probabilities(votes[i, j], votes_on_question[i, j], alpha, beta)
-        at = np.maximum(at, np.finfo(np.float64).tiny)  # where it underflows, all or nothing
+        at = np.maximum(at, np.finfo(np.float64).tiny)  # if it underflows, the share is 0 or 1
         ends = [np.clip((tail - below) / at, 0, 1) for tail in (lower, upper)]
         coverage[i, j] = ends[1] - ends[0]
     return coverage
 
 
-def _count_probabilities(k, n, alpha, beta) -> tuple[np.ndarray, np.ndarray]:
-    """P(count < k) and P(count = k), (M,) each, for k, n (M,) and alpha, beta (M, S)."""
+def _count_probabilities(
+    k: np.ndarray, n: np.ndarray, alpha: np.ndarray, beta: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """P(count < k) and P(count = k), averaged over samples: (M,) each.
+
+    Args:
+        k, n: (M,) votes for the answer, and on its question.
+        alpha, beta: (M, S) parameters of the Beta-Binomial distribution.
+    """
     counts = np.arange(k.max() + 1)
     rest = np.maximum(n[:, None] - counts, 0)
     log_choose = gammaln(n + 1)[:, None] - gammaln(counts + 1) - gammaln(rest + 1)
@@ -164,27 +188,31 @@ def _count_probabilities(k, n, alpha, beta) -> tuple[np.ndarray, np.ndarray]:
     log_p += gammaln(beta[..., None] + rest[:, None])
     log_p -= (betaln(alpha, beta) + gammaln(alpha + beta + n[:, None]))[..., None]
     log_p += log_choose[:, None]
-    # Counts above k are not needed, and above n the formula does not hold.
+    # Counts above k are not needed. Above n the formula does not hold.
     log_p = np.where((counts <= k[:, None])[:, None], log_p, -np.inf)
     p = np.exp(log_p, out=log_p).mean(axis=1)
     at = np.take_along_axis(p, k[:, None], axis=1)[:, 0]
     return p.sum(axis=1) - at, at
 
 
-def fit_temperatures(concentrations, votes, schema: Schema) -> np.ndarray:
-    """One factor per question that makes the concentrations fit the votes of a calibration set.
+def fit_temperatures(concentrations: ArrayLike, votes: ArrayLike, schema: Schema) -> np.ndarray:
+    """Fit one factor t per question, by which concentrations are multiplied to calibrate them.
 
-    Minimises the Dirichlet-Multinomial negative log likelihood (see ``zoobot.losses``; averaged
-    over passes as a likelihood) of ``votes`` under the concentrations times t: the expected
-    fractions stay, their certainty changes. It is the inverse of the temperature that C. Guo et
-    al. (2017, "On calibration of modern neural networks") divide logits by.
+    The factor leaves the expected fractions as they are and changes the width of the intervals. It
+    minimises the Dirichlet-Multinomial negative log likelihood of ``votes`` (see
+    ``zoobot.losses``); the likelihood is averaged over samples. It is the inverse of the
+    temperature by which C. Guo et al. (2017, "On calibration of modern neural networks") divide
+    logits.
+
+    Args:
+        votes: (N, A) whole numbers, 0 if the question was not asked.
 
     Returns:
-        (Q,) factors t, from 1/100 to 100. Below 1: the model was too sure. 1 where no galaxy has
-        two votes on the question, because a single vote has the same likelihood for every t.
+        (Q,) factors t, from 1/100 to 100. Below 1, the intervals were too narrow. The factor is 1
+        if no galaxy has two votes on the question: one vote has the same likelihood for every t.
 
     Raises:
-        ValueError: if ``votes`` are not (N, A) whole numbers, 0 where not asked.
+        ValueError: if ``votes`` are not such numbers.
     """
     a = _check_concentrations(concentrations, schema)
     votes = _check_votes(votes, a)
@@ -197,11 +225,11 @@ def fit_temperatures(concentrations, votes, schema: Schema) -> np.ndarray:
     return temperatures
 
 
-def _fit_temperature(a, votes) -> float:
+def _fit_temperature(a: np.ndarray, votes: np.ndarray) -> float:
     """The best factor for concentrations (N, K, S) and votes (N, K) of one question."""
     total, n, votes = a.sum(axis=1), votes.sum(axis=1)[:, None], votes[..., None]
 
-    def loss(log_t):
+    def loss(log_t: float) -> float:
         x, x_total = a * np.exp(log_t), total * np.exp(log_t)
         log_likelihood = (gammaln(x + votes) - gammaln(x)).sum(axis=1)
         log_likelihood += gammaln(x_total) - gammaln(x_total + n)
@@ -211,11 +239,11 @@ def _fit_temperature(a, votes) -> float:
     return np.exp(minimize_scalar(loss, bounds=(-bound, bound), method="bounded").x)
 
 
-def recalibrate(concentrations, temperatures, schema: Schema) -> np.ndarray:
-    """The concentrations times their question's factor from ``fit_temperatures``.
+def recalibrate(concentrations: ArrayLike, temperatures: ArrayLike, schema: Schema) -> np.ndarray:
+    """Multiply the concentrations of each question by its factor from ``fit_temperatures``.
 
     Returns:
-        float64 of the shape of ``concentrations``.
+        float64 array with the shape of ``concentrations``.
 
     Raises:
         ValueError: if there is not one positive factor for each question.
@@ -233,11 +261,14 @@ def recalibrate(concentrations, temperatures, schema: Schema) -> np.ndarray:
     return scaled.reshape(np.shape(concentrations))
 
 
-def summary_table(ids, concentrations, schema: Schema) -> pd.DataFrame:
-    """Everything for a catalog: fractions, 90% intervals, and the shares of volunteers asked.
+def summary_table(ids: ArrayLike, concentrations: ArrayLike, schema: Schema) -> pd.DataFrame:
+    """A table of fractions, their 90% intervals, and the share of volunteers who are asked.
+
+    Args:
+        ids: (N,) ``id_str`` of each galaxy.
 
     Returns:
-        ``id_str``, from ``ids`` (N,); for each answer ``{answer}_fraction``,
+        Columns ``id_str``; for each answer ``{answer}_fraction``,
         ``{answer}_90pc-lower`` and ``{answer}_90pc-upper``; then for each question
         ``{question}_proportion-asked``. float32.
 
@@ -254,13 +285,17 @@ def summary_table(ids, concentrations, schema: Schema) -> pd.DataFrame:
     return _table(ids, values, columns)
 
 
-def friendly_table(ids, concentrations, schema: Schema, min_asked=0.5) -> pd.DataFrame:
-    """The fractions that mean something: NaN where few volunteers would be asked the question.
+def friendly_table(
+    ids: ArrayLike, concentrations: ArrayLike, schema: Schema, min_asked: float = 0.5
+) -> pd.DataFrame:
+    """A table of fractions without those of questions that few volunteers would be asked.
 
-    A fraction is shown if the expected share of volunteers asked is at least ``min_asked``.
+    Args:
+        ids: (N,) ``id_str`` of each galaxy.
+        min_asked: fractions are NaN if the expected share of volunteers who are asked is below it.
 
     Returns:
-        ``id_str``, from ``ids`` (N,), then ``{answer}_fraction`` for each answer, float32.
+        Columns ``id_str``, then ``{answer}_fraction`` for each answer, float32.
 
     Raises:
         ValueError: if there is not one id for each galaxy.
@@ -270,8 +305,9 @@ def friendly_table(ids, concentrations, schema: Schema, min_asked=0.5) -> pd.Dat
     return _table(ids, shown, [f"{answer}_fraction" for answer in schema.label_cols])
 
 
-def _table(ids, values, columns) -> pd.DataFrame:
-    ids = np.asarray(ids)  # an index, if they have one, must not reorder the rows
+def _table(ids: ArrayLike, values: np.ndarray, columns: list[str]) -> pd.DataFrame:
+    """A table of ``id_str`` and values (N, columns) as float32."""
+    ids = np.asarray(ids)  # without an index, by which pandas would reorder the rows
     if ids.shape != (len(values),):
         raise UserError(f"ids have shape {ids.shape}: pass one for each of {len(values)} galaxies")
     table = pd.DataFrame(values.astype(np.float32), columns=columns)
@@ -279,13 +315,13 @@ def _table(ids, values, columns) -> pd.DataFrame:
     return table
 
 
-def _check_concentrations(concentrations, schema) -> np.ndarray:
-    """The concentrations as float64 (N, A, S)."""
+def _check_concentrations(concentrations: ArrayLike, schema: Schema) -> np.ndarray:
+    """The concentrations as float64 (N, A, S); ValueError if they are wrong."""
     a = np.asarray(concentrations, np.float64)
     if a.ndim not in (2, 3) or a.shape[2:] == (0,):
         raise UserError(
             f"concentrations have shape {a.shape}: "
-            "pass (galaxies, answers) or (galaxies, answers, passes)"
+            "pass (galaxies, answers) or (galaxies, answers, samples)"
         )
     if a.shape[1] != len(schema.label_cols):
         raise UserError(
@@ -303,8 +339,8 @@ def _check_concentrations(concentrations, schema) -> np.ndarray:
     return a
 
 
-def _check_votes(votes, a) -> np.ndarray:
-    """The votes as int64 (N, A)."""
+def _check_votes(votes: ArrayLike, a: np.ndarray) -> np.ndarray:
+    """The votes as int64 (N, A); ValueError if they are wrong or don't fit concentrations ``a``."""
     votes = np.asarray(votes)
     if votes.shape != a.shape[:2]:
         raise UserError(f"votes have shape {votes.shape}, but concentrations {a.shape[:2]}")
@@ -317,22 +353,24 @@ def _check_votes(votes, a) -> np.ndarray:
     return votes.astype(np.int64, copy=False)
 
 
-def _tails(level) -> tuple[float, float]:
+def _tails(level: float) -> tuple[float, float]:
+    """The probabilities below the two ends of the central interval."""
     if not 0 < level < 1:
         raise UserError(f"level is {level}; it must be between 0 and 1, such as 0.9 for 90%")
     return (1 - level) / 2, (1 + level) / 2
 
 
-def _fractions_of_passes(a, schema) -> np.ndarray:
+def _sample_fractions(a: np.ndarray, schema: Schema) -> np.ndarray:
+    """The expected fractions of each sample: (N, A, S)."""
     return a / _totals(a, schema)
 
 
-def _totals(values, schema) -> np.ndarray:
-    """Each answer's question total, for values (N, A, ...) the same shape."""
+def _totals(values: np.ndarray, schema: Schema) -> np.ndarray:
+    """For each answer, the sum over the answers of its question. Keeps the shape (N, A, ...)."""
     return np.repeat(_sum_questions(values, schema), schema.question_sizes, axis=1)
 
 
-def _sum_questions(values, schema) -> np.ndarray:
-    """Sums over each question's answers: (N, A, ...) -> (N, Q, ...)."""
+def _sum_questions(values: np.ndarray, schema: Schema) -> np.ndarray:
+    """The sum over the answers of each question: (N, A, ...) -> (N, Q, ...)."""
     starts = [first for first, _ in schema.question_index_groups]
     return np.add.reduceat(values, starts, axis=1)

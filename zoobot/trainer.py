@@ -1,23 +1,20 @@
-"""Trainer: fit, validate, test and predict with a model and a data module, over ``engine``.
+"""``Trainer``: fits, validates, tests and predicts with a model and a data module, over the loop.
 
 It has the methods that scripts written for Lightning's trainer call. The loop is ``engine.fit``.
 """
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
 from zoobot import engine, optim
+from zoobot.contracts import DataModule, Loader, TrainableModel
 from zoobot.data.datamodule import CatalogDataModule
-from zoobot.data.dataset import ImagesSeen
 from zoobot.data.foreign_loaders import ForeignLoader
 from zoobot.data.loaders import CatalogLoader, GalaxyLoader
 from zoobot.models.finetune import FinetuneableZoobotClassifier
@@ -26,146 +23,7 @@ from zoobot.runs import checkpoint
 from zoobot.runs.folder import Run
 from zoobot.runs.resume import find_state
 from zoobot.system import distributed
-from zoobot.system.errors import UserError, did_you_mean
-
-PRECISIONS = {
-    "32-true": "fp32",
-    "32": "fp32",
-    "bf16-mixed": "bf16",
-    "16-mixed": "fp16",
-    "16": "fp16",
-    **{name: name for name in ("auto", *engine.PRECISIONS)},
-}
-ACCELERATORS = {"auto": "auto", "cpu": "cpu", "gpu": "cuda", "cuda": "cuda"}
-WITHOUT_EFFECT = set(
-    "log_every_n_steps enable_model_summary num_sanity_val_steps strategy num_nodes".split()
-)
-
-
-def get_trainer(
-    save_dir: str | Path,
-    file_template: str = "{epoch}",
-    save_top_k: int = 1,
-    max_epochs: int = 100,
-    patience: int = 10,
-    devices: str | int = "auto",
-    accelerator: str = "auto",
-    logger=None,
-    *,
-    precision: str | int = "auto",
-    gradient_clip_val: float | None = None,
-    accumulate_grad_batches: int = 1,
-    unfreeze_after: int = 0,
-    enable_progress_bar: bool = True,
-    seed: int | None = None,
-    **trainer_kwargs,
-) -> "Trainer":
-    """A trainer that stops when the validation loss no longer falls, and keeps the best weights.
-
-    Args:
-        save_dir: folder for checkpoints, metrics and TensorBoard's files. An earlier run's files in
-            it are moved to ``earlier-1`` and so on.
-        file_template: names checkpoints: ``{epoch}`` gives ``checkpoints/epoch=20.ckpt``.
-        save_top_k: how many of them to keep; -1: all.
-        max_epochs, patience: at most so many epochs, or so many without a lower validation loss.
-        devices: ``auto``, or the number of processes that torchrun started.
-        accelerator: ``auto``, ``cpu`` or ``gpu``.
-        logger: without effect; metrics are in ``metrics.jsonl`` and ``tensorboard/``.
-        precision: ``auto`` (bf16 where the hardware has it), ``bf16``, ``fp16``, ``fp32``, or
-            Lightning's names of them.
-        gradient_clip_val: largest gradient norm; None: none.
-        accumulate_grad_batches: batches of the data module that make a step.
-        unfreeze_after: freeze the encoder for so many epochs; patience counts from there.
-        seed: of dropout, with the step; by default the model's.
-
-    Raises:
-        ValueError: for an argument that is not known, or has no such value.
-    """
-    for key in trainer_kwargs:
-        if key not in WITHOUT_EFFECT:
-            known = ("precision", "gradient_clip_val", "accumulate_grad_batches", "max_epochs")
-            raise UserError(f"get_trainer has no argument {key!r}{did_you_mean(key, known)}")
-    if logger not in (None, True, False) or trainer_kwargs:
-        ignored = sorted(trainer_kwargs) + ([] if logger in (None, True, False) else ["logger"])
-        warnings.warn(f"get_trainer: without effect: {', '.join(ignored)}", stacklevel=2)
-    wanted = len(devices) if isinstance(devices, (list, tuple)) else devices
-    wanted = int(wanted) if str(wanted).lstrip("-").isdigit() else wanted
-    if wanted not in ("auto", -1, distributed.world_size(), distributed.local_world_size()):
-        raise UserError(
-            f"devices={devices!r}, but there are {distributed.world_size()} processes: start the "
-            f"script with torchrun --nproc-per-node {wanted}"
-        )
-    return Trainer(
-        save_dir,
-        file_template=file_template,
-        save_top_k=save_top_k,
-        max_epochs=max_epochs,
-        patience=patience,
-        **hardware(accelerator, precision),
-        grad_clip=gradient_clip_val,
-        accumulation=accumulate_grad_batches,
-        unfreeze_after=unfreeze_after,
-        show_progress=enable_progress_bar,
-        seed=seed,
-    )
-
-
-def hardware(accelerator: str = "auto", precision: str | int = "auto") -> dict[str, str]:
-    """``device`` and ``precision`` in this package's names, from those or Lightning's.
-
-    Raises:
-        ValueError: for another name.
-    """
-    if str(precision) not in PRECISIONS:
-        raise UserError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
-    if accelerator not in ACCELERATORS:
-        raise UserError(f"accelerator {accelerator!r} is none of {', '.join(ACCELERATORS)}")
-    return {"device": ACCELERATORS[accelerator], "precision": PRECISIONS[str(precision)]}
-
-
-@runtime_checkable
-class TrainableModel(engine.Model, Protocol):
-    """What the trainer asks of a model, besides what the loop asks.
-
-    Attributes:
-        scheduler_kwargs: of ``timm.scheduler.create_scheduler_v2``; None: a constant rate.
-        seed: of dropout.
-        images_seen: set by the trainer, and saved with the model.
-    """
-
-    scheduler_kwargs: dict | None
-    seed: int
-    images_seen: ImagesSeen
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The optimiser, with groups as ``optim.parameter_groups`` makes them."""
-
-    def check_labels(self, table: pd.DataFrame, where: str) -> None:
-        """ValueError if labels (a table with ``id_str``) can't be learned."""
-
-    def learn_from_labels(self, table: pd.DataFrame | None) -> None:
-        """Called with the training labels before training; None if the loader does not tell."""
-
-    def introduce(self) -> str:
-        """What a run says of its model at the start."""
-
-    def describe(self) -> dict:
-        """What is needed to build the model again, as plain types."""
-
-    def metric_key(self, split: str, name: str) -> str:
-        """How a metric is called in the logs."""
-
-
-@runtime_checkable
-class DataModule(Protocol):
-    """Galaxies by split: ours, galaxy-datasets' or one of your own.
-
-    It has ``train_dataloader``, ``val_dataloader``, ``test_dataloader`` and
-    ``predict_dataloader``, of which only those are called that are needed.
-    """
-
-    def setup(self, stage: str) -> None:
-        """Called with ``fit``, ``validate``, ``test`` or ``predict`` before its loaders are."""
+from zoobot.system.errors import UserError
 
 
 class Trainer:
@@ -224,8 +82,8 @@ class Trainer:
     def fit(
         self,
         model: nn.Module,
-        train_dataloaders: DataModule | engine.Loader | None = None,
-        val_dataloaders: engine.Loader | None = None,
+        train_dataloaders: DataModule | Loader | None = None,
+        val_dataloaders: Loader | None = None,
         datamodule: DataModule | None = None,
         ckpt_path: str | Path | None = None,
         *,
@@ -307,7 +165,7 @@ class Trainer:
     def validate(
         self,
         model: nn.Module,
-        dataloaders: DataModule | engine.Loader | None = None,
+        dataloaders: DataModule | Loader | None = None,
         ckpt_path: str | Path | None = None,
         verbose: bool = True,
         datamodule: DataModule | None = None,
@@ -320,7 +178,7 @@ class Trainer:
     def test(
         self,
         model: nn.Module,
-        dataloaders: DataModule | engine.Loader | None = None,
+        dataloaders: DataModule | Loader | None = None,
         ckpt_path: str | Path | None = None,
         verbose: bool = True,
         datamodule: DataModule | None = None,
@@ -340,7 +198,7 @@ class Trainer:
     def predict(
         self,
         model: nn.Module,
-        dataloaders: DataModule | engine.Loader | None = None,
+        dataloaders: DataModule | Loader | None = None,
         datamodule: DataModule | None = None,
         ckpt_path: str | Path | None = None,
     ) -> list[torch.Tensor]:
@@ -435,8 +293,8 @@ class Trainer:
     def _check_with_linear_model(
         self,
         model: FinetuneableZoobotClassifier,
-        train: engine.Loader,
-        val: engine.Loader,
+        train: Loader,
+        val: Loader,
         settings: engine.Settings,
     ) -> None:
         features = {}

@@ -8,7 +8,8 @@ from torchvision.transforms import v2 as T
 from zoobot.data import CatalogDataset, catalog
 from zoobot.data.images import ImageError
 from zoobot.data.loaders import eval_loader
-from zoobot.data.views.cpu import GalaxyView, minimal_view_config
+from zoobot.data.views.config import minimal_view_config
+from zoobot.data.views.cpu import GalaxyView
 
 
 def test_a_single_galaxy_has_a_float_image_and_plain_labels(dataset, tree):

@@ -15,7 +15,7 @@ from PIL import Image
 
 from zoobot.data import images
 from zoobot.data.images import ImageError, read_image, to_8bit
-from zoobot.options import set_up_process
+from zoobot.script import set_up_process
 
 WIDTH, HEIGHT = 40, 30
 

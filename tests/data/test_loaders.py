@@ -5,7 +5,8 @@ from torchvision.transforms import v2 as T
 from zoobot import engine
 from zoobot.data import CatalogDataset, catalog, loaders
 from zoobot.data.images import ImageError
-from zoobot.data.views.cpu import GalaxyView, default_view_config
+from zoobot.data.views.config import default_view_config
+from zoobot.data.views.cpu import GalaxyView
 from zoobot.data.views.device import DeviceView
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from small_shards import encoded, in_memory, write
 
-from zoobot import create_shards, options
+from zoobot import create_shards
 from zoobot.data.catalog import read_catalog
 from zoobot.data.images import read_image
 from zoobot.data.shards import webdataset
@@ -24,6 +24,7 @@ from zoobot.data.shards.reader import (
     schema_hash,
     verify,
 )
+from zoobot.script import run_script
 
 
 def ids(folder, split="train"):
@@ -491,7 +492,7 @@ def script(capsys, *words):
     """Exit code, what was printed, and the last line on stderr."""
     code = 0
     try:
-        options.run(create_shards.main, lambda: create_shards.parse([str(w) for w in words]))
+        run_script(create_shards.main, lambda: create_shards.parse([str(w) for w in words]))
     except SystemExit as stop:
         code = stop.code
     told = capsys.readouterr()

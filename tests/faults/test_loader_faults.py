@@ -11,7 +11,8 @@ import pytest
 from conftest import REPO
 
 from zoobot.data import CatalogDataset, catalog, loaders
-from zoobot.data.views.cpu import GalaxyView, minimal_view_config
+from zoobot.data.views.config import minimal_view_config
+from zoobot.data.views.cpu import GalaxyView
 from zoobot.data.views.device import DeviceView
 
 
@@ -70,13 +71,13 @@ def test_a_process_with_hanging_workers_ends(small_catalog, tmp_path):
     script = tmp_path / "hang.py"
     script.write_text(
         "import argparse, sys, threading\n"
-        "from zoobot import options\n"
+        "from zoobot.script import run_script\n"
         "from zoobot.data import CatalogDataset, catalog, loaders\n"
         "def main(_):\n"
         "    data = CatalogDataset(catalog.read_catalog(sys.argv[1]))\n"
         "    data._image = lambda *_: threading.Event().wait()\n"
         "    next(iter(loaders.eval_loader(data, 4, num_workers=1, timeout_s=1)))\n"
-        "options.run(main, lambda: argparse.Namespace(debug=False))\n"
+        "run_script(main, lambda: argparse.Namespace(debug=False))\n"
     )
     done = subprocess.run(
         [sys.executable, str(script), str(small_catalog)],

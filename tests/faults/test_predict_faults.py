@@ -14,7 +14,6 @@ from killing import contents
 from processes import script_error, torchrun
 from torch import nn
 
-from zoobot import options
 from zoobot.data.dataset import ImagesSeen
 from zoobot.models.tree import ZoobotTree
 from zoobot.predictions import parts as parts_file
@@ -22,6 +21,7 @@ from zoobot.predictions import predict
 from zoobot.predictions.files import Predictions, open_writer, read_predictions
 from zoobot.predictions.parts import read_part, tempfile
 from zoobot.runs import checkpoint
+from zoobot.script import run_script
 from zoobot.system.files import write_whole
 
 sys.path.insert(0, str(REPO))
@@ -231,7 +231,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_earlier_files_until_there_is_spa
         assert {name: left.pop(name) for name in earlier} == earlier
         assert not [name for name in left if "/." in name]
     assert len(told) == 3
-    options.run(script.main, lambda: script.parse([str(word) for word in words]))
+    run_script(script.main, lambda: script.parse([str(word) for word in words]))
     assert contents(out) == expected
 
 
@@ -257,13 +257,29 @@ def test_wherever_in_an_hdf5_file_a_disk_is_full_it_is_told_as_such(tmp_path):
     assert list(contents(tmp_path)) == ["p.hdf5"]
 
 
+def test_hdf5_uses_no_more_space_than_is_reserved_however_long_the_texts(tmp_path):
+    pytest.importorskip("h5py")
+    lengths = np.random.default_rng(0).permutation([0, 20, 700, 1360, 2030, 4060, 4100, 33000] * 90)
+    texts = np.array(["x" * length for length in lengths], dtype=object)
+    whole = Predictions(texts, np.ones((720, 2, 1), np.float32), ["a", "b"], texts[::-1])
+    path = tmp_path / "p.hdf5"
+    with open_writer(path, ".hdf5", whole, 720) as writer:
+        for i in range(0, 720, 40):
+            rows = slice(i, i + 40)
+            part = Predictions(texts[rows], whole.values[rows], ["a", "b"], whole.errors[rows])
+            writer.write(part)
+            assert writer._file.id.get_filesize() < path.stat().st_size == writer._reserved
+    assert list(read_predictions(path).ids) == list(texts)
+    assert path.stat().st_size < 2.2 * lengths.sum()
+
+
 def test_a_full_disk_of_any_process_is_told(monkeypatch, capsys):
     def full(_):
         raise OSError(28, "No space left on device", "p.csv.parts/part-0000003.safetensors")
 
     monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(SystemExit, match="2"):
-        options.run(full, lambda: argparse.Namespace(debug=False))
+        run_script(full, lambda: argparse.Namespace(debug=False))
     told = "error: [Errno 28] No space left on device: 'p.csv.parts/part-0000003.safetensors'\n"
     assert capsys.readouterr().err == told
 

@@ -9,12 +9,13 @@ from killing import contents
 from processes import script_error
 from small_shards import in_memory, write
 
-from zoobot import create_shards, options
+from zoobot import create_shards
 from zoobot.data.shards import file as shard_file
 from zoobot.data.shards import images as shard_images
 from zoobot.data.shards.file import _write_tensors, encode_jpeg
 from zoobot.data.shards.reader import open_shards, read_index, verify
 from zoobot.data.shards.writer import tqdm
+from zoobot.script import run_script
 
 LONGEST_S = 60
 
@@ -165,8 +166,8 @@ def words_for(catalog, tree, folder, *more):
     return ["--labelled-catalog", catalog, "--shard-dir", folder, *labels, *sizes, *more]
 
 
-def run_script(*words):
-    options.run(create_shards.main, lambda: create_shards.parse([str(word) for word in words]))
+def shard(*words):
+    run_script(create_shards.main, lambda: create_shards.parse([str(word) for word in words]))
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -174,7 +175,7 @@ def test_a_full_disk_is_one_line_and_the_rerun_completes(
     tmp_path, tree, small_catalog, capsys, num_workers
 ):
     words = words_for(small_catalog, tree, tmp_path / "out", "--num-workers", num_workers)
-    run_script(*words_for(small_catalog, tree, tmp_path / "whole", "--num-workers", 0))
+    shard(*words_for(small_catalog, tree, tmp_path / "whole", "--num-workers", 0))
     expected = contents(tmp_path / "whole")
     largest = max(map(len, expected.values()))
     for num_bytes in (0, 100, len(expected["plan.json"]), largest // 2, largest - 1):
@@ -183,7 +184,7 @@ def test_a_full_disk_is_one_line_and_the_rerun_completes(
         assert "File too large: " in line
         assert ("plan.json'" if num_bytes <= 100 else ".safetensors'") in line
         assert contents(tmp_path / "out").items() <= expected.items()
-    run_script(*words)
+    shard(*words)
     assert contents(tmp_path / "out") == expected
 
 

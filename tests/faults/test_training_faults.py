@@ -16,10 +16,11 @@ from comparing import assert_bitwise_equal, assert_same_run, last_state
 from conftest import REPO, draw_galaxies
 from dying import largest_file
 
-from zoobot import engine, options
+from zoobot import engine
 from zoobot.runs.folder import Run
 from zoobot.runs.resume import find_state
 from zoobot.runs.watch import EXIT_PREEMPTED
+from zoobot.script import run_script
 
 sys.path.insert(0, str(REPO))
 import train
@@ -159,7 +160,7 @@ def test_a_full_disk_stops_the_run_with_one_line_and_it_goes_on_when_there_is_ro
     room = len(before[next(iter(before))]) // 2
     words = [str(a) for a in arguments]
     with pytest.raises(SystemExit) as leaving, largest_file(room):
-        options.run(train.main, lambda: train.parse(words))
+        run_script(train.main, lambda: train.parse(words))
     assert leaving.value.code == 2
     said = capsys.readouterr().err
     assert said.count("error:") == 1
@@ -201,7 +202,7 @@ def test_a_folder_that_cannot_be_written_is_said_in_one_line(arguments, tmp_path
     (tmp_path / "file").write_text("")
     words = [*arguments, "--save-dir", str(tmp_path / "file" / "run")]
     with pytest.raises(SystemExit) as leaving:
-        options.run(train.main, lambda: train.parse(words))
+        run_script(train.main, lambda: train.parse(words))
     assert leaving.value.code == 2
     said = capsys.readouterr().err
     assert said.startswith("error:")

@@ -14,8 +14,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 import train
-from zoobot import engine, options
+from zoobot import engine
 from zoobot.models.tree import ZoobotTree
+from zoobot.script import run_script
 from zoobot.system import distributed
 
 
@@ -40,7 +41,7 @@ def main(faults: list[list]) -> None:
 
     engine.seed_step, ZoobotTree.losses = seed_then_signal, losses_or_nan
     try:
-        options.run(train.main, train.parse)
+        run_script(train.main, train.parse)
     except SystemExit as leaving:
         line = f"start {distributed.num_restarts()} rank {distributed.rank()}: exit {leaving.code}"
         print(line, flush=True)

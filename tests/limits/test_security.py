@@ -25,7 +25,7 @@ import torch
 from conftest import REPO, draw_galaxies
 from PIL import Image
 
-from zoobot import create_shards, evaluate, options
+from zoobot import create_shards, evaluate
 from zoobot.data import images
 from zoobot.data.catalog import read_catalog
 from zoobot.data.images import read_image, read_pixels
@@ -45,6 +45,7 @@ from zoobot.predictions.models import load_predictor
 from zoobot.runs import checkpoint
 from zoobot.schemas import Schema, load_schema
 from zoobot.schemas.schema import MAX_ANSWERS
+from zoobot.script import run_script
 from zoobot.system.errors import UserError
 from zoobot.system.files import write_text, write_whole
 
@@ -623,7 +624,7 @@ def test_an_error_is_one_line_without_control_characters(capsys, tmp_path):
         raise UserError("id \x1b[2J\x1b]0;title\x07 \u202e\n\r\x9b31m \ud800 caf\u00e9")
 
     with pytest.raises(SystemExit):
-        options.run(main, lambda: argparse.Namespace(debug=False))
+        run_script(main, lambda: argparse.Namespace(debug=False))
     line = capsys.readouterr().err
     assert line == ("error: id \\x1b[2J\\x1b]0;title\\x07 \\u202e \\x9b31m \\ud800 caf\u00e9\n")
 

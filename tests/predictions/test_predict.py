@@ -19,17 +19,19 @@ from zoobot import statistics
 from zoobot.data.catalog import read_catalog
 from zoobot.data.dataset import ImagesSeen
 from zoobot.data.images import ImageError
-from zoobot.data.views.cpu import fast_view_config, get_galaxy_transform, minimal_view_config
+from zoobot.data.views.config import fast_view_config, minimal_view_config
+from zoobot.data.views.cpu import get_galaxy_transform
 from zoobot.models.encoders import get_pytorch_encoder
 from zoobot.models.finetune import FinetuneableZoobotClassifier, FinetuneableZoobotRegressor
 from zoobot.models.tree import ZoobotTree
 from zoobot.predictions import predict
 from zoobot.predictions.files import read_predictions
 from zoobot.predictions.models import ZoobotEncoder
+from zoobot.pytorch.predictions import predict_on_catalog
 from zoobot.runs import checkpoint
 
 WORKER = "tests/predict_worker.py"
-QUICK = {"batch_size": 4, "num_workers": 0, "show_progress": False}
+QUICK = {"batch_size": 4, "num_workers": 0, "show_progress": False, "precision": "fp32"}
 SEEN = {"image_size": 32, "view": {"output_size": 32, "random_affine": {"degrees": 0}}}
 
 
@@ -61,14 +63,18 @@ def images_of(catalog, size_px=32):
     return torch.stack([view(Image.open(path)) for path in paths]).float() / 255
 
 
-def test_every_galaxy_has_the_models_prediction_in_the_catalogs_order(model, catalog, tmp_path):
-    path = predict.predict_to_file(catalog, model, tmp_path / "p.parquet", **QUICK)
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("bf16", 0.1)])
+def test_every_galaxy_has_the_models_prediction_in_the_catalogs_order(
+    model, catalog, tmp_path, precision, tolerance
+):
+    options = QUICK | {"precision": precision}
+    path = predict.predict_to_file(catalog, model, tmp_path / "p.parquet", **options)
     table = pd.read_parquet(path)
     assert list(table["id_str"]) == [f"g{i}" for i in range(37)]
     assert list(table.columns) == ["id_str", *model.schema.label_cols]
     with torch.no_grad():
         expected = model(images_of(catalog)).numpy()
-    np.testing.assert_allclose(table.iloc[:, 1:].to_numpy(), expected, rtol=1e-4)
+    np.testing.assert_allclose(table.iloc[:, 1:].to_numpy(), expected, rtol=tolerance)
     assert not (tmp_path / "p.parquet.parts").exists()
 
 
@@ -89,12 +95,14 @@ def test_samples_differ_by_dropout_and_repeat_with_the_seed(model, catalog, tmp_
 def test_several_views_give_the_mean_over_a_galaxy_turned_through_equal_angles(
     model, catalog, tmp_path
 ):
-    together = predict.predict(catalog, model, tmp_path / "p.csv", n_views=4, **QUICK)
+    together = predict_on_catalog.predict(catalog, model, tmp_path / "p.csv", n_views=4, **QUICK)
     apart = []
     for angle in (0, 90, 180, 270):
         view = get_galaxy_transform(SEEN["view"] | {"random_affine": {"degrees": (angle, angle)}})
         path = tmp_path / f"{angle}.csv"
-        apart.append(predict.predict(catalog, model, path, inference_transform=view, **QUICK))
+        apart.append(
+            predict_on_catalog.predict(catalog, model, path, inference_transform=view, **QUICK)
+        )
     values = [table.iloc[:, 1:].to_numpy() for table in apart]
     assert not np.allclose(values[0], values[1], rtol=1e-4)
     np.testing.assert_allclose(together.iloc[:, 1:].to_numpy(), np.mean(values, 0), rtol=1e-4)
@@ -273,7 +281,7 @@ def test_columns_are_named_by_the_model_or_by_the_user(catalog, tmp_path):
         (encoder, [f"f{i}" for i in range(encoder.num_features)], None),
     ]
     for model, label_cols, expected in cases:
-        table = predict.predict(
+        table = predict_on_catalog.predict(
             frame, model, tmp_path / "p.csv", label_cols,
             datamodule_kwargs={"batch_size": 40, "num_workers": 0},
             trainer_kwargs={"accelerator": "cpu", "precision": 32, "logger": False},
@@ -281,7 +289,7 @@ def test_columns_are_named_by_the_model_or_by_the_user(catalog, tmp_path):
         assert list(table.columns) == ["id_str", *(expected or label_cols)]
         assert len(table) == 37
         assert np.isfinite(table.iloc[:, 1:].to_numpy()).all()
-    probabilities = predict.predict(frame, classifier(), tmp_path / "q.csv", **QUICK)
+    probabilities = predict_on_catalog.predict(frame, classifier(), tmp_path / "q.csv", **QUICK)
     np.testing.assert_allclose(probabilities.iloc[:, 1:].sum(axis=1), 1, rtol=1e-5)
 
 
@@ -330,7 +338,7 @@ def test_misuse_is_told(model, catalog, tmp_path):
         label_cols=["x"],
     )
     with pytest.raises(ValueError, match="no argument 'shuffle'"):
-        predict.predict(catalog, model, "p.csv", datamodule_kwargs={"shuffle": True})
+        predict_on_catalog.predict(catalog, model, "p.csv", datamodule_kwargs={"shuffle": True})
 
 
 def test_what_the_predictions_are_of_is_in_the_file(model, catalog, tmp_path, tree):

@@ -28,8 +28,8 @@ def run_train(*arguments):
     train.main(train.parse([str(a) for a in arguments]))
 
 
-def test_four_epochs_are_two_and_two_more_bitwise(arguments, tmp_path):
-    constant = [*arguments, "--scheduler", "constant"]
+def test_four_epochs_are_two_and_two_more_bitwise(arguments, tmp_path, precision):
+    constant = [*arguments, "--scheduler", "constant", "--precision", precision]
     run_train(*constant, "--epochs", 4, "--save-dir", tmp_path / "whole")
     run_train(*constant, "--epochs", 2, "--save-dir", tmp_path / "parts")
     run_train(*constant, "--epochs", 4, "--save-dir", tmp_path / "parts")

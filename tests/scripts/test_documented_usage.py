@@ -157,7 +157,7 @@ def test_losses():
     torch.testing.assert_close(tree_loss, loss)
 
 
-def test_a_new_task_by_subclassing(data_module_class, labelled, tmp_path):
+def test_a_new_task_by_subclassing(data_module_class, labelled, tmp_path, precision):
     from zoobot.pytorch.training.finetune import FinetuneableZoobotAbstract, get_trainer
 
     class FinetuneableZoobotCustomRegression(FinetuneableZoobotAbstract):
@@ -173,7 +173,7 @@ def test_a_new_task_by_subclassing(data_module_class, labelled, tmp_path):
     datamodule = data_module_class(label_cols=["fraction"], catalog=labelled, **SETTINGS)
     encoder = timm.create_model("test_resnet", num_classes=0)
     model = FinetuneableZoobotCustomRegression(foo=3, encoder=encoder)
-    trainer = get_trainer(tmp_path, max_epochs=1)
+    trainer = get_trainer(tmp_path, max_epochs=1, precision=precision)
     trainer.fit(model, datamodule)
     again = FinetuneableZoobotCustomRegression.load_from_checkpoint(trainer.best_model_path)
     assert again.foo == 3

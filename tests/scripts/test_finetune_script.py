@@ -44,8 +44,8 @@ def run(catalog, tmp_path):
     return run
 
 
-def test_text_labels_are_classes_by_name(run):
-    folder = run("--label-col", "kind")
+def test_text_labels_are_classes_by_name(run, precision):
+    folder = run("--label-col", "kind", "--precision", precision)
     files = {path.name for path in folder.iterdir()}
     assert files == {
         "config.json", "metrics.jsonl", "tensorboard", "checkpoints", "best.safetensors",

@@ -8,7 +8,6 @@ import timm
 import torch
 from conftest import REPO, draw_galaxies
 
-from zoobot import options
 from zoobot.models.finetune import (
     FinetuneableZoobotClassifier,
     FinetuneableZoobotRegressor,
@@ -17,6 +16,7 @@ from zoobot.models.finetune import (
 from zoobot.models.tree import ZoobotTree
 from zoobot.predictions.models import load_predictor
 from zoobot.runs import checkpoint
+from zoobot.script import run_script
 
 sys.path.insert(0, str(REPO))
 import predict as script
@@ -35,9 +35,9 @@ def folder(tmp_path, tree, monkeypatch):
 
 
 def run(*arguments):
-    words = ["--num-workers", "0", "--save-loc", "p.parquet", *arguments]
+    words = ["--num-workers", "0", "--precision", "fp32", "--save-loc", "p.parquet", *arguments]
     words = words if "--checkpoint" in words else ["--checkpoint", "tree.safetensors", *words]
-    options.run(script.main, lambda: script.parse(words))
+    run_script(script.main, lambda: script.parse(words))
     return pd.read_parquet("p.parquet")
 
 

@@ -13,6 +13,7 @@ sys.path.insert(0, str(REPO))
 import train
 from zoobot import create_shards, options
 from zoobot.models.tree import ZoobotTree
+from zoobot.script import run_script
 
 
 @pytest.fixture
@@ -30,14 +31,14 @@ QUICK = [
 ]  # fmt: skip
 
 
-def run_script(*arguments):
-    options.run(train.main, lambda: train.parse([str(a) for a in arguments]))
+def run_train(*arguments):
+    run_script(train.main, lambda: train.parse([str(a) for a in arguments]))
 
 
 def refusal(capsys, *arguments):
     """The one line that the script leaves on stderr for a user's mistake."""
     with pytest.raises(SystemExit) as stop:
-        run_script(*arguments)
+        run_train(*arguments)
     assert stop.value.code == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
@@ -51,7 +52,7 @@ def edit(folder, name="edited.csv", **columns):
 
 
 def test_a_run_leaves_the_promised_files(folder, capsys):
-    run_script("--catalog", "catalog.csv", *(word for word in QUICK if word != "--no-report"))
+    run_train("--catalog", "catalog.csv", *(word for word in QUICK if word != "--no-report"))
     run = folder / "run"
     names = {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()}
     assert {"config.json", "metrics.jsonl", "best.safetensors", "checkpoints/last.ckpt"} <= names
@@ -76,7 +77,7 @@ def test_a_run_leaves_the_promised_files(folder, capsys):
 
 
 def test_the_best_weights_rebuild_the_model(folder):
-    run_script("--catalog", "catalog.csv", *QUICK)
+    run_train("--catalog", "catalog.csv", *QUICK)
     model = ZoobotTree.load_from_checkpoint(folder / "run" / "best.safetensors")
     assert model.images_seen.image_size == 32
     assert model.images_seen.view["random_affine"]["scale"] == [1.2, 1.2]
@@ -116,7 +117,7 @@ def shards(folder):
 @pytest.mark.parametrize("augment", ["cpu", "device"])
 def test_shards_train_and_end_with_a_report_of_their_test_galaxies(shards, augment, capsys):
     words = [word for word in QUICK if word != "--no-report"]
-    run_script("--shards", "shards", "--augment", augment, *words)
+    run_train("--shards", "shards", "--augment", augment, *words)
     assert "43 galaxies to train on, 5 to validate" in capsys.readouterr().out
     assert len(pd.read_parquet("run/test_predictions.parquet")) == 12
     assert (shards.parent / "run" / "report" / "report.html").exists()
@@ -147,20 +148,20 @@ def test_other_catalog_formats_and_embedded_images_train_too(folder, suffix):
     else:
         table = pytest.importorskip("astropy.table")
         table.Table.from_pandas(frame).write(folder / "cat.fits")
-    run_script("--catalog", f"cat{suffix}", *QUICK, "--epochs", "1")
+    run_train("--catalog", f"cat{suffix}", *QUICK, "--epochs", "1")
     assert (folder / "run" / "best.safetensors").exists()
 
 
 def test_fewer_galaxies_than_a_batch_train_with_a_smaller_batch(folder):
     edit(folder, "few.csv", split=["train"] * 5 + ["val"] * 1 + ["test"] * 54)
-    run_script("--catalog", "few.csv", *QUICK, "--batch-size", "512", "--grad-accumulation", "4")
+    run_train("--catalog", "few.csv", *QUICK, "--batch-size", "512", "--grad-accumulation", "4")
     state = torch.load(folder / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     assert state["progress"]["step"] == 2
 
 
 def test_a_run_without_a_test_split_ends_well(folder):
     edit(folder, split=["train"] * 50 + ["val"] * 10)
-    run_script("--catalog", "edited.csv", *QUICK, "--epochs", "1", "--channels", "1")
+    run_train("--catalog", "edited.csv", *QUICK, "--epochs", "1", "--channels", "1")
     assert len((folder / "run" / "metrics.jsonl").read_text().splitlines()) == 2
 
 

@@ -2,13 +2,13 @@
 
 from zoobot.data.datamodule import CatalogDataModule
 from zoobot.data.dataset import CatalogDataset
-from zoobot.data.views.cpu import (
+from zoobot.data.views.config import (
     default_view_config,
     fast_view_config,
-    get_galaxy_transform,
     minimal_view_config,
     zoomed_view_configs,
 )
+from zoobot.data.views.cpu import get_galaxy_transform
 
 __all__ = [
     "CatalogDataModule",

@@ -14,7 +14,8 @@ from zoobot.data.loaders import (
     train_loader,
 )
 from zoobot.data.sources import image_frame, label_frame
-from zoobot.data.views.cpu import default_view_config, get_galaxy_transform, minimal_view_config
+from zoobot.data.views.config import default_view_config, minimal_view_config
+from zoobot.data.views.cpu import get_galaxy_transform
 from zoobot.data.views.device import device_view_of
 from zoobot.system.errors import UserError
 

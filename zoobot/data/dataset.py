@@ -14,12 +14,8 @@ from torch.utils.data import Dataset
 
 from zoobot.data.images import ImageError, read_image, read_pixels
 from zoobot.data.sources import Galaxies, TableGalaxies, label_frame
-from zoobot.data.views.cpu import (
-    GalaxyView,
-    apply_transform,
-    get_galaxy_transform,
-    minimal_view_config,
-)
+from zoobot.data.views.config import minimal_view_config
+from zoobot.data.views.cpu import GalaxyView, apply_transform, get_galaxy_transform
 from zoobot.data.views.device import VIEW_KEYS, DeviceView, warp
 from zoobot.system.errors import UserError
 

@@ -1,1 +1,1 @@
-"""How good predictions are: scores, figures and a page."""
+"""Compare predictions with labels: scores, figures, and a report page."""

@@ -1,4 +1,4 @@
-"""Figures of an evaluation; each function returns one."""
+"""Draw the figures of an evaluation. Each function returns one ``Figure``."""
 
 import math
 
@@ -21,10 +21,11 @@ from zoobot.evaluation.scores import (
 )
 
 PANELS_A_ROW = 4
-ACCEPTED_COVERAGE = (0.85, 0.95)
+ACCEPTED_COVERAGE = (0.85, 0.95)  # a coverage between them counts as right
 
 
 def _grid(num_panels: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure with so many panels, each of this width and height in inches."""
     columns = min(PANELS_A_ROW, num_panels)
     rows = math.ceil(num_panels / columns)
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
@@ -35,7 +36,7 @@ def _grid(num_panels: int, width: float, height: float) -> tuple[Figure, list[Ax
 
 
 def _draw_confusion(axis: Axes, confusion: np.ndarray, names: list[str], size: int) -> None:
-    """Counts in cells, coloured by their share of the true class."""
+    """Draw the counts of a confusion matrix, coloured by their share of the true class."""
     total = confusion.sum(axis=1, keepdims=True)
     share = confusion / np.maximum(total, 1)
     axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -47,7 +48,7 @@ def _draw_confusion(axis: Axes, confusion: np.ndarray, names: list[str], size: i
 
 
 def confusion_matrix(confusion: np.ndarray, names: list[str]) -> Figure:
-    """True class against predicted class."""
+    """A matrix of counts: true class (rows) and predicted class (columns)."""
     side = 2.2 + 0.7 * len(names)
     figure = Figure(figsize=(side, side), layout="constrained")
     axis = figure.subplots()
@@ -58,7 +59,7 @@ def confusion_matrix(confusion: np.ndarray, names: list[str]) -> Figure:
 
 
 def per_class_accuracy(confusion: np.ndarray, names: list[str]) -> Figure:
-    """How many galaxies of each true class are found, with 68% binomial errors."""
+    """A bar for each true class: the share that is predicted rightly, with 68% binomial errors."""
     recall, totals = class_scores(confusion)["recall"], confusion.sum(axis=1)
     error = np.sqrt(recall * (1 - recall) / np.maximum(totals, 1))
     figure = Figure(figsize=(7, 1.2 + 0.45 * len(names)), layout="constrained")
@@ -74,7 +75,7 @@ def per_class_accuracy(confusion: np.ndarray, names: list[str]) -> Figure:
 
 
 def confidence_distribution(confidence: np.ndarray, is_right: np.ndarray) -> Figure:
-    """The probability given to the predicted class, for right and wrong predictions."""
+    """Histograms of the predicted class's probability, for right and for wrong predictions."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axis = figure.subplots()
     for chosen, colour, name in ((is_right, BLUE, "right"), (~is_right, ORANGE, "wrong")):
@@ -90,7 +91,7 @@ def confidence_distribution(confidence: np.ndarray, is_right: np.ndarray) -> Fig
 
 
 def residual_distribution(truth: np.ndarray, probabilities: np.ndarray, names: list[str]) -> Figure:
-    """1 - probability of the true class, a panel for each true class."""
+    """Histograms of 1 - (probability of the true class), one panel for each true class."""
     figure, axes = _grid(len(names), 3.2, 2.6)
     for i, (axis, name) in enumerate(zip(axes, names, strict=True)):
         residuals = 1 - probabilities[truth == i, i]
@@ -105,7 +106,7 @@ def residual_distribution(truth: np.ndarray, probabilities: np.ndarray, names: l
 
 
 def calibration(result: Calibration) -> Figure:
-    """Accuracy against confidence; below the diagonal the model is too sure."""
+    """Accuracy against confidence. Below the diagonal, the probabilities are too high."""
     figure = Figure(figsize=(5.5, 5.5), layout="constrained")
     axis, counts_axis = figure.subplots(2, 1, height_ratios=[4, 1], sharex=True)
     axis.plot([0, 1], [0, 1], color=GREY, ls="--", lw=1)
@@ -127,7 +128,7 @@ def calibration(result: Calibration) -> Figure:
 
 
 def galaxy_row(images: list[Image.Image | None], titles: list[str]) -> Figure:
-    """Galaxies side by side, each under its title."""
+    """Images of galaxies side by side, each with a title above it."""
     figure = Figure(figsize=(2.6 * len(images), 3.1), layout="constrained")
     for axis, image, title in zip(
         figure.subplots(1, len(images), squeeze=False)[0], images, titles, strict=True
@@ -154,7 +155,7 @@ def regression(truth: np.ndarray, predicted: np.ndarray, name: str) -> Figure:
 
 
 def residuals(truth: np.ndarray, predicted: np.ndarray, name: str) -> Figure:
-    """Residuals against the true value, and their distribution."""
+    """Residuals (predicted - true) against true values, and a histogram of them."""
     figure = Figure(figsize=(8, 3.8), layout="constrained")
     axis, histogram = figure.subplots(1, 2, width_ratios=[3, 1], sharey=True)
     axis.plot(truth, predicted - truth, ".", color=BLUE, alpha=_alpha(len(truth)), ms=5)
@@ -169,11 +170,16 @@ def residuals(truth: np.ndarray, predicted: np.ndarray, name: str) -> Figure:
 
 
 def _alpha(num_points: int) -> float:
+    """The opacity of points: less for many of them."""
     return min(0.8, max(0.05, 300 / max(num_points, 1)))
 
 
 def question_confusions(questions: list[QuestionAssessment], confident: bool) -> Figure:
-    """Volunteers' leading answer against the predicted one, a panel a question."""
+    """A confusion matrix of leading answers for each question, volunteers' against predicted.
+
+    Args:
+        confident: only galaxies whose volunteers agree.
+    """
     figure, axes = _grid(len(questions), 3.4, 3.2)
     for axis, question in zip(axes, questions, strict=True):
         confusion = question.confident_confusion if confident else question.confusion
@@ -186,7 +192,7 @@ def question_confusions(questions: list[QuestionAssessment], confident: bool) ->
 
 
 def fractions(questions: list[QuestionAssessment]) -> Figure:
-    """Predicted against volunteers' fractions, a panel a question, a colour an answer."""
+    """Predicted against volunteers' fractions. One panel per question, one colour per answer."""
     figure, axes = _grid(len(questions), 3.2, 3.5)
     for axis, question in zip(axes, questions, strict=True):
         axis.plot([0, 1], [0, 1], color=GREY, ls="--", lw=1)
@@ -206,16 +212,15 @@ def fractions(questions: list[QuestionAssessment]) -> Figure:
 
 
 def question_bars(questions: list[QuestionAssessment]) -> Figure:
-    """Accuracy, for all and for confident volunteers, and loss: bars a question."""
+    """Bars for each question: accuracy (of all galaxies, and where volunteers agree) and loss."""
     height = 1.4 + 0.36 * len(questions)
     figure = Figure(figsize=(9, height), layout="constrained")
     accuracy_axis, loss_axis = figure.subplots(1, 2, sharey=True, width_ratios=[2, 1])
     places = np.arange(len(questions))
-    for shift, colour, label, name in (
-        (-0.2, BLUE, "all galaxies with enough votes", "accuracy"),
-        (0.2, ORANGE, "volunteers agree (> 0.8)", "confident_accuracy"),
+    for shift, colour, label, values in (
+        (-0.2, BLUE, "all galaxies with enough votes", [q.accuracy for q in questions]),
+        (0.2, ORANGE, "volunteers agree (> 0.8)", [q.confident_accuracy for q in questions]),
     ):
-        values = np.array([getattr(question, name) for question in questions])
         bars = accuracy_axis.barh(
             places + shift, np.nan_to_num(values), 0.38, color=colour, label=label
         )
@@ -234,7 +239,7 @@ def question_bars(questions: list[QuestionAssessment]) -> Figure:
 
 
 def coverage(questions: list[QuestionAssessment]) -> Figure:
-    """Coverage of the 90% intervals on observed votes, before and after recalibration."""
+    """Coverage of the 90% intervals for each question, before and after recalibration."""
     figure = Figure(figsize=(7, 1.4 + 0.3 * len(questions)), layout="constrained")
     axis = figure.subplots()
     axis.axvspan(*ACCEPTED_COVERAGE, color=BLUE, alpha=0.12, lw=0)

@@ -1,6 +1,8 @@
-"""Match predictions with labels: which galaxy is which, and what was predicted of it."""
+"""Match predictions with the labels of the same galaxies, and find out what was predicted."""
 
 import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,19 +14,22 @@ from zoobot.predictions.files import Predictions, read_predictions
 from zoobot.schemas import Schema, get_schema
 from zoobot.system.errors import UserError
 
-MAX_CLASSES = 200  # a row, a column and a panel each
+MAX_CLASSES = 200  # the report has a table row and a figure panel for each class
 TASKS = ("tree", "classification", "regression")
 
 
 @dataclasses.dataclass
 class Joined:
-    """Predictions and labels of the same galaxies, row by row.
+    """Predictions and labels of the same galaxies, in the same order.
 
     Attributes:
-        predictions: with readable images only.
-        table: the catalog's rows.
-        task, schema, label_col, class_names: what was predicted.
-        notes: what did not join, in words.
+        predictions: of galaxies in the catalog whose images could be read; values are float64.
+        table: the catalog's rows of these galaxies.
+        task: one of ``TASKS``.
+        schema: the decision tree, for the task "tree".
+        label_col: the column of labels, for the other tasks.
+        class_names: the names of the classes, for the task "classification".
+        notes: sentences about the galaxies that are left out, for the report.
     """
 
     predictions: Predictions
@@ -36,8 +41,25 @@ class Joined:
     notes: list[str]
 
 
-def join(predictions, catalog, task=None, schema=None, label_col=None, class_names=None) -> Joined:
-    """Match predictions with labels by ``id_str``; see ``evaluate``."""
+def join(
+    predictions: Predictions | str | Path,
+    catalog: pd.DataFrame | str | Path,
+    task: str | None = None,
+    schema: Schema | str | Path | None = None,
+    label_col: str | None = None,
+    class_names: Sequence[str] | None = None,
+) -> Joined:
+    """Match predictions with labels by ``id_str``.
+
+    Args:
+        predictions, catalog: objects, or the paths of their files.
+        task, schema, label_col, class_names: what was predicted; by default what the predictions'
+            metadata say.
+
+    Raises:
+        ValueError: if a file can't be read, it is not known what was predicted, labels are missing
+            or wrong, or no prediction is of a galaxy in the catalog.
+    """
     if not isinstance(predictions, Predictions):
         predictions = read_predictions(predictions)
     said = predictions.metadata
@@ -78,7 +100,11 @@ def join(predictions, catalog, task=None, schema=None, label_col=None, class_nam
 
 
 def _guess(predictions: Predictions) -> str:
-    """The task of a file that doesn't tell: one column is a number, probabilities sum to 1."""
+    """The task, if the metadata don't say it.
+
+    It is regression if there is one column, and classification if the values sum to 1. ValueError
+    for other predictions.
+    """
     if predictions.values.shape[1] == 1:
         return "regression"
     sums = predictions.values.mean(axis=2).sum(axis=1)
@@ -88,7 +114,10 @@ def _guess(predictions: Predictions) -> str:
     return "classification"
 
 
-def _match(predictions, catalog, where) -> tuple[Predictions, pd.DataFrame, list[str]]:
+def _match(
+    predictions: Predictions, catalog: pd.DataFrame, where: str
+) -> tuple[Predictions, pd.DataFrame, list[str]]:
+    """Predictions and catalog rows of the galaxies that are in both, and notes about the others."""
     places = pd.Index(catalog["id_str"].astype(str)).get_indexer(predictions.ids)
     found = places >= 0
     if not found.any():
@@ -118,11 +147,13 @@ def _match(predictions, catalog, where) -> tuple[Predictions, pd.DataFrame, list
 
 
 def _some(ids: np.ndarray) -> str:
+    """The first five ids, and how many more there are."""
     more = f" and {len(ids) - 5} more" if len(ids) > 5 else ""
     return ", ".join(ids[:5]) + more
 
 
 def _check_labels(joined: Joined, where: str) -> None:
+    """Check the labels of classes and numbers. Replaces names of classes by their numbers."""
     if joined.task == "regression":
         check_numbers(joined.table, joined.label_col, where=where)
     elif joined.task == "classification":

@@ -1,7 +1,7 @@
-"""One self-contained HTML page to judge a model by: numbers, figures and the galaxies themselves.
+"""Write the HTML report page of an evaluation: numbers, figures, and a gallery of galaxies.
 
-The page is one ASCII file that fetches nothing. All but the gallery is static HTML. Its policy lets
-the browser run its own script and no other.
+The page is one ASCII file that loads nothing else. It is static HTML, except for the gallery. Its
+security policy allows only the page's own script.
 """
 
 import base64
@@ -12,6 +12,7 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -19,23 +20,25 @@ from PIL import Image, ImageOps
 from zoobot.system.files import write_text
 
 TEMPLATE = Path(__file__).with_name("page.html")
-WIDE_PX = 1200  # a figure that needs the whole width of the page
+WIDE_PX = 1200  # wider figures take the whole width of the page
 NO_VALUE = "\N{EN DASH}"
 
 
 def write_page(path: str | Path, page: dict) -> None:
-    """Write the report page whole or not at all.
+    """Write the report page.
 
     Args:
-        page: ``title``, ``subtitle``, ``notes``, ``headlines``, ``sections`` (each with
-            ``figures`` and ``tables``) are drawn here; ``task`` ("tree", "classification" or
-            "regression"), ``questions`` and ``galaxies`` by the gallery in the page.
+        page: the contents. ``title``, ``subtitle``, ``notes``, ``headlines`` and ``sections`` (each
+            with ``figures`` and ``tables``) become HTML here. The gallery's script shows ``task``
+            ("tree", "classification" or "regression"), ``questions`` and ``galaxies``.
 
-            A question has ``name``, ``answers`` and ``asked_after``, the answers that lead to it,
-            numbered over all questions in order. A galaxy has ``id``, ``image`` (a data URI or
-            None) and ``error`` (larger is worse); for trees and classes ``fractions``, ``lower``
-            and ``upper`` with one value an answer and ``asked`` with one a question; further
-            ``votes`` (tree), ``label`` (classification), ``predicted`` and ``truth`` (regression).
+            A question has ``name``, ``answers`` and ``asked_after``: the answers that lead to it,
+            as numbers that count the answers of all questions in order.
+
+            A galaxy has ``id``, ``image`` (a data URI or None) and ``error`` (larger is worse). For
+            trees and classes it has ``fractions``, ``lower`` and ``upper`` with one value per
+            answer, and ``asked`` with one value per question. Further it has ``votes`` (tree),
+            ``label`` (classification), or ``predicted`` and ``truth`` (regression).
     """
     parts = {
         "TITLE": html.escape(page["title"]),
@@ -49,13 +52,13 @@ def write_page(path: str | Path, page: dict) -> None:
     template = TEMPLATE.read_text("utf-8")
     script = re.search(r"<script>(.*?)</script>", template, re.DOTALL)[1]
     parts["SCRIPT"] = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    # One pass, so that a token inside the data is left alone.
+    # All at once: a text like @@TITLE@@ inside the data is not replaced.
     text = re.sub(r"@@([A-Z]+)@@", lambda found: parts[found[1]], template)
     write_text(path, text.encode("ascii", "xmlcharrefreplace").decode())
 
 
 def thumbnail(image: Image.Image, side_px: int = 160) -> str:
-    """The central square of an image as a small JPEG in a data URI."""
+    """The central square of an image, as a small JPEG in a data URI."""
     square = ImageOps.fit(image.convert("RGB"), (side_px, side_px), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     square.save(file, format="JPEG", quality=85)
@@ -66,8 +69,8 @@ def _data_uri(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _plain(value):
-    """Plain JSON types: numpy unwrapped, floats to 5 digits, NaN and infinities as None."""
+def _plain(value: Any) -> Any:
+    """The value in JSON types: floats have 5 digits, NaN and infinities become None."""
     if isinstance(value, dict):
         return {key: _plain(each) for key, each in value.items()}
     if isinstance(value, np.ndarray | np.generic):
@@ -79,8 +82,8 @@ def _plain(value):
     return value
 
 
-def _script_json(value) -> str:
-    """JSON that cannot end the script element it stands in."""
+def _script_json(value: Any) -> str:
+    """The value as JSON that is safe inside a script element."""
     text = json.dumps(_plain(value), allow_nan=False, separators=(",", ":"))
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -149,11 +152,12 @@ def _table(table: dict) -> str:
     )
 
 
-def _is_number(value) -> bool:
+def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _row(tag: str, values: list, numeric: list[bool]) -> str:
+    """A table row of ``td`` or ``th`` cells. Numeric columns get the class "number"."""
     cells = (
         f"<{tag}{' class=number' if right else ''}>{html.escape(_cell(value))}</{tag}>"
         for value, right in zip(values, numeric, strict=True)
@@ -161,7 +165,8 @@ def _row(tag: str, values: list, numeric: list[bool]) -> str:
     return f"<tr>{''.join(cells)}</tr>"
 
 
-def _cell(value) -> str:
+def _cell(value: Any) -> str:
+    """The text of a table cell."""
     if value is None:
         return NO_VALUE
     return f"{value:.3f}" if isinstance(value, float) else str(value)

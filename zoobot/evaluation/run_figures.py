@@ -1,4 +1,4 @@
-"""Figures of a training run."""
+"""Draw and save the figures of a training run."""
 
 import functools
 import math
@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from zoobot.data.images import read_image
@@ -14,20 +15,20 @@ from zoobot.schemas import Schema
 from zoobot.system.files import write_whole
 
 MAX_FIGURE_PIXELS = 50_000_000
-# Names are of others: in their figures a dollar is a dollar, not the start of a formula.
+# For figures with names from files: a dollar sign in a name does not start a formula.
 plain_text = functools.partial(matplotlib.rc_context, {"text.parse_math": False})
 BLUE, ORANGE, GREY = "#2a6fbb", "#d9722e", "#777777"
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write a PNG whole or not at all, coarser where it would be huge."""
+    """Write a figure as PNG. Very large figures get fewer pixels per inch."""
     width, height = figure.get_size_inches()
     dpi = min(150, math.sqrt(MAX_FIGURE_PIXELS / (width * height)))
     write_whole(path, lambda aside: figure.savefig(aside, format="png", dpi=dpi))
 
 
-def tidy(axis, lines: str = "y") -> None:
-    """No frame above and at the right, and faint lines behind, across ``lines``."""
+def tidy(axis: Axes, lines: str = "y") -> None:
+    """Remove the top and right frame lines, and draw light grid lines for the axis ``lines``."""
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis=lines, color="0.92")
@@ -39,11 +40,11 @@ def plot_curves(
     marks: dict[str, float] | None = None,
     label: str = "loss a galaxy, summed over questions",
 ) -> None:
-    """Loss against epoch for training and validation, from the lines of metrics.jsonl.
+    """Draw the loss of training and validation against the epoch, and save the figure.
 
     Args:
-        lines: as ``logs.read_metrics`` returns them.
-        marks: name -> loss, drawn as horizontal lines.
+        lines: of ``metrics.jsonl``, as ``zoobot.runs.folder.read_metrics`` returns them.
+        marks: name -> loss of a horizontal line.
         label: of the vertical axis.
     """
     figure = Figure(figsize=(7, 4.2), layout="constrained")
@@ -87,12 +88,17 @@ def plot_curves(
 
 
 def _metrics(line: dict) -> dict[str, float]:
+    """The metrics in a line. The first is the loss."""
     return {key: value for key, value in line.items() if key not in ("epoch", "split")}
 
 
 @plain_text()
 def plot_questions(metrics: dict[str, float], schema: Schema, path: str | Path) -> None:
-    """How often the leading answer is right, a bar a question, beside its loss."""
+    """Draw bars of each question's accuracy and loss, and save the figure.
+
+    Args:
+        metrics: the means of ``metrics.VoteMeasures``.
+    """
     asked = [q.text for q in schema.questions if f"question_loss/{q.text}" in metrics]
     height = 1.2 + 0.27 * len(asked)
     figure = Figure(figsize=(8, height), layout="constrained")
@@ -114,7 +120,10 @@ def plot_questions(metrics: dict[str, float], schema: Schema, path: str | Path) 
 
 @plain_text()
 def plot_galaxies(catalog: pd.DataFrame, schema: Schema, path: str | Path, rows: int = 4) -> None:
-    """A sheet of galaxies, from those asked few questions to those asked many, with their votes."""
+    """Draw galaxies with their votes, and save the figure.
+
+    They are chosen evenly from those with votes on few questions to those with votes on many.
+    """
     columns = 5
     votes = catalog[schema.label_cols].to_numpy()
     asked = np.add.reduceat(votes, [q.start_index for q in schema.questions], axis=1) > 0
@@ -132,7 +141,7 @@ def plot_galaxies(catalog: pd.DataFrame, schema: Schema, path: str | Path, rows:
 
 
 def _leading_answers(galaxy: pd.Series, schema: Schema, longest: int = 4) -> str:
-    """The most popular answer of the questions that most volunteers were asked."""
+    """The answer with most votes, for each of the ``longest`` questions with most votes."""
     votes = {q.text: galaxy[q.label_cols].to_numpy(dtype=int) for q in schema.questions}
     ranked = sorted(schema.questions, key=lambda q: -votes[q.text].sum())
     lines = []

@@ -1,6 +1,6 @@
-"""How good predictions are, as numbers: classes, votes and regressions against what is known.
+"""Scores of predicted classes, votes and numbers, compared with the labels.
 
-Everything is an exact mean over the galaxies that it names; nothing is smoothed or left out.
+All scores are exact means over the galaxies that their descriptions name.
 """
 
 import dataclasses
@@ -13,22 +13,22 @@ from zoobot import statistics
 from zoobot.losses import dirichlet_multinomial_nll
 from zoobot.schemas import Schema
 
-CONFIDENT_FRACTION = 0.8  # volunteers agree: their leading answer has more than this
+CONFIDENT_FRACTION = 0.8  # volunteers agree if the leading answer has a larger fraction
 CALIBRATION_BINS = 15
-WELL_VOTED = 10  # votes on a question that make a volunteers' fraction worth comparing with
+WELL_VOTED = 10  # votes on a question that are enough to compare with the volunteers' fractions
 COVERAGE_LEVEL = 0.9
 
 
 def confusion_counts(truth: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    """How many galaxies of true class i were predicted as class j: (C, C) counts."""
+    """(C, C) counts: how many galaxies of true class i (row) have predicted class j (column)."""
     cells = truth.astype(np.int64) * num_classes + predicted
     return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def class_scores(confusion: np.ndarray) -> dict[str, np.ndarray]:
-    """Precision, recall and F1 of each class, (C,) each; NaN where they are not defined.
+    """``precision``, ``recall`` and ``f1`` of each class, (C,) each; NaN where not defined.
 
-    F1 is 2 TP / (2 TP + FP + FN), 0 for a class that occurs and is never found.
+    F1 is 2 TP / (2 TP + FP + FN). It is 0 for a class that occurs but is never predicted rightly.
     """
     right = np.diag(confusion).astype(float)
     true, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
@@ -42,12 +42,13 @@ def class_scores(confusion: np.ndarray) -> dict[str, np.ndarray]:
 
 @dataclasses.dataclass
 class Calibration:
-    """Confidence against accuracy in bins of equal width (Guo et al. 2017, arXiv:1706.04599).
+    """Confidence and accuracy in bins of equal width (Guo et al. 2017, arXiv:1706.04599).
 
     Attributes:
-        confidence, accuracy: mean of each bin, NaN where it is empty.
-        counts: galaxies of each bin.
-        error: expected calibration error: the mean of |confidence - accuracy| over galaxies.
+        confidence: mean probability of the predicted class in each bin; NaN if the bin is empty.
+        accuracy: share of right predictions in each bin; NaN if the bin is empty.
+        counts: number of galaxies in each bin.
+        error: the expected calibration error, the mean of |confidence - accuracy| over galaxies.
     """
 
     confidence: np.ndarray
@@ -57,7 +58,12 @@ class Calibration:
 
 
 def calibration(confidence: np.ndarray, is_right: np.ndarray) -> Calibration:
-    """Calibration of the probabilities (N,) that were given to the predicted classes."""
+    """The calibration of N predictions.
+
+    Args:
+        confidence: (N,) probability of the predicted class.
+        is_right: (N,) whether the predicted class is the true one.
+    """
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     counts = np.bincount(bins, minlength=CALIBRATION_BINS)
     with np.errstate(invalid="ignore"):
@@ -71,18 +77,25 @@ def calibration(confidence: np.ndarray, is_right: np.ndarray) -> Calibration:
 
 @dataclasses.dataclass
 class QuestionAssessment:
-    """One question of a tree.
+    """Scores of one question of a tree. The leading answer is the one with the largest fraction.
 
     Attributes:
-        galaxies, confident: numbers of galaxies with enough votes, and of those of them whose
-            volunteers agree (leading fraction above ``CONFIDENT_FRACTION``).
-        confusion, confident_confusion: of the leading answers of those galaxies.
+        name: of the question.
+        answers: its answers, as plain words.
+        galaxies: number of galaxies with enough votes on the question (G below).
+        confident: number of those whose volunteers agree: the leading answer has a fraction above
+            ``CONFIDENT_FRACTION``.
+        confusion: (answers, answers) counts of the volunteers' and the predicted leading answer, of
+            galaxies with enough votes.
+        confident_confusion: the same, of galaxies whose volunteers agree.
         loss: mean over all galaxies with a vote on the question.
-        rmse: of the predicted against the volunteers' fractions, root of the mean over galaxies
-            with enough votes, and answers.
-        coverage: how many of the votes lie in the central 90% of their predictive distribution;
-            0.9 if the intervals are right. See ``statistics.vote_coverage``.
-        temperature, recalibrated_coverage: if temperatures were given.
+        rmse: root of the mean squared difference of predicted and volunteers' fractions, over the
+            answers and over galaxies with enough votes.
+        coverage: mean of ``statistics.vote_coverage`` for the central 90% interval, over galaxies
+            with enough votes; 0.9 is expected of calibrated predictions.
+        predicted, observed: (G, answers) predicted and volunteers' fractions.
+        temperature: the factor for concentrations; NaN if no temperatures were given.
+        recalibrated_coverage: the coverage with it; NaN if no temperatures were given.
     """
 
     name: str
@@ -101,38 +114,39 @@ class QuestionAssessment:
 
     @property
     def accuracy(self) -> float:
-        """How often the leading answer is predicted, among galaxies with enough votes."""
+        """Share of galaxies with enough votes whose leading answer is predicted rightly."""
         return _accuracy(self.confusion)
 
     @property
     def confident_accuracy(self) -> float:
-        """The same, among galaxies whose volunteers agree."""
+        """The accuracy for galaxies whose volunteers agree."""
         return _accuracy(self.confident_confusion)
 
     @property
     def f1(self) -> float:
-        """Mean F1 over the answers that lead for some galaxy."""
+        """Mean F1 over the answers that are the leading answer of any galaxy."""
         return mean_f1(self.confusion)
 
     @property
     def confident_f1(self) -> float:
-        """The same, among galaxies whose volunteers agree."""
+        """The mean F1 for galaxies whose volunteers agree."""
         return mean_f1(self.confident_confusion)
 
 
 def _accuracy(confusion: np.ndarray) -> float:
+    """The share of right predictions; NaN if there are none."""
     total = confusion.sum()
     return float(np.trace(confusion) / total) if total else math.nan
 
 
 def mean_f1(confusion: np.ndarray) -> float:
-    """Mean F1 over the classes that occur."""
+    """Mean F1 over the classes that occur; NaN if there are none."""
     occurring = confusion.sum(axis=1) > 0
     return float(class_scores(confusion)["f1"][occurring].mean()) if occurring.any() else math.nan
 
 
 def enough_votes(votes: np.ndarray, schema: Schema) -> int:
-    """``WELL_VOTED``, or 1 where no galaxy has so many votes on any question."""
+    """How many votes on a question are enough: ``WELL_VOTED``, or 1 if no galaxy has so many."""
     starts = [question.start_index for question in schema.questions]
     most = np.add.reduceat(votes, starts, axis=1).max()
     return WELL_VOTED if most >= WELL_VOTED else 1
@@ -145,11 +159,13 @@ def assess_votes(
     min_votes: int,
     temperatures: np.ndarray | None = None,
 ) -> list[QuestionAssessment]:
-    """Every question of a tree, from concentrations (N, A, S) and votes (N, A).
+    """Score every question of a tree.
 
     Args:
+        concentrations: (N, A, S).
+        votes: (N, A).
         min_votes: how many votes on a question are enough.
-        temperatures: (Q,) fitted to other galaxies: how the coverage would be with them.
+        temperatures: (Q,) factors fitted to other galaxies, for the recalibrated coverage.
     """
     fractions = statistics.fractions(concentrations, schema)
     coverage = statistics.vote_coverage(concentrations, votes, schema, COVERAGE_LEVEL)
@@ -191,13 +207,14 @@ def assess_votes(
 
 
 def _mean(values: np.ndarray) -> float:
+    """The mean; NaN if there are no values."""
     return float(values.mean()) if values.size else math.nan
 
 
 def vote_losses(concentrations: np.ndarray, votes: np.ndarray, schema: Schema) -> np.ndarray:
-    """Dirichlet-Multinomial loss (N, Q) of the votes; of several passes, of their mixture."""
+    """Dirichlet-Multinomial loss (N, Q) of votes (N, A), for the mixture of S samples (N, A, S)."""
     counts = torch.from_numpy(np.ascontiguousarray(votes))
-    passes = [
+    samples = [
         -dirichlet_multinomial_nll(
             torch.from_numpy(np.ascontiguousarray(concentrations[..., s], dtype=np.float64)),
             counts,
@@ -205,11 +222,15 @@ def vote_losses(concentrations: np.ndarray, votes: np.ndarray, schema: Schema) -
         )
         for s in range(concentrations.shape[2])
     ]
-    return -(torch.logsumexp(torch.stack(passes), 0) - math.log(len(passes))).numpy()
+    return -(torch.logsumexp(torch.stack(samples), 0) - math.log(len(samples))).numpy()
 
 
 def regression_scores(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """RMSE, mean absolute error, bias (mean of predicted - true) and R2 (1 - SSE / SST)."""
+    """``rmse``, ``mae`` (mean absolute error), ``bias`` (mean of predicted - true), and ``r2``.
+
+    R2 is 1 - (sum of squared errors) / (sum of squares about the mean); NaN if all true values are
+    equal.
+    """
     residual = predicted - truth
     spread = ((truth - truth.mean()) ** 2).sum()
     return {

@@ -1,4 +1,4 @@
-"""What a report says of classes, numbers and votes: headlines, tables and figures."""
+"""Write the report's headlines, tables and figures about classes, numbers and votes."""
 
 import json
 import math
@@ -12,11 +12,11 @@ from PIL import Image
 from zoobot import statistics
 from zoobot.data.images import ImageError, read_image
 from zoobot.data.labels import votes as vote_counts
-from zoobot.evaluation import figures as figures
-from zoobot.evaluation import run_figures
+from zoobot.evaluation import figures
 from zoobot.evaluation.join import Joined, join
-from zoobot.evaluation.page import write_page
+from zoobot.evaluation.report import Report
 from zoobot.evaluation.scores import (
+    QuestionAssessment,
     assess_votes,
     calibration,
     class_scores,
@@ -26,58 +26,22 @@ from zoobot.evaluation.scores import (
     regression_scores,
     vote_losses,
 )
+from zoobot.predictions.files import Predictions
 from zoobot.system.errors import UserError
 from zoobot.system.files import write_text
 
-TOP = 5
+TOP = 5  # galaxies in a row of extreme predictions
+Describe = Callable[[np.ndarray], dict]
 
 
-class Report:
-    """Collects figures, tables and headlines, and writes them into a folder."""
+def report_classes(out: Report, joined: Joined) -> tuple[np.ndarray, list[dict], Describe]:
+    """Add the headlines and sections of a classification to the report.
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.headlines: list[dict] = []
-        self.sections: list[dict] = []
-        self.numbers: dict = {}
-
-    def headline(self, label: str, value: float, detail: str) -> None:
-        """A number for the top of the page."""
-        shown = "\N{EN DASH}" if math.isnan(value) else f"{value:.3f}"
-        self.headlines.append({"label": label, "value": shown, "detail": detail})
-        self.numbers[label] = value
-
-    def section(self, title: str, text: str, drawn: dict, tables: list[dict] = ()) -> None:
-        """A section of the page; ``drawn``: file name -> (figure, caption)."""
-        shown = []
-        for name, (figure, caption) in drawn.items():
-            run_figures.save(figure, self.folder / name)
-            png = (self.folder / name).read_bytes()
-            shown.append({"file": name, "png": png, "caption": caption})
-        self.sections.append(
-            {"title": title, "text": text, "figures": shown, "tables": list(tables)}
-        )
-        self.numbers |= {t["caption"]: {"columns": t["columns"], "rows": t["rows"]} for t in tables}
-
-    def write(self, page: dict) -> Path:
-        """``report.html`` and ``metrics.json``."""
-        path = self.folder / "report.html"
-        write_page(path, page | {"headlines": self.headlines, "sections": self.sections})
-        text = json.dumps(_without_nan(self.numbers), indent=2)
-        write_text(self.folder / "metrics.json", text + "\n")
-        return path
-
-
-def _without_nan(value):
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def report_classes(out: Report, joined: Joined) -> tuple[np.ndarray, list[dict], Callable]:
-    """Draw the sections; return each galaxy's error, the questions, and what to show of some."""
+    Returns:
+        (N,) the error of each galaxy; the questions for the gallery, as ``page.write_page`` takes
+        them; and a function that gives, for the numbers of some galaxies, the columns that the
+        gallery shows of them.
+    """
     truth = joined.table[joined.label_col].to_numpy(dtype=np.int64)
     probabilities = joined.predictions.values.mean(axis=2)
     names, predicted = joined.class_names, probabilities.argmax(axis=1)
@@ -123,7 +87,7 @@ def report_classes(out: Report, joined: Joined) -> tuple[np.ndarray, list[dict],
             "calibration.png": (
                 figures.calibration(calibrated),
                 "How often predictions are right, by their probability. Below the diagonal the "
-                "model is too sure.",
+                "probabilities are too high.",
             ),
             "residual_distribution.png": (
                 figures.residual_distribution(truth, probabilities, names),
@@ -134,7 +98,7 @@ def report_classes(out: Report, joined: Joined) -> tuple[np.ndarray, list[dict],
     _extremes(out, joined, predicted, truth, confidence)
     questions = [{"name": joined.label_col, "answers": names, "asked_after": []}]
 
-    def describe(shown):
+    def describe(shown: np.ndarray) -> dict:
         nothing = [None] * len(shown)
         return {
             "fractions": probabilities[shown],
@@ -147,12 +111,18 @@ def report_classes(out: Report, joined: Joined) -> tuple[np.ndarray, list[dict],
     return 1 - true_p, questions, describe
 
 
-def _extremes(out: Report, joined: Joined, predicted, truth, confidence) -> None:
-    """The galaxies of whose class the model is surest, rightly and wrongly."""
+def _extremes(
+    out: Report,
+    joined: Joined,
+    predicted: np.ndarray,
+    truth: np.ndarray,
+    confidence: np.ndarray,
+) -> None:
+    """Show the right and the wrong predictions with the highest probabilities."""
     names, is_right, shown = joined.class_names, predicted == truth, {}
     for file, chosen, caption in (
-        ("top_5_predictions.png", is_right, "Right, and surest of it."),
-        ("top_5_errors.png", ~is_right, "Wrong, and surest of it."),
+        ("top_5_predictions.png", is_right, "Right predictions with the highest probabilities."),
+        ("top_5_errors.png", ~is_right, "Wrong predictions with the highest probabilities."),
     ):
         top = np.flatnonzero(chosen)[np.argsort(-confidence[chosen], kind="stable")[:TOP]]
         if len(top):
@@ -164,8 +134,8 @@ def _extremes(out: Report, joined: Joined, predicted, truth, confidence) -> None
     out.section("Extremes", "", shown)
 
 
-def report_numbers(out: Report, joined: Joined) -> tuple[np.ndarray, list[dict], Callable]:
-    """As ``report_classes``, for a regression."""
+def report_numbers(out: Report, joined: Joined) -> tuple[np.ndarray, list[dict], Describe]:
+    """Add the headlines and sections of a regression; returns the same as ``report_classes``."""
     truth = joined.table[joined.label_col].to_numpy(dtype=np.float64)
     predicted = joined.predictions.values[:, 0].mean(axis=1)
     scores = regression_scores(truth, predicted)
@@ -202,8 +172,17 @@ def report_numbers(out: Report, joined: Joined) -> tuple[np.ndarray, list[dict],
 
 def report_tree(
     out: Report, joined: Joined, min_votes: int | None, recalibrate_on: tuple | None
-) -> tuple[np.ndarray, list[dict], Callable]:
-    """As ``report_classes``, for vote counts; see ``evaluate.evaluate``."""
+) -> tuple[np.ndarray, list[dict], Describe]:
+    """Add the headlines and sections of vote counts; returns the same as ``report_classes``.
+
+    Args:
+        min_votes: how many votes on a question are enough; by default ``enough_votes``.
+        recalibrate_on: predictions and catalog of other galaxies, to fit temperatures to; None: no
+            recalibration.
+
+    Raises:
+        ValueError: if some galaxies are in both sets of predictions.
+    """
     schema, concentrations = joined.schema, joined.predictions.values
     votes = vote_counts(joined.table, schema.label_cols)
     min_votes = min_votes or enough_votes(votes, schema)
@@ -232,7 +211,7 @@ def report_tree(
         for question in schema.questions
     ]
 
-    def describe(shown):
+    def describe(shown: np.ndarray) -> dict:
         alphas = concentrations[shown]
         lower, upper = statistics.fraction_intervals(alphas, schema)
         return {
@@ -246,7 +225,10 @@ def report_tree(
     return losses, questions, describe
 
 
-def _fit_temperatures(joined: Joined, predictions, catalog) -> np.ndarray:
+def _fit_temperatures(
+    joined: Joined, predictions: Predictions | str | Path, catalog: pd.DataFrame | str | Path
+) -> np.ndarray:
+    """Temperatures (Q,) fitted to predictions and a catalog of other galaxies."""
     other = join(predictions, catalog, "tree", joined.schema)
     shared = np.intersect1d(other.predictions.ids.astype(str), joined.predictions.ids.astype(str))
     if len(shared):
@@ -258,7 +240,7 @@ def _fit_temperatures(joined: Joined, predictions, catalog) -> np.ndarray:
     return statistics.fit_temperatures(other.predictions.values, votes, joined.schema)
 
 
-def _tree_headlines(out: Report, losses: np.ndarray, asked) -> None:
+def _tree_headlines(out: Report, losses: np.ndarray, asked: list[QuestionAssessment]) -> None:
     out.headline("loss a galaxy", float(losses.mean()), "summed over questions")
     if not asked:
         return
@@ -271,7 +253,12 @@ def _tree_headlines(out: Report, losses: np.ndarray, asked) -> None:
     out.headline("coverage of 90% intervals", covered, "of observed votes; 0.9 is best")
 
 
-def _tree_sections(out: Report, asked, unasked: list[str], temperatures) -> None:
+def _tree_sections(
+    out: Report,
+    asked: list[QuestionAssessment],
+    unasked: list[str],
+    temperatures: np.ndarray | None,
+) -> None:
     if not asked:
         out.section("Questions", "No question has a galaxy with enough votes.", {})
         return
@@ -331,14 +318,15 @@ def _tree_sections(out: Report, asked, unasked: list[str], temperatures) -> None
     )
 
 
-def _coverage_text(asked, temperatures) -> str:
+def _coverage_text(asked: list[QuestionAssessment], temperatures: np.ndarray | None) -> str:
+    """Sentences about the questions whose intervals are too narrow or too wide."""
     low, high = figures.ACCEPTED_COVERAGE
     narrow = [q for q in asked if q.coverage < low]
     wide = [q for q in asked if q.coverage > high]
     parts = [f"{len(asked) - len(narrow) - len(wide)} of {len(asked)} lie between 85% and 95%."]
     for some, what in (
-        (narrow, "Too narrow (the model is too sure of the volunteers' fractions)"),
-        (wide, "Too wide (the volunteers scatter less than the model says: it could be surer)"),
+        (narrow, "Too narrow (the fractions differ more from the predictions than the model says)"),
+        (wide, "Too wide (the fractions differ less from the predictions than the model says)"),
     ):
         if some:
             listed = ", ".join(f"{q.name} {q.coverage:.0%} ({q.galaxies} galaxies)" for q in some)
@@ -353,7 +341,7 @@ def _coverage_text(asked, temperatures) -> str:
 
 
 def read_galaxy(row: pd.Series) -> Image.Image | None:
-    """A galaxy's image from its row of a catalog; None if it can't be read."""
+    """The image of a galaxy, from its row of the catalog; None if it can't be read."""
     source = row.get("file_loc", row.get("image"))
     try:
         return None if source is None else read_image(source)

@@ -1,1 +1,1 @@
-"""Bounds on files that others wrote."""
+"""Checks of untrusted files: their size, their depth, and what they claim to hold."""

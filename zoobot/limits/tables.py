@@ -1,11 +1,13 @@
-"""What a table file claims about itself, checked before a reader believes it.
+"""Check what a table file claims to hold against its size, before a reader allocates it.
 
-Memory is bounded by a multiple of the file's size: a few bytes can't stand for a billion galaxies.
+So the memory needed is at most a multiple of the file's size: a small file can't claim a billion
+galaxies.
 """
 
 import math
 import re
 from pathlib import Path
+from typing import Any
 from xml.parsers import expat
 
 import pyarrow.parquet as pq
@@ -15,12 +17,13 @@ from zoobot.limits.text import check_yaml
 from zoobot.system.errors import UserError
 
 MAX_CELLS_A_BYTE = 1000
-MAX_EXPANSION = 1000  # bytes unpacked for each byte of the file
+MAX_EXPANSION = 1000  # unpacked bytes for each byte of the file
+# How gzip, compress, bzip2, xz and zip files begin.
 COMPRESSED = (b"\x1f\x8b", b"\x1f\x9d", b"BZh", b"\xfd7zXZ", b"PK\x03\x04")
 
 
 def check_parquet(path: Path) -> None:
-    """ValueError for a parquet file that claims absurdly many cells or bytes."""
+    """ValueError if a parquet file claims more cells or bytes than a file of its size can hold."""
     with pq.ParquetFile(path) as file:
         claimed = file.metadata
     unpacked = sum(claimed.row_group(i).total_byte_size for i in range(claimed.num_row_groups))
@@ -28,7 +31,7 @@ def check_parquet(path: Path) -> None:
 
 
 def check_claims(path: Path, num_cells: int, num_bytes: int = 0) -> None:
-    """ValueError if a file is too small for the cells and bytes that it claims."""
+    """ValueError if a file is too small for the number of cells and bytes that it claims."""
     size = path.stat().st_size
     if num_cells > MAX_CELLS_A_BYTE * size or num_bytes > MAX_EXPANSION * size:
         raise UserError(
@@ -38,7 +41,10 @@ def check_claims(path: Path, num_cells: int, num_bytes: int = 0) -> None:
 
 
 def check_astropy(path: Path) -> None:
-    """ValueError for what astropy would unpack, fetch or allocate without bound."""
+    """ValueError if astropy would unpack, fetch or allocate data without a limit.
+
+    For FITS, ECSV and VOTable files.
+    """
     with open(path, "rb") as file:
         if file.read(8).startswith(COMPRESSED):
             raise UserError("it is compressed: unpack it first")
@@ -68,7 +74,7 @@ def _check_ecsv(path: Path) -> None:
 
 
 def _check_votable(path: Path) -> None:
-    """Also ValueError for a table whose data are elsewhere: astropy would fetch any address."""
+    """Also ValueError if the data are not in the file: astropy would fetch any address."""
     size, widths, rows = path.stat().st_size, [], [1]
 
     def start(name: str, attributes: dict[str, str]) -> None:
@@ -79,7 +85,7 @@ def _check_votable(path: Path) -> None:
             widths.append(math.prod(_numbers(attributes.get("arraysize", ""))))
         rows.extend(_numbers(attributes.get("nrows", "")))
 
-    def declare(*_) -> None:
+    def declare(*_: Any) -> None:
         raise UserError("it declares entities, which no VOTable needs")
 
     parser = expat.ParserCreate()

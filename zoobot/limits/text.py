@@ -1,45 +1,46 @@
-"""What others wrote, within bounds: JSON, YAML, archives of weights, text for a terminal."""
+"""Size and depth limits for untrusted files: JSON, YAML, pickles, zip archives, and names."""
 
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from zoobot.system.errors import UserError, one_line
 
-MAX_JSON_BYTES = 2**24  # an index of 10^5 shards has 12 MB
+MAX_JSON_BYTES = 2**24  # the index of 10^5 shards has 12 MB
 MAX_CONFIG_BYTES = 2**18
 MAX_YAML_DEPTH = 50
-MAX_PARTS = 1_000_000  # values and characters of a checkpoint, without its tensors
+MAX_PARTS = 1_000_000  # values and characters in a checkpoint, without its tensors
 MAX_NAME_CHARS = 1000
 
 
-def read_json(path: str | Path, **options):
-    """The contents of a JSON file.
+def read_json(path: str | Path, **options: Any) -> Any:
+    """Read a JSON file. ``options`` are those of ``json.loads``.
 
     Raises:
-        OSError: it can't be read.
-        ValueError: it is no JSON, larger than ``MAX_JSON_BYTES``, or nested too deeply.
+        OSError: if the file can't be read.
+        ValueError: if it is not JSON, larger than ``MAX_JSON_BYTES``, or nested too deeply.
     """
     return parse_json(_read_bounded(path, MAX_JSON_BYTES), **options)
 
 
-def parse_json(text: str | bytes, **options):
-    """As ``json.loads``; too deep a nesting is a ValueError too."""
+def parse_json(text: str | bytes, **options: Any) -> Any:
+    """Like ``json.loads``, but text that is nested too deeply raises ValueError."""
     try:
         return json.loads(text, **options)
     except RecursionError:
         raise UserError("nested too deeply") from None
 
 
-def read_yaml(path: str | Path):
-    """The contents of a YAML file of plain types.
+def read_yaml(path: str | Path) -> Any:
+    """Read a YAML file of plain types (numbers, texts, lists, dicts).
 
     Raises:
-        OSError: it can't be read.
-        ValueError: it is no YAML, larger than ``MAX_CONFIG_BYTES``, nested too deeply, or has
-            aliases, by which a few lines can stand for any number of values.
+        OSError: if the file can't be read.
+        ValueError: if it is not YAML, larger than ``MAX_CONFIG_BYTES``, nested too deeply, or has
+            aliases. With aliases, a few lines can describe any number of values.
     """
     content = _read_bounded(path, MAX_CONFIG_BYTES)
     check_yaml(content)
@@ -50,7 +51,7 @@ def read_yaml(path: str | Path):
 
 
 def check_yaml(text: str | bytes) -> None:
-    """ValueError if YAML has aliases, is nested too deeply, or is none."""
+    """ValueError if the text is not YAML, has aliases, or is nested too deeply."""
     depth = 0
     try:
         for event in yaml.parse(text, yaml.SafeLoader):
@@ -65,6 +66,7 @@ def check_yaml(text: str | bytes) -> None:
 
 
 def _read_bounded(path: str | Path, most: int) -> bytes:
+    """The bytes of a file; ValueError if there are more than ``most``."""
     with open(path, "rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
@@ -73,7 +75,7 @@ def _read_bounded(path: str | Path, most: int) -> bytes:
 
 
 def check_archive(path: str | Path) -> None:
-    """ValueError for a zip whose members, unpacked, are larger than the file."""
+    """ValueError if the members of a zip file, unpacked, are larger than the file itself."""
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
@@ -83,10 +85,11 @@ def check_archive(path: str | Path) -> None:
         raise UserError(f"its members have {claimed:,} bytes unpacked, the file {size:,}")
 
 
-def check_parts(value) -> None:
-    """ValueError for a value that written out has more than ``MAX_PARTS`` values and characters.
+def check_parts(value: Any) -> None:
+    """ValueError if a value, written out, has more than ``MAX_PARTS`` values and characters.
 
-    Pickles can name one list many times, and lists of that list many times again.
+    In a pickle, one list can be named many times without being stored again, and a list of such
+    lists too. A small file can so describe more values than fit in memory.
     """
     waiting, count = [value], 0
     while waiting:
@@ -98,14 +101,20 @@ def check_parts(value) -> None:
             waiting += each
         elif isinstance(each, str | bytes):
             count += len(each)
-        elif type(getattr(each, "__dict__", None)) is dict:
+        elif type(getattr(each, "__dict__", None)) is dict:  # numbers have no __dict__
             waiting.append(vars(each))
         if count + len(waiting) > MAX_PARTS:
             raise UserError(f"it has more than {MAX_PARTS:,} values and characters written out")
 
 
 def check_name(name: str, what: str) -> None:
-    """ValueError for a name that a terminal, a figure or a file could not show in a line."""
+    """ValueError if a name is too long, or has characters that can't be printed.
+
+    Such names could disturb a terminal, a figure or a file.
+
+    Args:
+        what: what the name is of, for the message.
+    """
     if not name.isprintable() or len(name) > MAX_NAME_CHARS:
         raise UserError(
             f"{what} {one_line(name):.80}: use printable characters, at most {MAX_NAME_CHARS}"

@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from zoobot import losses
 from zoobot.data.labels import check_classes, check_numbers, votes
 from zoobot.metrics import ExampleMeasures, VoteMeasures
-from zoobot.models.finetune_base import FinetuneableZoobotAbstract, plain
+from zoobot.models.arguments import plain
+from zoobot.models.finetune_base import FinetuneableZoobotAbstract
 from zoobot.models.heads import DirichletHead, LinearHead, label_tensor
 from zoobot.models.tree import schema_of
 from zoobot.schemas import Schema

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -16,10 +15,10 @@ from zoobot.data.dataset import ImagesSeen
 from zoobot.limits.models import building
 from zoobot.metrics import ExampleMeasures
 from zoobot.models import encoders
+from zoobot.models.arguments import by_name, is_plain, plain
 from zoobot.models.heads import label_tensor
 from zoobot.runs import checkpoint
 from zoobot.runs.checkpoint import load_exactly
-from zoobot.schemas import Schema
 from zoobot.system.errors import UserError, did_you_mean
 
 TRAINING_MODES = ("full", "head_only")
@@ -69,7 +68,7 @@ class FinetuneableZoobotAbstract(nn.Module):
     def __new__(cls, *args, **kwargs):
         """Note the arguments: a checkpoint keeps those that a subclass has of its own."""
         model = super().__new__(cls)
-        model.__dict__["_given"] = _by_name(cls, args, kwargs)
+        model.__dict__["_given"] = by_name(cls, args, kwargs)
         return model
 
     def __init__(
@@ -279,7 +278,7 @@ class FinetuneableZoobotAbstract(nn.Module):
         this.
         """
         own = {k: plain(v) for k, v in self._given.items() if k not in NOT_KEPT}
-        return {k: v for k, v in own.items() if _is_plain(v)} | {
+        return {k: v for k, v in own.items() if is_plain(v)} | {
             "training_mode": self.training_mode,
             "layer_decay": self.layer_decay,
             "weight_decay": self.weight_decay,
@@ -378,34 +377,3 @@ class FinetuneableZoobotAbstract(nn.Module):
         except Exception as error:  # huggingface_hub raises many kinds
             raise encoders.unreachable(f"hf_hub:{repository}", error) from error
         return cls.load_from_checkpoint(path, **overrides)
-
-
-def _by_name(cls: type, args: tuple, kwargs: dict) -> dict:
-    """Arguments of a class by their names, those of ``**kwargs`` too."""
-    signature = inspect.signature(cls.__init__)
-    try:
-        bound = signature.bind_partial(None, *args, **kwargs).arguments
-    except TypeError:  # __init__ says what is wrong
-        return {}
-    named = {}
-    for name, value in list(bound.items())[1:]:  # without self
-        kind = signature.parameters[name].kind
-        named |= value if kind is inspect.Parameter.VAR_KEYWORD else {name: value}
-    return named
-
-
-def plain(value):
-    """Arrays and tensors as lists, NumPy's numbers as Python's, a tree as a dict."""
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray | np.generic | torch.Tensor | pd.Series):
-        return value.tolist()
-    return value.to_dict() if isinstance(value, Schema) else value
-
-
-def _is_plain(value) -> bool:
-    if isinstance(value, list | dict):
-        return all(map(_is_plain, value.values() if isinstance(value, dict) else value))
-    return isinstance(value, str | int | float | bool | None)

@@ -27,7 +27,9 @@ SUFFIXES = (".parquet", ".csv", ".hdf5", ".h5")
 VALUES_A_ROW_GROUP = 2**24
 METADATA_KEY = "zoobot"
 HDF5_ROWS = 256  # galaxies that are written to HDF5 at a time
-HDF5_SPARE_BYTES = 2**22  # more than HDF5 uses for these galaxies, besides their values and texts
+# More than HDF5 uses for these galaxies besides values and texts. It stores texts in blocks of 4 to
+# 64 KiB and keeps up to 16 of them partly empty; each text needs at most one new block of 4 KiB.
+HDF5_SPARE_BYTES = 2**22
 
 
 @dataclasses.dataclass
@@ -109,6 +111,8 @@ def open_writer(path: Path, suffix: str, template: Predictions, num_galaxies: in
 
 
 class _ParquetWriter:
+    """Writes parquet in row groups of limited size."""
+
     def __init__(self, path: Path, template: Predictions, num_galaxies: int):
         num_columns, num_samples = template.values.shape[1:]
         cell = pa.float32() if num_samples == 1 else pa.list_(pa.float32())
@@ -148,6 +152,8 @@ class _ParquetWriter:
 
 
 class _CsvWriter:
+    """Writes CSV row by row."""
+
     def __init__(self, path: Path, template: Predictions, num_galaxies: int):
         self._file = open(path, "w", newline="")
         self._writer = csv.writer(self._file)
@@ -174,17 +180,17 @@ class _CsvWriter:
 
 
 class _Hdf5Writer:
-    """Writes HDF5 into disk space that it reserves first, so that a full disk is an OSError.
+    """Writes HDF5 into disk space that is reserved first, so that a full disk is an OSError.
 
-    The HDF5 library can crash the process if one of its own writes fails. The disk needs 4 MiB
-    more than the file. ZFS and compressing file systems only check that there is space: there a
-    crash is still possible if other programs fill the disk meanwhile.
+    The HDF5 library can crash the process if one of its own writes fails. While writing, the disk
+    needs 4 MiB more than the file. A file system that can't reserve space, such as ZFS, only checks
+    that there is enough: a crash is still possible if other programs fill the disk meanwhile.
     """
 
     def __init__(self, path: Path, template: Predictions, num_galaxies: int):
         h5py = _h5py()
         shape, text = (num_galaxies, *template.values.shape[1:]), h5py.string_dtype()
-        start = io.BytesIO()  # the file without galaxies, made in memory
+        start = io.BytesIO()  # the file without galaxies is made in memory
         with h5py.File(start, "w") as file:
             file.attrs[METADATA_KEY] = json.dumps(template.metadata)
             arrays = [file.create_dataset("predictions", shape, "float32")]
@@ -196,7 +202,7 @@ class _Hdf5Writer:
         path.write_bytes(start.getvalue())
         self._path = path
         self._reserved = path.stat().st_size
-        self._arrays_end = self._reserved + num_bytes  # HDF5 takes their space at the first write
+        self._arrays_end = self._reserved + num_bytes  # HDF5 adds the arrays at the first write
         self._file = h5py.File(path, "r+")
         self._next = 0
 
@@ -227,7 +233,7 @@ class _Hdf5Writer:
         self._file.flush()
         size = self._file.id.get_filesize()
         self._file.close()
-        os.truncate(self._path, size)  # gives back what was reserved and not used
+        os.truncate(self._path, size)  # removes the reserved space that was not used
 
 
 def write_predictions(path: str | Path, predictions: Predictions) -> None:

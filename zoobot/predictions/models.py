@@ -157,7 +157,7 @@ def load_predictor(path: str, representations: bool = False) -> nn.Module:
     if name not in MODELS:
         raise UserError(
             f"{path} holds a {name or 'model of unknown class'}, not one of {', '.join(MODELS)}: "
-            "load it in Python and give it to zoobot.predictions.predict.predict"
+            "load it in Python and give it to zoobot.predictions.predict.predict_to_file"
         )
     return MODELS[name].load_from_checkpoint(path)
 

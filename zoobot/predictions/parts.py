@@ -1,4 +1,4 @@
-"""Predictions of a catalog in parts, whatever the number of processes, joined in the end."""
+"""Cut a prediction into parts, write and read each part, and join all parts into one file."""
 
 import dataclasses
 import json
@@ -15,6 +15,7 @@ from torch.utils.data import Sampler
 
 from zoobot import statistics
 from zoobot.data.shards.reader import hash_all
+from zoobot.data.sources import Galaxies
 from zoobot.limits.text import parse_json, read_json
 from zoobot.predictions.files import Predictions, open_writer
 from zoobot.schemas import Schema
@@ -26,23 +27,26 @@ from zoobot.system.files import (
     write_whole,
 )
 
-PARTS_AIMED_AT = 256  # so that processes finish together and a killed run loses little
+PARTS_AIMED_AT = 256  # small parts: processes finish together, and a killed run loses little
 LARGEST_PART_ROWS = 2**16
 LARGEST_PART_VALUES = 2**24
 
 
 @dataclasses.dataclass
 class Work:
-    """What is to be predicted, cut into parts.
+    """Describes one prediction and divides its galaxies into parts.
 
     Attributes:
-        folder: of the finished parts.
-        num_galaxies, batch_size: all galaxies; those of a forward pass.
-        template: predictions of no galaxy, with the columns, passes and metadata of all.
-        schema: of trees, if their summary is wanted.
+        folder: where the finished parts are.
+        num_galaxies: number of all galaxies.
+        batch_size: number of galaxies in one forward pass.
+        template: a ``Predictions`` object without galaxies, with the columns, samples and metadata
+            of the whole prediction.
+        schema: the decision tree, if a summary is wanted; else None.
         seed: of the dropout.
-        num_views: that each galaxy is predicted from.
-        plan_hash: of all that the values depend on; a part of another one is no part of this.
+        num_views: number of views of each galaxy.
+        plan_hash: hash of everything that the values depend on. Each part stores it in its
+            checksum, so that parts of another prediction are refused.
     """
 
     folder: Path
@@ -56,7 +60,10 @@ class Work:
 
     @property
     def part_rows(self) -> int:
-        """Galaxies of a part: whole batches, as many whatever the number of processes."""
+        """Number of galaxies in a part: a multiple of ``batch_size``.
+
+        It does not depend on the number of processes.
+        """
         _, num_columns, num_samples = self.template.values.shape
         largest = min(LARGEST_PART_ROWS, LARGEST_PART_VALUES // (num_columns * num_samples))
         rows = min(self.num_galaxies // PARTS_AIMED_AT, largest)
@@ -64,34 +71,35 @@ class Work:
 
     @property
     def num_parts(self) -> int:
+        """Number of parts."""
         return math.ceil(self.num_galaxies / self.part_rows)
 
     def rows(self, part: int) -> range:
-        """Numbers of a part's galaxies in the catalog."""
+        """The catalog's rows that are in a part."""
         start = part * self.part_rows
         return range(start, min(start + self.part_rows, self.num_galaxies))
 
     def batches(self, part: int) -> list[range]:
-        """A part's galaxies in batches."""
+        """The rows of a part, divided into batches."""
         rows = self.rows(part)
         return [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
 
     def path(self, part: int) -> Path:
-        """File of a finished part."""
+        """The file of a finished part."""
         return self.folder / f"part-{part:07d}.safetensors"
 
 
 class PartSampler(Sampler):
-    """Batches of the given parts, one after the other."""
+    """Yields the batches of the given parts, part after part."""
 
-    accumulation = 1
+    accumulation = 1  # micro-batches in a step, as in the samplers of training
 
     def __init__(self, work: Work, parts: Sequence[int]):
         self._work = work
         self._parts = parts
 
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:
-        """No effect: every epoch is the same."""
+        """Does nothing: every epoch is the same."""
 
     def __len__(self) -> int:
         return sum(len(self._work.batches(part)) for part in self._parts)
@@ -102,8 +110,15 @@ class PartSampler(Sampler):
                 yield 0, list(batch)
 
 
-def write_part(work: Work, part: int, tensors: dict[str, np.ndarray], errors: dict) -> None:
-    """Write a finished part: its tensors and, by galaxy, why images can't be read."""
+def write_part(
+    work: Work, part: int, tensors: dict[str, np.ndarray], errors: dict[int, str]
+) -> None:
+    """Write the file of a finished part.
+
+    Args:
+        tensors: ``predictions`` (galaxies, A, S) and perhaps ``summary`` (galaxies, columns).
+        errors: the catalog's row -> why the image can't be read, for those that can't.
+    """
     tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     told = json.dumps(errors)
     metadata = {"errors": told, "checksum": _checksum(work, part, tensors, told)}
@@ -111,11 +126,14 @@ def write_part(work: Work, part: int, tensors: dict[str, np.ndarray], errors: di
     write_whole(work.path(part), lambda aside: aside.write_bytes(content))
 
 
-def read_part(work: Work, part: int) -> tuple[dict[str, np.ndarray], dict]:
-    """The tensors and errors of a finished part.
+def read_part(work: Work, part: int) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Read a finished part.
+
+    Returns:
+        The tensors, and the errors; rows of the errors are text here.
 
     Raises:
-        ValueError: it is missing, damaged, or a part of something else.
+        ValueError: if the file is missing or damaged, or is a part of another prediction.
     """
     path = work.path(part)
     try:
@@ -131,24 +149,28 @@ def read_part(work: Work, part: int) -> tuple[dict[str, np.ndarray], dict]:
 
 
 def _checksum(work: Work, part: int, tensors: dict[str, np.ndarray], told: str) -> str:
+    """A hash of the plan, the part's number, the tensors and the errors (as JSON)."""
     heads = [[name, str(array.dtype), array.shape] for name, array in tensors.items()]
     said = json.dumps([work.plan_hash, part, sorted(heads), told])
     return hash_all([said.encode(), *(tensors[name].tobytes() for name in sorted(tensors))])
 
 
 def open_parts(work: Work, plan: dict, resume: bool) -> tuple[list[int], str]:
-    """Open the folder of a prediction: the parts still to be done, and a hash of its plan.
+    """Prepare the folder of parts.
 
     Args:
-        plan: all that the values depend on; it is kept beside the parts.
-        resume: keep what is finished; False deletes it.
+        plan: everything that the values depend on. It is stored beside the parts.
+        resume: keep the finished parts; False deletes them.
+
+    Returns:
+        The parts that are still to be predicted, and the hash of the plan.
 
     Raises:
-        ValueError: the folder holds parts of another plan, or a damaged one.
-        OSError: it can't be written to.
+        ValueError: if the folder holds parts of another plan, or its plan is damaged.
+        OSError: if the folder can't be written to.
     """
     with tempfile.TemporaryFile(dir=work.folder.parent):
-        pass  # else a folder that can't be written to is found out when all is predicted
+        pass  # fails now, not after all galaxies are predicted, if the folder can't be written to
     path = work.folder / "plan.json"
     if not resume or not path.exists():
         path.unlink(missing_ok=True)
@@ -169,6 +191,7 @@ def open_parts(work: Work, plan: dict, resume: bool) -> tuple[list[int], str]:
 
 
 def _read_plan(path: Path) -> dict:
+    """The stored plan; ValueError if it is damaged."""
     try:
         plan = read_json(path)
     except ValueError:
@@ -179,6 +202,7 @@ def _read_plan(path: Path) -> dict:
 
 
 def _is_whole(work: Work, part: int) -> bool:
+    """Whether a part is finished and not damaged."""
     try:
         read_part(work, part)
     except ValueError:
@@ -187,12 +211,19 @@ def _is_whole(work: Work, part: int) -> bool:
 
 
 def delete_parts(work: Work) -> None:
-    """Delete the finished parts."""
+    """Delete the files of all finished parts."""
     delete_files([*work.folder.glob("part-*")])
 
 
-def join_parts(work: Work, galaxies, save_loc: Path) -> None:
-    """Write the one file and perhaps the summary among the parts; if all is well, move them."""
+def join_parts(work: Work, galaxies: Galaxies, save_loc: Path) -> None:
+    """Join all parts into the prediction file, and into the summary file if one is wanted.
+
+    Both are written in the folder of the parts and moved to their places when both are complete.
+
+    Raises:
+        ValueError: if a part is missing or damaged.
+        OSError: if a file can't be written, for example because the disk is full.
+    """
     files = [save_loc]
     if work.schema is not None:
         columns = _summary_columns(work)
@@ -206,11 +237,16 @@ def join_parts(work: Work, galaxies, save_loc: Path) -> None:
 
 
 def _summary_columns(work: Work) -> list[str]:
+    """The columns of the summary, without ``id_str``."""
     empty = np.empty((0, *work.template.values.shape[1:]))
     return list(statistics.summary_table([], empty, work.schema).columns[1:])
 
 
-def _write_joined(work: Work, galaxies, path: Path, name: str, template: Predictions) -> None:
+def _write_joined(
+    work: Work, galaxies: Galaxies, path: Path, name: str, template: Predictions
+) -> None:
+    """Write the tensor ``name`` of all parts into one file."""
+
     def write(aside: Path) -> None:
         with open_writer(aside, path.suffix, template, work.num_galaxies) as writer:
             for part in range(work.num_parts):

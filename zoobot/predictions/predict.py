@@ -27,7 +27,7 @@ from zoobot.data.loaders import GalaxyLoader
 from zoobot.data.sources import Galaxies, TableGalaxies
 from zoobot.data.views.cpu import GalaxyView
 from zoobot.data.views.turned import TurnedViews
-from zoobot.predictions.files import Predictions, check_save_loc, read_predictions
+from zoobot.predictions.files import Predictions, check_save_loc
 from zoobot.predictions.models import (
     AnyModule,
     as_predictor,
@@ -47,63 +47,10 @@ from zoobot.predictions.parts import (
 from zoobot.schemas import Schema
 from zoobot.system import distributed, locks
 from zoobot.system.errors import UserError
-from zoobot.trainer import hardware
 
 ON_BAD_IMAGE = ("error", "record")
 WRITERS = 4  # threads; intervals are most of their work, and scipy lets several compute at once
 LOG_EVERY_S = 60  # where stderr is no terminal
-
-
-def predict(
-    catalog: pd.DataFrame,
-    model: nn.Module,
-    save_loc: str | Path,
-    label_cols: Sequence[str] | None = None,
-    inference_transform: Callable | None = None,
-    datamodule_kwargs: dict | None = None,
-    trainer_kwargs: dict | None = None,
-    *,
-    n_samples: int = 1,
-    n_views: int = 1,
-    **options,
-) -> pd.DataFrame:
-    """Predict a catalog into ``save_loc``, and return what is in the file as a table.
-
-    Args:
-        catalog: with ``id_str`` and ``file_loc`` (or ``image``, encoded bytes).
-        model: one of this package, or for ``n_samples=1`` any module, images to (B, A).
-        save_loc: ``.parquet``, ``.csv`` or ``.hdf5``.
-        label_cols: names of the predicted columns; by default the model's.
-        inference_transform: a view, or any torchvision v2 transform; by default that with which
-            the model was validated.
-        datamodule_kwargs: ``batch_size``, ``num_workers``, ``prefetch_factor``,
-            ``test_transform``.
-        trainer_kwargs: ``accelerator`` and ``precision``; others of Lightning's are accepted.
-        n_samples: forward passes with the head's dropout on; 1: one pass without dropout.
-        n_views: angles that each galaxy is turned through; predictions are the mean over them.
-        options: of ``predict_to_file``.
-
-    Raises:
-        ValueError: see ``predict_to_file``.
-    """
-    data, trainer = dict(datamodule_kwargs or {}), dict(trainer_kwargs or {})
-    view = data.pop("test_transform", None) or inference_transform
-    unknown = set(data) - {"batch_size", "num_workers", "prefetch_factor"}
-    if unknown:
-        raise UserError(f"datamodule_kwargs: no argument {sorted(unknown)[0]!r} in predictions")
-    known = {k: v for k, v in trainer.items() if k in ("accelerator", "precision")}
-    options = hardware(**known) | data | options
-    path = predict_to_file(
-        catalog,
-        model,
-        save_loc,
-        label_cols,
-        transform=view,
-        num_samples=n_samples,
-        num_views=n_views,
-        **options,
-    )
-    return read_predictions(path).to_frame()
 
 
 def predict_to_file(

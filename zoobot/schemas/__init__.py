@@ -1,7 +1,8 @@
-"""Decision trees: their questions and answers, by name or from a file."""
+"""Decision trees of questions and answers: named ones, and ones read from files."""
 
 from zoobot.schemas.named import __getattr__ as __getattr__
 from zoobot.schemas.named import get_schema, load_schema, schema_names
-from zoobot.schemas.schema import Answer, Question, Schema
+from zoobot.schemas.question import Answer, Question
+from zoobot.schemas.schema import Schema
 
 __all__ = ["Answer", "Question", "Schema", "get_schema", "load_schema", "schema_names"]

@@ -1,11 +1,12 @@
-"""The trees of Galaxy Zoo by name, and trees of one's own from files."""
+"""Get a decision tree: one of Galaxy Zoo by its name, or your own from a JSON file."""
 
 import json
 from functools import cache
 from pathlib import Path
 
 from zoobot.limits.text import read_json
-from zoobot.schemas.schema import Answer, Question, Schema
+from zoobot.schemas.question import Answer, Question
+from zoobot.schemas.schema import Schema
 from zoobot.system.errors import UserError, did_you_mean
 
 __all__ = ["Answer", "Question", "Schema", "get_schema", "load_schema", "schema_names"]
@@ -13,7 +14,11 @@ TREES_DIR = Path(__file__).parent / "trees"
 
 
 def load_schema(path: str | Path) -> Schema:
-    """Read a decision tree of one's own from a JSON file; ValueError says what is wrong with it."""
+    """Read your own decision tree from a JSON file.
+
+    Raises:
+        ValueError: if there is no such file, or it is not a decision tree.
+    """
     try:
         tree = read_json(path, object_pairs_hook=_unique_keys)
         return Schema.from_dict(tree)
@@ -25,7 +30,8 @@ def load_schema(path: str | Path) -> Schema:
         raise UserError(f"schema {path}: {error}") from None
 
 
-def _unique_keys(pairs: list[tuple[str, object]]) -> dict:
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """The pairs as a dict; ValueError if a key appears twice."""
     unique = {}
     for key, value in pairs:
         if key in unique:
@@ -36,17 +42,18 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict:
 
 @cache
 def _named_trees() -> dict[str, list[tuple[str, str]]]:
-    """Schema name -> the (tree file, campaign suffix) parts it is composed of."""
+    """Schema name -> its parts: the name of a tree's file and the suffix of the campaign."""
     return json.loads((TREES_DIR / "named.json").read_text())
 
 
 def schema_names() -> list[str]:
-    """The named schemas."""
+    """The names of all named schemas, sorted."""
     return sorted(_named_trees())
 
 
 @cache
 def _named_schema(name: str) -> Schema:
+    """Build a named schema from the trees of its campaigns."""
     tree = {}
     for file_name, suffix in _named_trees()[name]:
         part = load_schema(TREES_DIR / f"{file_name}.json")
@@ -61,11 +68,11 @@ def _named_schema(name: str) -> Schema:
 
 
 def get_schema(schema: "str | Path | Schema") -> Schema:
-    """A named schema, a tree from a ``.json`` file, or a Schema as it is.
+    """Get a schema by its name or from a ``.json`` file. A ``Schema`` is returned as it is.
 
     Raises:
-        ValueError: if there is no such name or file (near names are suggested), or the file is
-            not a tree.
+        ValueError: if there is no such name or file (similar names are suggested), or the file is
+            not a decision tree.
     """
     if isinstance(schema, Schema):
         return schema
@@ -77,8 +84,8 @@ def get_schema(schema: "str | Path | Schema") -> Schema:
     raise UserError(f"no schema named {str(schema)!r}{near}; names: {', '.join(schema_names())}")
 
 
-def __getattr__(name: str):
-    """Named schemas are attributes of this module, built when first asked for."""
+def __getattr__(name: str) -> Schema:
+    """Named schemas are attributes of this module. Each is built when it is first used."""
     if name in _named_trees():
         return _named_schema(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

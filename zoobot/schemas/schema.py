@@ -1,80 +1,43 @@
-"""Decision trees: questions, their answers, and the answers that lead to each question.
+"""``Schema``: a decision tree of questions, their answers, and which answers lead to a question.
 
-A label column is named question + answer (``bar-dr5`` + ``_strong``). The order of the questions
-and of their answers is the order of the label columns, of the model's outputs, and of every
-tensor with a dimension A (answers) or Q (questions) in this package.
+A label column is named by its question and answer: ``bar-dr5`` + ``_strong``. The label columns,
+the model's outputs, and every tensor with a dimension Q (questions) or A (answers) have the order
+of the tree's questions and answers.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from zoobot.limits.text import check_name
+from zoobot.schemas.question import Answer, Question
 from zoobot.system.errors import UserError, did_you_mean
 
-DEEPEST_INDENT = 40  # of the tree as text
+DEEPEST_INDENT = 40  # levels that are indented when the tree is written as text
 MAX_ANSWERS = 2000
-
-
-@dataclass(eq=False)
-class Answer:
-    """One answer. ``text`` is its label column, ``index`` its place among all label columns."""
-
-    text: str
-    question: "Question" = field(repr=False)
-    index: int
-    next_questions: list["Question"] = field(default_factory=list, repr=False)
-
-    @property
-    def pretty_text(self) -> str:
-        """The answer for a figure: ``featured or disk``."""
-        suffix = self.text[len(self.question.text) :]
-        return suffix.strip("_").replace("-", " ").replace("_", " ")
-
-
-@dataclass(eq=False)
-class Question:
-    """One question. Its answers are the label columns ``start_index`` to ``end_index`` inclusive.
-
-    ``asked_after`` lists the answers that lead to it; an empty list means that everyone is asked.
-    """
-
-    text: str
-    index: int
-    answers: list[Answer] = field(default_factory=list, repr=False)
-    asked_after: list[Answer] = field(default_factory=list, repr=False)
-
-    @property
-    def start_index(self) -> int:
-        return self.answers[0].index
-
-    @property
-    def end_index(self) -> int:
-        return self.answers[-1].index
-
-    @property
-    def label_cols(self) -> list[str]:
-        return [answer.text for answer in self.answers]
+Probabilities = TypeVar("Probabilities", np.ndarray, torch.Tensor)
+Item = TypeVar("Item")
 
 
 class Schema:
-    """A decision tree with index tensors for the loss, the metrics and the statistics.
+    """A decision tree, and the indices that the loss, the metrics and the statistics need.
 
     Args:
-        question_answer_pairs: question -> its answers as suffixes, as in
+        question_answer_pairs: question -> endings of its answers, such as
             ``{"bar": ["_strong", "_weak", "_no"]}``.
-        dependencies: question -> the label column after which it is asked, a list of them, or None
-            for a question asked of everyone. Keys that are not questions of this tree are ignored:
-            published dictionaries carry them.
-        label_cols: if given, must list the label columns in the tree's own order.
+        dependencies: question -> the label column of the answer after which it is asked, or a list
+            of them, or None if every volunteer is asked. Other keys are ignored, because published
+            dictionaries have them.
+        label_cols: if given, must be the label columns in the tree's order.
 
     Raises:
-        ValueError: for a cycle, an unknown parent, a duplicate answer, a question with fewer than
-            two answers, a question without a dependency, more than ``MAX_ANSWERS`` answers, a name
-            of control characters, or label columns out of order.
+        ValueError: if questions form a cycle, a question is asked after an unknown answer, an
+            answer appears twice, a question has fewer than two answers or no dependency, there are
+            more than ``MAX_ANSWERS`` answers, a name can't be printed, or ``label_cols`` are in
+            another order.
     """
 
     def __init__(
@@ -162,7 +125,7 @@ class Schema:
             parent.next_questions.append(question)
 
     def _sort_into_levels(self) -> list[list[Question]]:
-        """Group questions so that each one's parents stand in earlier groups."""
+        """Group the questions so that those that lead to a question are in earlier groups."""
         unplaced_parents = [len(question.asked_after) for question in self.questions]
         levels, level = [], [q for q in self.questions if not q.asked_after]
         while level:
@@ -179,7 +142,7 @@ class Schema:
         return levels
 
     def check_label_cols(self, label_cols: Sequence[str]) -> None:
-        """Raise ValueError unless ``label_cols`` are this tree's columns in this tree's order."""
+        """ValueError unless ``label_cols`` are the tree's label columns in the tree's order."""
         label_cols = list(label_cols)
         if label_cols == self.label_cols:
             return
@@ -189,14 +152,8 @@ class Schema:
             raise UserError(
                 f"label columns don't match the tree: missing {missing[:5]}, unknown {extra[:5]}"
             )
-        place = next(
-            (
-                i
-                for i, (a, b) in enumerate(zip(label_cols, self.label_cols, strict=False))
-                if a != b
-            ),
-            len(self.label_cols),
-        )
+        pairs = zip(label_cols, [*self.label_cols, None], strict=False)
+        place = next(i for i, (given, expected) in enumerate(pairs) if given != expected)
         raise UserError(
             f"label columns are out of order: position {place} holds {label_cols[place]!r}; "
             "pass schema.label_cols"
@@ -209,25 +166,25 @@ class Schema:
 
     @cached_property
     def question_sizes(self) -> tuple[int, ...]:
-        """Number of answers of each question, in order: what the loss needs to know."""
+        """Number of answers of each question, in order. The loss needs it."""
         return tuple(len(question.answers) for question in self.questions)
 
     @cached_property
     def question_index_groups(self) -> list[tuple[int, int]]:
-        """First and last label column (inclusive) of each question."""
+        """Index of the first and of the last label column of each question."""
         return [(question.start_index, question.end_index) for question in self.questions]
 
     @cached_property
     def question_of_answer(self) -> torch.Tensor:
-        """(A,) int64: the index of the question that each label column belongs to."""
+        """(A,) int64: index of the question of each answer."""
         return torch.repeat_interleave(torch.tensor(self.question_sizes))
 
     @cached_property
     def campaigns(self) -> dict[str, list[int]]:
-        """Campaign -> indices of its questions, for trees composed of several campaigns.
+        """Campaign -> indices of its questions, for trees made of several campaigns.
 
-        A question's campaign is what follows the last hyphen (``bar-dr5``: ``dr5``), provided that
-        every question shares its ending with another one; otherwise the tree has no campaigns.
+        The campaign is the text after the last hyphen: ``dr5`` in ``bar-dr5``. If any campaign
+        would have only one question, the tree has no campaigns, and the dict is empty.
         """
         groups: dict[str, list[int]] = {}
         for question in self.questions:
@@ -235,49 +192,41 @@ class Schema:
         return groups if min(map(len, groups.values())) > 1 else {}
 
     def get_question(self, text: str) -> Question:
-        """The question of this name, in constant time; ValueError if there is none."""
-        try:
-            return self._questions_by_text[text]
-        except KeyError:
-            near = did_you_mean(text, self._questions_by_text)
-            raise UserError(f"no question {text!r} in this tree{near}") from None
+        """The question with this name; ValueError if there is none."""
+        return _look_up(self._questions_by_text, text, "question")
 
     def get_answer(self, text: str) -> Answer:
-        """The answer with this label column, in constant time; ValueError if there is none."""
-        try:
-            return self._answers_by_text[text]
-        except KeyError:
-            near = did_you_mean(text, self._answers_by_text)
-            raise UserError(f"no answer {text!r} in this tree{near}") from None
+        """The answer with this label column; ValueError if there is none."""
+        return _look_up(self._answers_by_text, text, "answer")
 
-    def proportion_asked(self, answer_probabilities):
-        """The share of volunteers expected to be asked each question.
+    def proportion_asked(self, answer_probabilities: Probabilities) -> Probabilities:
+        """The expected share of volunteers who are asked each question.
 
-        1 for a first question; otherwise the sum, over the answers that lead to the question, of
-        the probability of reaching and giving that answer.
+        It is 1 for a first question. For others it is the sum, over the answers that lead to the
+        question, of the probability that a volunteer is asked for that answer and gives it.
 
         Args:
-            answer_probabilities: (..., A) array or tensor, each question's answers summing to 1.
+            answer_probabilities: (..., A) array or tensor; the answers of each question sum to 1.
 
         Returns:
-            (..., Q), of the same kind as the input.
+            (..., Q), an array or a tensor like the argument.
         """
         asked, _ = self._walk(answer_probabilities)
         return asked
 
-    def joint_probabilities(self, answer_probabilities):
-        """The probability that a volunteer is asked for and gives each answer: (..., A)."""
+    def joint_probabilities(self, answer_probabilities: Probabilities) -> Probabilities:
+        """The probability that a volunteer is asked for each answer and gives it: (..., A)."""
         _, joint = self._walk(answer_probabilities)
         return joint
 
-    def joint_p(self, answer_probabilities, answer_text: str):
-        """The probability, (...), that a volunteer walks down to this answer and gives it."""
+    def joint_p(self, answer_probabilities: Probabilities, answer_text: str) -> Probabilities:
+        """The probability that a volunteer is asked for this answer and gives it: (...)."""
         return self.joint_probabilities(answer_probabilities)[
             ..., self.get_answer(answer_text).index
         ]
 
-    def _walk(self, probabilities):
-        """Go down the tree level by level. Returns asked (..., Q) and joint (..., A)."""
+    def _walk(self, probabilities: Probabilities) -> tuple[Probabilities, Probabilities]:
+        """``proportion_asked`` (..., Q) and ``joint_probabilities`` (..., A), level by level."""
         p = torch.as_tensor(probabilities)
         if p.shape[-1] != len(self.answers):
             raise UserError(f"expected {len(self.answers)} answers, got shape {tuple(p.shape)}")
@@ -295,7 +244,11 @@ class Schema:
 
     @cached_property
     def _parent_indices(self) -> list[tuple[list[int], list[int], torch.Tensor]]:
-        """For each level below the first: its questions, their parents, each parent's child."""
+        """The indices that ``_walk`` needs, for each level below the first.
+
+        They are: the level's questions; the answers that lead to them; and for each of these
+        answers, the place of its question in the level.
+        """
         steps = []
         for level in self.levels[1:]:
             pairs = [(a.index, i) for i, q in enumerate(level) for a in q.asked_after]
@@ -304,7 +257,7 @@ class Schema:
         return steps
 
     def to_dict(self) -> dict:
-        """The tree in the format of ``--schema tree.json``; ``from_dict`` reads it back."""
+        """The tree in the format of ``--schema tree.json``, for ``from_dict``."""
         return {
             q: {"answers": answers, "asked_after": self.dependencies[q]}
             for q, answers in self.question_answer_pairs.items()
@@ -312,7 +265,7 @@ class Schema:
 
     @classmethod
     def from_dict(cls, tree: Mapping) -> "Schema":
-        """Build a schema from ``{question: {"answers": [...], "asked_after": ...}}``."""
+        """Make a schema from ``{question: {"answers": [...], "asked_after": ...}}``."""
         if not isinstance(tree, Mapping):
             raise UserError("a tree must be an object of questions")
         for question, entry in tree.items():
@@ -333,7 +286,7 @@ class Schema:
             {q: entry.get("asked_after") for q, entry in tree.items()},
         )
 
-    def __eq__(self, other) -> bool:
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, Schema) and list(self.to_dict().items()) == list(
             other.to_dict().items()
         )
@@ -344,7 +297,7 @@ class Schema:
         return f"Schema({len(self.questions)} questions, {len(self.answers)} answers)"
 
     def __str__(self) -> str:
-        """The tree as indented text, each question under the first answer that leads to it."""
+        """The tree as text. A question is indented below the first answer that leads to it."""
         lines, waiting = [], [(root, 0) for root in reversed(self.levels[0])]
         while waiting:
             question, depth = waiting.pop()
@@ -358,6 +311,14 @@ class Schema:
         return "\n".join(lines)
 
 
+def _look_up(items: dict[str, Item], text: str, kind: str) -> Item:
+    """The item of this name; ValueError with similar names if there is none."""
+    if text not in items:
+        raise UserError(f"no {kind} {text!r} in this tree{did_you_mean(text, items)}")
+    return items[text]
+
+
 def _compact(parents: list[Answer]) -> str | list[str] | None:
+    """The label columns of the answers: a list of several, one text, or None."""
     texts = [answer.text for answer in parents]
     return texts if len(texts) > 1 else texts[0] if texts else None

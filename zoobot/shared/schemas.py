@@ -1,4 +1,4 @@
-"""Documented import path; the code is in zoobot.schemas."""
+"""Decision trees, at the import path of Zoobot 2.x; the code is in ``zoobot.schemas``."""
 
 from zoobot.schemas import (
     Answer,

@@ -1,1 +1,1 @@
-"""Processes, files, memory and errors."""
+"""Tools for processes, files, memory and errors, used by all other packages."""

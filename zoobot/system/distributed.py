@@ -1,7 +1,8 @@
-"""One process or many: who am I, which device is mine, and how sums meet.
+"""Run in several processes: their numbers and devices, and the exchange of data between them.
 
-Everything here also works in a single process without torch.distributed, where it does nothing.
-Under torchrun the environment (RANK, WORLD_SIZE, LOCAL_RANK) decides.
+torchrun sets the number of processes and the rank of each one by environment variables (``RANK``,
+``WORLD_SIZE``, ``LOCAL_RANK``). All functions also work in a single process without
+torch.distributed: then the rank is 0, and there is nothing to exchange.
 """
 
 import atexit
@@ -9,31 +10,35 @@ import contextlib
 import datetime
 import os
 import signal
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DistributedDataParallel
 
 from zoobot.system.errors import UserError
 
-# The others wait while one joins parts or writes a report; torchrun sees a process that dies.
+# Long, because all ranks wait while the main process joins parts or writes a report. If a process
+# dies, torchrun ends the others.
 LONGEST_WAIT = datetime.timedelta(hours=24)
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # SIGUSR1: Slurm's warning
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # Slurm sends SIGUSR1 before the time is over
 
 
 def rank() -> int:
-    """This process's number among all processes."""
+    """Number of this process among all processes, from 0."""
     return int(os.environ.get("RANK", 0))
 
 
 def local_rank() -> int:
-    """This process's number among those of its node."""
+    """Number of this process among those on its node, from 0."""
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
 def world_size() -> int:
-    """Number of processes of the run."""
+    """Number of processes in the run."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
@@ -43,28 +48,28 @@ def local_world_size() -> int:
 
 
 def num_restarts() -> int:
-    """How often ``torchrun --max-restarts`` has started these processes again."""
+    """How many times ``torchrun --max-restarts`` has restarted the processes."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
 def is_main() -> bool:
-    """True in the one process that writes files and shows progress."""
+    """True in the main process (rank 0), which writes files and shows progress."""
     return rank() == 0
 
 
 @contextlib.contextmanager
-def process_group(device: torch.device):
-    """Run a ``with`` block together with the other processes, over nccl or gloo."""
+def process_group(device: torch.device) -> Iterator[None]:
+    """Run a ``with`` block together with the other processes, and wait for them at its end."""
     join(device)
     yield
     barrier()
 
 
 def join(device: torch.device) -> None:
-    """Join the other processes of the run until this one ends.
+    """Connect to the other processes of the run, by nccl on GPUs and by gloo on CPUs.
 
-    torchrun's store outlives a restart, and with it the addresses of processes that are no more:
-    each start has its own part of it.
+    The connection ends with the process. torchrun keeps its store of addresses over a restart, and
+    the addresses of ended processes are still in it. So each start uses keys of its own in it.
     """
     if world_size() > 1 and not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
@@ -77,15 +82,18 @@ def join(device: torch.device) -> None:
 
 
 def has_lost_another(error: RuntimeError) -> bool:
-    """Whether gloo or nccl say so: it is not this process that failed."""
+    """Whether the error comes from the connection: then another process has failed, not this."""
     return world_size() > 1 and (isinstance(error, dist.DistError) or "/gloo/" in str(error))
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of this process for ``auto``, ``cpu`` or ``cuda`` (one GPU a local rank).
+    """The device of this process. Local rank r uses GPU r of its node.
+
+    Args:
+        name: ``cpu``, ``cuda``, or ``auto``: GPUs if the node has any, else the CPU.
 
     Raises:
-        ValueError: if a GPU is asked for and there is none for this local rank.
+        ValueError: if GPUs are to be used and there is none for this local rank.
     """
     num_gpus = torch.cuda.device_count()
     if name == "cpu" or (name == "auto" and num_gpus == 0):
@@ -101,10 +109,10 @@ def choose_device(name: str) -> torch.device:
 
 
 def wrap(model: nn.Module, device: torch.device) -> nn.Module:
-    """DistributedDataParallel around the model if there are several processes.
+    """The model in DistributedDataParallel, or the model itself if there is one process.
 
-    Buffers (BatchNorm statistics) are not sent at every step; ``average_buffers`` does it once an
-    epoch, before evaluation.
+    Buffers (BatchNorm statistics) are not exchanged at every step: ``average_buffers`` does it
+    once per epoch, before evaluation.
     """
     if world_size() == 1:
         return model
@@ -121,40 +129,49 @@ def unwrap(model: nn.Module) -> nn.Module:
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
-def gradient_sync(model: nn.Module, *, now: bool):
-    """A context in which ``backward`` reduces gradients over ranks (``now``) or only adds them."""
+def gradient_sync(model: nn.Module, *, now: bool) -> contextlib.AbstractContextManager[None]:
+    """A context for ``backward``, for models in DistributedDataParallel.
+
+    Args:
+        now: True: gradients are averaged over the ranks. False: each rank only adds its gradients
+            to those that it has, for accumulation.
+    """
     if now or not isinstance(model, DistributedDataParallel):
         return contextlib.nullcontext()
     return model.no_sync()
 
 
 def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
-    """Sum a tensor over all ranks, in place, on its own device."""
+    """Sum a tensor over all ranks, in place and on its device. Returns the tensor."""
     if world_size() > 1:
         dist.all_reduce(tensor)
     return tensor
 
 
 def average_buffers(model: nn.Module) -> None:
-    """Give every rank the mean of all ranks' BatchNorm statistics, but for frozen ones."""
+    """Set BatchNorm statistics on every rank to their mean over all ranks.
+
+    Layers in evaluation mode (frozen layers) are left as they are.
+    """
     if world_size() == 1:
         return
     for module in model.modules():
-        if module.training and getattr(module, "running_mean", None) is not None:
+        has_statistics = isinstance(module, _NormBase) and module.running_mean is not None
+        if module.training and has_statistics:
             for statistic in (module.running_mean, module.running_var):
                 dist.all_reduce(statistic)
                 statistic.div_(world_size())
 
 
 def barrier() -> None:
-    """Wait until every process is here."""
+    """Wait until all processes have called this."""
     if world_size() > 1:
         dist.barrier()
 
 
 @contextlib.contextmanager
-def main_first():
-    """Run a ``with`` block in the main process first, then in the others."""
+def main_first() -> Iterator[None]:
+    """Run a ``with`` block in the main process first, then in all others."""
     if not is_main():
         barrier()
     yield
@@ -162,8 +179,8 @@ def main_first():
         barrier()
 
 
-def gather(value) -> list:
-    """Every process's value of a small Python object, by rank, in every process."""
+def gather(value: Any) -> list:
+    """The values of all processes, in the order of their ranks. For small Python objects."""
     if world_size() == 1:
         return [value]
     values = [None] * world_size()
@@ -171,8 +188,8 @@ def gather(value) -> list:
     return values
 
 
-def from_main(value):
-    """The main process's value of a small Python object, in every process."""
+def from_main(value: Any) -> Any:
+    """The value of the main process, in every process. For small Python objects."""
     if world_size() == 1:
         return value
     box = [value]

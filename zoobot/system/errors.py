@@ -1,21 +1,22 @@
-"""What a user is told of a mistake: its error, near names, one line."""
+"""The error for mistakes of the user, and helpers for its message."""
 
 import difflib
 from collections.abc import Iterable
 
-LONGEST_NAME = 200  # that is compared with others, which takes time
+LONGEST_NAME = 200  # longer texts are not compared with names, because that takes long
 
 
 class UserError(ValueError):
-    """A mistake of the user, or a file that is not what it should be; not a fault of this package.
+    """A mistake of the user, or a file that is not what it should be.
 
-    The message says what is wrong, where, the value found, and the cure. The scripts print it in
-    one line and exit with code 2; any other exception keeps its traceback.
+    The message says what is wrong, where, which value was found, and how to correct it. The
+    scripts print it in one line and exit with code 2. Other exceptions, apart from OSError, are
+    faults of the program and keep their traceback.
     """
 
 
 def did_you_mean(text: str, choices: Iterable[str]) -> str:
-    """``"; did you mean 'x', 'y'?"`` for the nearest choices, or nothing if none is near."""
+    """``"; did you mean 'x', 'y'?"`` with the most similar choices; empty if none is similar."""
     if len(str(text)) > LONGEST_NAME:
         return ""
     choices = [str(choice) for choice in choices]
@@ -25,6 +26,6 @@ def did_you_mean(text: str, choices: Iterable[str]) -> str:
 
 
 def one_line(text: str) -> str:
-    """Text in one line without control characters, which could steer a terminal."""
+    """The text in one line. Control characters, which could change a terminal, are escaped."""
     shown = " ".join(text.split())
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)

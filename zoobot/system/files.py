@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, also after a crash or a power cut."""
+"""Write files so that they are complete or absent, also after a crash or a power cut."""
 
 import os
 import secrets
@@ -8,17 +8,25 @@ from collections.abc import Callable
 from pathlib import Path
 
 LEFTOVER = ".partial"
-ZEROS = 2**20  # bytes that are written at a time
+ZEROS = 2**20  # bytes written at a time where space is reserved by writing zeros
 
 
 def write_whole(path: str | Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then move it into place.
+    """Write a file completely or not at all.
 
-    Readers see the old file or the new one, never a part, also after a power cut.
+    ``write`` fills a temporary file in the same folder, which is then renamed to ``path``. Readers
+    see the old file or the complete new one, also after a power cut.
+
+    Args:
+        write: writes the contents to the path it is given, of an empty file that exists.
+
+    Raises:
+        OSError: if the file can't be written. It names ``path``; the old file is unchanged.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Made here and by no one else, with the permissions of any new file.
+    # O_EXCL: the file is new, not one that another user has put there. Its permissions are those
+    # of any new file.
     aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}{LEFTOVER}")
     os.close(os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
@@ -28,20 +36,22 @@ def write_whole(path: str | Path, write: Callable[[Path], None]) -> None:
         os.replace(aside, path)
     except OSError as error:
         if error.errno and not error.filename:
-            error.filename = str(path)  # a full disk does not say for which file
+            error.filename = str(path)  # the error of a full disk does not name the file
         raise
     finally:
-        aside.unlink(missing_ok=True)  # also there if both were names of one file already
+        # After success it exists only if both names were hard links to one file: then
+        # ``os.replace`` does nothing.
+        aside.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+    """Write a text file completely or not at all."""
     write_whole(path, lambda aside: aside.write_text(text))
 
 
 def duplicate_file(path: str | Path, second: str | Path) -> None:
-    """Give a finished file a second name: a hard link, or a copy where there are no links."""
+    """Give a finished file a second name: a hard link, or a copy if the disk has no hard links."""
 
     def link_or_copy(aside: Path) -> None:
         aside.unlink()
@@ -54,7 +64,9 @@ def duplicate_file(path: str | Path, second: str | Path) -> None:
 
 
 def reserve_space(path: str | Path, start: int, end: int) -> None:
-    """Extend a file with zeros from byte ``start``, its present end, to ``end``, on the disk itself.
+    """Make a file longer, from ``start`` bytes (its present size) to ``end``, filled with zeros.
+
+    The disk space is taken at once, so that later writes into these bytes find space.
 
     Raises:
         OSError: if the disk is full.
@@ -62,14 +74,14 @@ def reserve_space(path: str | Path, start: int, end: int) -> None:
     with open(path, "rb+") as file:
         if sys.platform != "darwin":
             os.posix_fallocate(file.fileno(), start, end - start)
-        else:  # macOS has no such call
+        else:  # macOS has no posix_fallocate
             file.seek(start)
             for place in range(start, end, ZEROS):
                 file.write(bytes(min(ZEROS, end - place)))
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder last through a power cut."""
+    """Make sure that new and renamed files in a folder survive a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -78,11 +90,11 @@ def sync_folder(folder: Path) -> None:
 
 
 def delete_files(paths: list[Path]) -> None:
-    """Delete files, those that exist."""
+    """Delete the files; those that do not exist are skipped."""
     for path in paths:
         path.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what ``write_whole`` left in a folder when its process was killed."""
+    """Delete temporary files of ``write_whole`` whose process was killed."""
     delete_files(list(folder.glob(f".*{LEFTOVER}")))

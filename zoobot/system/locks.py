@@ -1,4 +1,4 @@
-"""One run at a time in a folder."""
+"""Lock a folder, so that two runs do not write into it at the same time."""
 
 import contextlib
 import errno
@@ -8,18 +8,18 @@ from pathlib import Path
 
 from zoobot.system.errors import UserError
 
-HELD = (errno.EACCES, errno.EAGAIN)
+HELD = (errno.EACCES, errno.EAGAIN)  # the error of a lock that another process holds
 
 
 @contextlib.contextmanager
 def only_run(path: str | Path) -> Iterator[None]:
-    """Hold the lock file ``path`` for a ``with`` block, and delete it afterwards.
+    """Hold the lock file ``path`` during a ``with`` block, and delete it afterwards.
 
-    A process frees its locks as it ends, however it ends; its worker processes don't inherit them.
-    Where the file system has no locks there is none.
+    The system releases the lock when the process ends, also if it is killed. Worker processes do
+    not inherit the lock. On a file system without locks, nothing is locked.
 
     Raises:
-        ValueError: another process holds it.
+        ValueError: if another process holds the lock.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

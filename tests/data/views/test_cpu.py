@@ -13,21 +13,20 @@ from PIL import Image, ImageFilter
 from torchvision.transforms.functional import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
-from zoobot.data.views.config import GalaxyViewConfig
-from zoobot.data.views.cpu import (
-    GalaxyView,
-    ViewParameters,
-    apply_transform,
-    compose_matrices,
+from zoobot.data.views.config import (
+    GalaxyViewConfig,
     default_view_config,
-    erase_boxes,
     fast_view_config,
-    get_galaxy_transform,
     minimal_view_config,
-    resample,
+    zoomed_view_configs,
+)
+from zoobot.data.views.cpu import GalaxyView, apply_transform, get_galaxy_transform, resample
+from zoobot.data.views.geometry import (
+    ViewParameters,
+    compose_matrices,
+    erase_boxes,
     sample_matrix,
     sample_view_parameters,
-    zoomed_view_configs,
 )
 
 

@@ -4,17 +4,10 @@ import torch
 from PIL import Image
 from scipy import stats
 
-from zoobot.data.views.cpu import (
-    GalaxyView,
-    compose_matrices,
-    default_view_config,
-    erase_boxes,
-    fast_view_config,
-    minimal_view_config,
-    resample,
-    sample_view_parameters,
-)
+from zoobot.data.views.config import default_view_config, fast_view_config, minimal_view_config
+from zoobot.data.views.cpu import GalaxyView, resample
 from zoobot.data.views.device import DeviceView, GalaxyRandom, warp
+from zoobot.data.views.geometry import compose_matrices, erase_boxes, sample_view_parameters
 
 
 def smooth_image(side=140):

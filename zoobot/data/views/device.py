@@ -17,13 +17,8 @@ from PIL import Image
 from zoobot.data.images import ImageError, read_pixels
 from zoobot.data.sources import Galaxies
 from zoobot.data.views.config import GalaxyViewConfig, affine_ranges
-from zoobot.data.views.cpu import (
-    GalaxyView,
-    compose_matrices,
-    erase_boxes,
-    resample,
-    sample_view_parameters,
-)
+from zoobot.data.views.cpu import GalaxyView, resample
+from zoobot.data.views.geometry import compose_matrices, erase_boxes, sample_view_parameters
 from zoobot.system.errors import UserError
 
 VIEW_KEYS = ("matrix", "erased", "view_px", "oversampling")  # in a batch: arguments of ``warp``

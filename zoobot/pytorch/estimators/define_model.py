@@ -1,4 +1,4 @@
-"""Documented import path; the code is in zoobot.models and zoobot.losses."""
+"""Encoders, heads and ``ZoobotTree``, at the import path of Zoobot 2.x; see ``zoobot.models``."""
 
 from zoobot.losses import get_dirichlet_loss_func
 from zoobot.models.encoders import get_encoder_dim, get_pytorch_encoder

@@ -1,0 +1,1 @@
+"""Import path of Zoobot 2.x for predictions; see ``zoobot.predictions``."""

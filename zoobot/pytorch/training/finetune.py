@@ -1,4 +1,4 @@
-"""Documented import path; the code is in zoobot.models and zoobot.trainer."""
+"""Finetuning, at the import path of Zoobot 2.x; the code is in ``zoobot.models.finetune``."""
 
 from zoobot.models.encoders import load_pretrained_zoobot
 from zoobot.models.finetune import (
@@ -11,7 +11,7 @@ from zoobot.models.finetune import (
 )
 from zoobot.models.finetune_base import FinetuneableZoobotAbstract
 from zoobot.models.heads import LinearHead
-from zoobot.trainer import get_trainer
+from zoobot.pytorch.training.trainer import get_trainer
 
 __all__ = [
     "FinetuneableZoobotAbstract",

@@ -1,4 +1,4 @@
-"""Documented import path; the code is in zoobot.losses."""
+"""Losses of votes, at the import path of Zoobot 2.x; the code is in ``zoobot.losses``."""
 
 from zoobot.losses import CustomMultiQuestionLoss, get_dirichlet_neg_log_prob
 

@@ -1,4 +1,4 @@
-"""Documented import path; the code is in zoobot.predictions.models."""
+"""``ZoobotEncoder``, at the import path of Zoobot 2.x; see ``zoobot.predictions.models``."""
 
 from zoobot.predictions.models import ZoobotEncoder
 

@@ -1,0 +1,54 @@
+import os
+import sys
+
+import pytest
+from dying import largest_file
+
+from zoobot.system import files
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_that_can_not_be_written_is_named_and_the_old_one_stays(tmp_path):
+    path = tmp_path / "a"
+    files.write_text(path, "old")
+    with largest_file(3), pytest.raises(OSError, match="File too large: .*/a'"):
+        files.write_text(path, "longer")
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_second_name_is_a_link_or_a_copy(tmp_path, monkeypatch, has_links):
+    def no_link(*_):
+        raise OSError(1, "Operation not permitted")
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", no_link)
+    files.write_text(tmp_path / "a", "text")
+    for _ in range(2):
+        files.duplicate_file(tmp_path / "a", tmp_path / "b")
+        assert (tmp_path / "b").read_text() == "text"
+        assert (tmp_path / "b").samefile(tmp_path / "a") == has_links
+        assert names(tmp_path) == ["a", "b"]
+
+
+def test_only_temporary_files_are_leftovers(tmp_path):
+    for name in (f".a.0{files.LEFTOVER}", f"b{files.LEFTOVER}", ".c"):
+        (tmp_path / name).write_text("")
+    files.remove_leftovers(tmp_path)
+    assert names(tmp_path) == [".c", f"b{files.LEFTOVER}"]
+
+
+@pytest.mark.parametrize("platform", [sys.platform, "darwin"])
+def test_reserved_space_is_on_the_disk_and_reads_as_zeros(tmp_path, monkeypatch, platform):
+    monkeypatch.setattr(sys, "platform", platform)
+    path, end = tmp_path / "a", 2 * files.ZEROS + 5
+    path.write_bytes(b"abc")
+    files.reserve_space(path, 3, end)
+    assert path.read_bytes() == b"abc" + bytes(end - 3)
+    assert path.stat().st_blocks * 512 >= end
+    with largest_file(end), pytest.raises(OSError, match="File too large"):
+        files.reserve_space(path, end, end + 1)

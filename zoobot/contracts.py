@@ -1,0 +1,97 @@
+"""What the loop and the trainer ask of a model, of loaders, and of a data module."""
+
+from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
+
+import pandas as pd
+import torch
+
+from zoobot.data.dataset import ImagesSeen
+from zoobot.metrics import Measure
+
+
+class Model(Protocol):
+    """What the loop asks of a model, an ``nn.Module`` from images (B, C, H, W) in 0-1 to outputs.
+
+    Attributes:
+        measure: what is measured; the first is the loss by which the best epoch is chosen.
+    """
+
+    measure: Measure
+
+    def batch_to_supervised_tuple(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images and labels of a batch."""
+
+    def losses(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """(B, K) float32, from float32 outputs; a galaxy's loss is the sum of its row."""
+
+    def freeze_encoder(self, frozen: bool) -> None:
+        """Freeze or unfreeze the encoder; only asked if ``Settings.frozen_epochs`` is used."""
+
+
+@runtime_checkable
+class TrainableModel(Model, Protocol):
+    """What the trainer asks of a model, besides what the loop asks.
+
+    Attributes:
+        scheduler_kwargs: of ``timm.scheduler.create_scheduler_v2``; None: a constant rate.
+        seed: of dropout.
+        images_seen: set by the trainer, and saved with the model.
+    """
+
+    scheduler_kwargs: dict | None
+    seed: int
+    images_seen: ImagesSeen
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The optimiser, with groups as ``optim.parameter_groups`` makes them."""
+
+    def check_labels(self, table: pd.DataFrame, where: str) -> None:
+        """ValueError if labels (a table with ``id_str``) can't be learned."""
+
+    def learn_from_labels(self, table: pd.DataFrame | None) -> None:
+        """Called with the training labels before training; None if the loader does not tell."""
+
+    def introduce(self) -> str:
+        """What a run says of its model at the start."""
+
+    def describe(self) -> dict:
+        """What is needed to build the model again, as plain types."""
+
+    def metric_key(self, split: str, name: str) -> str:
+        """How a metric is called in the logs."""
+
+
+class Loader(Protocol):
+    """What the loop asks of the galaxies to evaluate: batches, and their number."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[dict]: ...
+
+
+class TrainLoader(Loader, Protocol):
+    """What the loop asks of the galaxies to train on.
+
+    Attributes:
+        accumulation: micro-batches that make one optimiser step.
+        num_steps: optimiser steps of an epoch.
+    """
+
+    accumulation: int
+    num_steps: int
+
+    def set_epoch(self, epoch: int, first_step: int = 0) -> None:
+        """The epoch whose batches to give next, from this step on."""
+
+
+@runtime_checkable
+class DataModule(Protocol):
+    """Galaxies by split: ours, galaxy-datasets' or one of your own.
+
+    It has ``train_dataloader``, ``val_dataloader``, ``test_dataloader`` and
+    ``predict_dataloader``, of which only those are called that are needed.
+    """
+
+    def setup(self, stage: str) -> None:
+        """Called with ``fit``, ``validate``, ``test`` or ``predict`` before its loaders are."""

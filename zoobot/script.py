@@ -1,0 +1,66 @@
+"""Run a script: set its process up, print errors in one line, exit with the right code."""
+
+import argparse
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+
+import torch
+
+from zoobot.data.images import ImageError
+from zoobot.data.loaders import WorkerError
+from zoobot.system import distributed
+from zoobot.system.errors import UserError, one_line
+from zoobot.system.memory import keep_freed_memory
+
+
+def run_script(
+    main: Callable[[argparse.Namespace], None], parse: Callable[[], argparse.Namespace]
+) -> None:
+    """Parse and run a script.
+
+    A ``UserError`` is one line on stderr and exit code 2, and so is what the operating system
+    refuses (``OSError``: a full disk, a folder that can't be written to). Any other exception is a
+    fault of this package and keeps its traceback. Every process of a node makes the same checks
+    before training, so only its first process speaks; an image that can't be read, a worker that
+    died or a full disk concerns one process alone, which then speaks itself.
+    """
+    debug = "--debug" in sys.argv
+    try:
+        options = parse()
+        debug = debug or options.debug
+        set_up_process(debug)
+        main(options)
+    except (UserError, OSError) as error:
+        if debug:
+            traceback.print_exc()
+        is_its_own = isinstance(error, ImageError | WorkerError | OSError)
+        if distributed.local_rank() == 0 or is_its_own:
+            print(f"error: {one_line(str(error))}", file=sys.stderr, flush=True)
+        sys.exit(2)
+    except RuntimeError as error:
+        if debug or not distributed.has_lost_another(error):
+            raise
+        told = "another process of this run has ended, and with it this one"
+        print(f"rank {distributed.rank()}: {told}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        if debug:
+            traceback.print_exc()
+        if distributed.local_rank() == 0:
+            print("interrupted: the same command goes on from what is saved", file=sys.stderr)
+        sys.exit(130)
+
+
+def set_up_process(debug: bool = False) -> None:
+    """Settings of the whole process, which are for a script to make, not for a library.
+
+    Freed memory is kept (``system.memory``). Warnings of the readers of images are not shown: what
+    matters in an image is an error of ours. ``debug`` has autograd check every gradient, and name
+    the operation that made one that is NaN.
+    """
+    keep_freed_memory()
+    for module in ("PIL", "astropy"):
+        warnings.filterwarnings("ignore", module=rf"{module}(\.|$)")
+    torch.autograd.set_detect_anomaly(debug)
