@@ -12,23 +12,8 @@ are numbers from 0, or names.
 """
 
 import argparse
-import json
-from pathlib import Path
 
-import torch
-from torch import nn
-
-from zoobot import evaluate, options
-from zoobot.data.labels import number_classes
-from zoobot.data.sources import label_frame
-from zoobot.evaluation import run_figures
-from zoobot.models import encoders, finetune
-from zoobot.models.finetune_base import TRAINING_MODES
-from zoobot.runs.folder import read_metrics
-from zoobot.schemas import Schema, get_schema
-from zoobot.script import run_script
-from zoobot.system import distributed
-from zoobot.system.errors import UserError
+from zoobot import options
 
 
 def make_parser() -> options.Parser:
@@ -40,7 +25,12 @@ def make_parser() -> options.Parser:
     add("--num-classes", type=int, help="by default as many as the catalog has")
     add("--class-weights", help="balanced, or a weight a class as a JSON list")
     add("--label-smoothing", type=options.fraction, default=0.0, help="of classification")
-    add("--loss", choices=finetune.LOSSES, default="mse", help="of regression")
+    add(
+        "--loss",
+        choices=["mse", "mean_squared_error", "mae", "mean_absolute_error"],
+        default="mse",
+        help="of regression",
+    )
     add("--unit-interval", action="store_true", help="regression labels lie within 0-1")
     add("--schema", help="of a tree: a named decision tree, or PATH.json")
     options.add_data_options(parser, catalog=None)
@@ -54,7 +44,7 @@ def make_parser() -> options.Parser:
     add("--from-scratch", action="store_true", help="fresh weights for a NAME of timm")
     add(
         "--training-mode",
-        choices=TRAINING_MODES,
+        choices=["full", "head_only"],
         default="full",
         help="head_only: the encoder is frozen",
     )
@@ -85,6 +75,27 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return make_parser().parse(argv)
 
 
+if __name__ == "__main__":
+    options.answer_help(make_parser)  # before the imports that take seconds
+
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from zoobot import evaluate, from_options
+from zoobot.data.labels import number_classes
+from zoobot.data.sources import label_frame
+from zoobot.evaluation import run_figures
+from zoobot.models import encoders, finetune
+from zoobot.runs.folder import read_metrics
+from zoobot.schemas import Schema, get_schema
+from zoobot.script import run_script
+from zoobot.system import distributed
+from zoobot.system.errors import UserError
+
+
 def main(opt: argparse.Namespace) -> None:
     device = distributed.choose_device(opt.device)
     with distributed.process_group(device):
@@ -96,17 +107,17 @@ def run(opt: argparse.Namespace) -> None:
     if opt.task == "tree" and schema is None:
         raise UserError("--task tree needs --schema: a named tree, or PATH.json")
     label_cols = schema.label_cols if schema else [opt.label_col]
-    splits = options.load_galaxies(opt, opt.catalog, label_cols)
+    splits = from_options.load_galaxies(opt, opt.catalog, label_cols)
     class_names = None
     if opt.task == "classification":
         class_names = class_names_of(opt, splits)
-    data = options.make_data(opt, splits, label_cols)
-    resume_from = options.state_to_resume(opt)
+    data = from_options.make_data(opt, splits, label_cols)
+    resume_from = from_options.state_to_resume(opt)
     model = make_model(opt, encoder_arguments(opt, resume_from), schema, class_names)
     if opt.compile:
         model.encoder.compile(dynamic=False)
 
-    trainer = options.make_trainer(opt, unfreeze_after=opt.unfreeze_after)
+    trainer = from_options.make_trainer(opt, unfreeze_after=opt.unfreeze_after)
     trainer.fit(model, data, config=vars(opt), resume_from=resume_from)
     best, predictions = evaluate.evaluate_run(trainer, model, data)
     if distributed.is_main():

@@ -13,13 +13,6 @@ classifiers: probabilities; regressors: the number.
 import argparse
 
 from zoobot import options
-from zoobot.data.catalog import SPLITS
-from zoobot.data.demo.catalog import demo_catalog
-from zoobot.data.shards.reader import open_shards
-from zoobot.predictions.models import load_predictor, view_of
-from zoobot.predictions.predict import ON_BAD_IMAGE, predict_to_file
-from zoobot.script import run_script
-from zoobot.system import distributed
 
 
 def make_parser() -> options.Parser:
@@ -50,13 +43,18 @@ def make_parser() -> options.Parser:
     source.add_argument("--shards", metavar="DIR", help="galaxies in shards, of create_shards")
     source.add_argument("--images", metavar="FOLDER", help="all images below it; ids are paths")
     add = data.add_argument
-    add("--split", choices=SPLITS, default="", help="only these galaxies; of shards: test")
+    add(
+        "--split",
+        choices=["train", "val", "test"],
+        default="",
+        help="only these galaxies; of shards: test",
+    )
     add("--image-size", type=options.positive_int, help="by default that of training")
     add("--fits-scaling", help="brightness of FITS images, by default as in training")
     add("--batch-size", type=options.positive_int, default=128, help="galaxies a forward pass")
     add(
         "--on-bad-image",
-        choices=ON_BAD_IMAGE,
+        choices=["error", "record"],
         default="error",
         help="an image can't be read: stop, or give NaN and the reason",
     )
@@ -71,6 +69,17 @@ def make_parser() -> options.Parser:
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return make_parser().parse(argv)
+
+
+if __name__ == "__main__":
+    options.answer_help(make_parser)  # before the imports that take seconds
+
+from zoobot.data.demo.catalog import demo_catalog
+from zoobot.data.shards.reader import open_shards
+from zoobot.predictions.models import load_predictor, view_of
+from zoobot.predictions.predict import predict_to_file
+from zoobot.script import run_script
+from zoobot.system import distributed
 
 
 def main(opt: argparse.Namespace) -> None:

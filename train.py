@@ -11,24 +11,10 @@ Instead of one, --shards DIR takes galaxies from shards (python -m zoobot.create
 """
 
 import argparse
-from pathlib import Path
 
-import torch
-
-from zoobot import evaluate, metrics, optim, options
-from zoobot.data import CatalogDataModule, demo
-from zoobot.data.labels import votes
-from zoobot.evaluation import run_figures
-from zoobot.models import ZoobotTree
-from zoobot.models.encoders import image_size_kwargs
-from zoobot.runs.folder import read_metrics
-from zoobot.schemas import Schema, get_schema
-from zoobot.script import run_script
-from zoobot.system import distributed
-from zoobot.system.errors import UserError
+from zoobot import options
 
 DEMO = {
-    "schema": str(demo.DEMO_TREE),
     "encoder": "resnet18",
     "image_size": 64,
     "shear": 0.0,
@@ -42,7 +28,7 @@ DEMO = {
 def make_parser() -> options.Parser:
     parser = options.Parser(__doc__)
     parser.epilog = "With the demo catalog other defaults hold: " + ", ".join(
-        f"--{key.replace('_', '-')} {value}" for key, value in DEMO.items() if key != "schema"
+        f"--{key.replace('_', '-')} {value}" for key, value in DEMO.items()
     )
     data = options.add_data_options(parser, catalog="demo")
     data.add_argument("--schema", help="a named decision tree, or PATH.json")
@@ -56,7 +42,7 @@ def make_parser() -> options.Parser:
     add("--lr", type=options.non_negative, default=1e-3, help="peak learning rate of AdamW")
     add("--weight-decay", type=options.non_negative, default=0.01, help="of encoder matrices")
     add("--betas", type=float, nargs=2, default=[0.9, 0.999], help="of AdamW")
-    add("--scheduler", choices=optim.SCHEDULES, default="cosine", help="after the warm-up")
+    add("--scheduler", choices=["cosine", "constant"], default="cosine", help="after the warm-up")
     add("--warmup-epochs", type=options.non_negative, default=1.0, help="linear warm-up")
     options.add_hardware_options(parser)
     options.add_output_options(parser, save_dir="runs/train")
@@ -74,6 +60,26 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return opt
 
 
+if __name__ == "__main__":
+    options.answer_help(make_parser)  # before the imports that take seconds
+
+from pathlib import Path
+
+import torch
+
+from zoobot import evaluate, from_options, metrics, optim
+from zoobot.data import CatalogDataModule, demo
+from zoobot.data.labels import votes
+from zoobot.evaluation import run_figures
+from zoobot.models import ZoobotTree
+from zoobot.models.encoders import image_size_kwargs
+from zoobot.runs.folder import read_metrics
+from zoobot.schemas import Schema, get_schema
+from zoobot.script import run_script
+from zoobot.system import distributed
+from zoobot.system.errors import UserError
+
+
 def main(opt: argparse.Namespace) -> None:
     device = distributed.choose_device(opt.device)
     with distributed.process_group(device):
@@ -82,17 +88,19 @@ def main(opt: argparse.Namespace) -> None:
 
 def train(opt: argparse.Namespace) -> None:
     if opt.schema is None:
-        raise UserError("--schema is needed with a catalog of your own: a named tree, or PATH.json")
+        if opt.catalog != "demo":
+            raise UserError("--schema is needed with your own catalog: a named tree, or PATH.json")
+        opt.schema = str(demo.DEMO_TREE)
     schema = get_schema(opt.schema)
     with distributed.main_first():
         catalog = demo.demo_catalog() if opt.catalog == "demo" else opt.catalog
-    splits = options.load_galaxies(opt, catalog, schema.label_cols)
-    data = options.make_data(opt, splits, schema.label_cols)
+    splits = from_options.load_galaxies(opt, catalog, schema.label_cols)
+    data = from_options.make_data(opt, splits, schema.label_cols)
     torch.manual_seed(opt.seed)
     model = make_model(opt, schema)
 
-    resume_from = options.state_to_resume(opt)
-    trainer = options.make_trainer(opt)
+    resume_from = from_options.state_to_resume(opt)
+    trainer = from_options.make_trainer(opt)
     trainer.fit(model, data, config=vars(opt), resume_from=resume_from)
     best, predictions = evaluate.evaluate_run(trainer, model, data)
     if distributed.is_main():

@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
-from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
 from zoobot import optim
@@ -131,7 +130,7 @@ def train_one_epoch(
     model: nn.Module,
     loader: TrainLoader,
     optimizer: torch.optim.Optimizer,
-    scheduler: Scheduler,
+    scheduler: optim.Scheduler,
     scaler: torch.amp.GradScaler,
     settings: Settings,
     progress: Progress,

@@ -4,12 +4,19 @@ import inspect
 from typing import Protocol, runtime_checkable
 
 import torch
-from timm.models import group_parameters
-from timm.scheduler import create_scheduler_v2
-from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
 from zoobot.system.errors import UserError, did_you_mean
+
+
+class Scheduler(Protocol):
+    """What the loop asks of a learning rate schedule. timm's schedules have it."""
+
+    def step_update(self, num_updates: int) -> None:
+        """Set the rates of this step."""
+
+    def step(self, epoch: int, metric: float | None = None) -> None:
+        """Set the rates after so many epochs, the last of which had this validation loss."""
 
 
 @runtime_checkable
@@ -38,6 +45,8 @@ def layer_of_parameters(encoder: nn.Module) -> dict[str, int]:
     Returns:
         Parameter name -> number of its block.
     """
+    from timm.models import group_parameters  # here: it takes two seconds
+
     names = [name for name, _ in encoder.named_parameters()]
     if not isinstance(encoder, HasGroups):
         return dict.fromkeys(names, 0)
@@ -177,6 +186,8 @@ def make_scheduler(
     Raises:
         ValueError: if timm does not know a setting, or refuses it.
     """
+    from timm.scheduler import create_scheduler_v2  # here: it takes two seconds
+
     kwargs = dict(kwargs or CONSTANT)
     known = list(inspect.signature(create_scheduler_v2).parameters)[1:]
     for key in kwargs:

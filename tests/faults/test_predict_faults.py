@@ -1,19 +1,19 @@
 import argparse
 import os
-import sys
 
 import numpy as np
 import pandas as pd
 import predict_worker
 import pytest
 import torch
-from conftest import REPO, draw_galaxies
+from conftest import draw_galaxies
 from damages import DAMAGES
 from dying import killed_before_step, largest_file, lock_of_another_process
 from killing import contents
 from processes import script_error, torchrun
 from torch import nn
 
+import predict as script
 from zoobot.data.dataset import ImagesSeen
 from zoobot.models.tree import ZoobotTree
 from zoobot.predictions import parts as parts_file
@@ -23,9 +23,6 @@ from zoobot.predictions.parts import read_part, tempfile
 from zoobot.runs import checkpoint
 from zoobot.script import run_script
 from zoobot.system.files import write_whole
-
-sys.path.insert(0, str(REPO))
-import predict as script
 
 SEEN = {"image_size": 32, "view": {"output_size": 32, "random_affine": {"degrees": 0}}}
 QUICK = {"batch_size": 4, "num_workers": 0, "show_progress": False, "precision": "fp32"}

@@ -16,14 +16,12 @@ from comparing import assert_bitwise_equal, assert_same_run, last_state
 from conftest import REPO, draw_galaxies
 from dying import largest_file
 
+import train
 from zoobot import engine
 from zoobot.runs.folder import Run
 from zoobot.runs.resume import find_state
 from zoobot.runs.watch import EXIT_PREEMPTED
 from zoobot.script import run_script
-
-sys.path.insert(0, str(REPO))
-import train
 
 SMALL = [
     "--encoder", "test_resnet", "--image-size", "32", "--batch-size", "8", "--dropout", "0.5",

@@ -9,7 +9,6 @@ import json
 import os
 import pickle
 import struct
-import sys
 import tarfile
 import tracemalloc
 import zipfile
@@ -22,9 +21,10 @@ import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
-from conftest import REPO, draw_galaxies
+from conftest import draw_galaxies
 from PIL import Image
 
+import train as script
 from zoobot import create_shards, evaluate
 from zoobot.data import images
 from zoobot.data.catalog import read_catalog
@@ -48,9 +48,6 @@ from zoobot.schemas.schema import MAX_ANSWERS
 from zoobot.script import run_script
 from zoobot.system.errors import UserError
 from zoobot.system.files import write_text, write_whole
-
-sys.path.insert(0, str(REPO))
-import train as script
 
 FEW_BYTES = 150_000_000  # what a test of refusals may use, libraries that it imports included
 QUICK = {"batch_size": 4, "num_workers": 0, "show_progress": False}

@@ -8,7 +8,6 @@ import pytest
 from comparing import assert_bitwise_equal, assert_same_run, last_state
 from conftest import REPO, draw_galaxies
 
-sys.path.insert(0, str(REPO))
 import train
 
 

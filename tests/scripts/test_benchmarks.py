@@ -2,16 +2,13 @@ import argparse
 import json
 import sys
 
-import pytest
-import torch
-from conftest import REPO
-
-sys.path.insert(0, str(REPO / "benchmarks"))
 import bench_common
 import bench_loader
 import bench_predict
 import bench_train
 import gpu
+import pytest
+import torch
 
 from zoobot.data import dataset
 

@@ -7,12 +7,10 @@ import pytest
 import torch
 from conftest import REPO
 
+import finetune as script
 from zoobot.data.catalog import read_catalog
 from zoobot.models.encoders import save_encoder
 from zoobot.models.finetune import FinetuneableZoobotClassifier, FinetuneableZoobotTree
-
-sys.path.insert(0, str(REPO))
-import finetune as script
 
 
 @pytest.fixture

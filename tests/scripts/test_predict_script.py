@@ -1,13 +1,13 @@
 import shutil
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 import timm
 import torch
-from conftest import REPO, draw_galaxies
+from conftest import draw_galaxies
 
+import predict as script
 from zoobot.models.finetune import (
     FinetuneableZoobotClassifier,
     FinetuneableZoobotRegressor,
@@ -17,9 +17,6 @@ from zoobot.models.tree import ZoobotTree
 from zoobot.predictions.models import load_predictor
 from zoobot.runs import checkpoint
 from zoobot.script import run_script
-
-sys.path.insert(0, str(REPO))
-import predict as script
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import torch
 import yaml
 from conftest import REPO, draw_galaxies
 
-sys.path.insert(0, str(REPO))
 import train
 from zoobot import create_shards, options
 from zoobot.models.tree import ZoobotTree

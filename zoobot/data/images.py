@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torchvision.io import decode_jpeg
 
 from zoobot.limits.fits import check_fits_headers
 from zoobot.system.errors import UserError
@@ -119,6 +118,8 @@ def read_pixels(
     if isinstance(source, np.ndarray) and source.shape[-1] == channels:
         return source
     if isinstance(source, (bytes, str)) and channels == 3:
+        from torchvision.io import decode_jpeg  # here: it takes a second
+
         try:
             if isinstance(source, str):
                 check_file(source, source)

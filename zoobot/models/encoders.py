@@ -2,6 +2,8 @@
 
 An encoder is described by ``{"architecture", "channels", "timm_kwargs"}``, which is enough to build
 it again without its weights.
+
+Functions import timm when they are called: it takes two seconds, and ``--help`` does not need it.
 """
 
 import contextlib
@@ -9,9 +11,7 @@ import copy
 import json
 from pathlib import Path
 
-import timm
 import torch
-from timm.models import load_model_config_from_hf
 from torch import nn
 
 from zoobot.limits.models import building, is_moderate
@@ -39,6 +39,8 @@ def get_pytorch_encoder(
     Raises:
         ValueError: if timm has no such encoder (near names are suggested) or refuses the options.
     """
+    import timm
+
     if not timm.is_model(architecture_name):
         near = did_you_mean(architecture_name, timm.list_models())
         raise UserError(f"timm has no encoder {architecture_name!r}{near}")
@@ -68,6 +70,8 @@ def image_size_kwargs(name: str, image_size: int) -> dict:
     """timm's ``img_size`` for encoders that are built for one image size (ViT, Swin), else {}."""
     if is_file(name):
         return {}
+    import timm
+
     config = timm.get_pretrained_cfg(architecture_of(name), allow_unregistered=True)
     return {"img_size": image_size} if config and config.fixed_input_size else {}
 
@@ -103,6 +107,8 @@ def _outside_config(name: str) -> tuple[str, dict]:
                 f"{name}: {path} can't be read ({type(error).__name__}: {error}); it must be a "
                 "timm folder of config.json and model.safetensors"
             ) from error
+    from timm.models import load_model_config_from_hf
+
     try:
         _, architecture, model_args = load_model_config_from_hf(name.partition(":")[2])
     except Exception as error:  # huggingface_hub raises many kinds, by version and by cause
@@ -112,6 +118,8 @@ def _outside_config(name: str) -> tuple[str, dict]:
 
 def _check_outside(architecture, model_args) -> None:
     """ValueError unless these are a name, and arguments that only shape the model."""
+    import timm
+
     if not isinstance(architecture, str) or not timm.is_model(architecture):
         raise UserError(f"timm has no encoder {architecture!r:.80}")
     barred = {*NOT_LAYOUT} - {"num_classes", "in_chans"}
@@ -149,6 +157,8 @@ def load_encoder(name: str, channels: int = 3, **timm_kwargs) -> tuple[nn.Module
         ValueError: for an unknown name, weights that can't be had (the message says how to work
             offline) or that don't fit.
     """
+    import timm
+
     outside = name.startswith((*HUB_PREFIXES, FOLDER_PREFIX))
     if not outside and not timm.is_model(name.partition(".")[0]):
         near = did_you_mean(name, timm.list_models())

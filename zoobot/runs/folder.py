@@ -28,7 +28,6 @@ from zoobot.system.files import (
 )
 
 PACKAGES = ("torchvision", "timm", "numpy", "pandas", "pyarrow", "pillow", "safetensors")
-ON_SAVE_ERROR = ("stop", "continue")
 RUN_FILES = (
     "config.json metrics.jsonl skipped_steps.jsonl best.safetensors checkpoints tensorboard report "
     "val_predictions.parquet test_predictions.parquet"

@@ -17,8 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torchvision import tv_tensors
-from torchvision.transforms.v2 import functional as TF
 
 from zoobot.data.images import to_8bit
 from zoobot.data.views.config import (
@@ -161,7 +159,10 @@ def apply_transform(
     """
     if isinstance(transform, GalaxyView):
         return transform(image, None if seed is None else np.random.default_rng(seed))
-    pixels = tv_tensors.Image(TF.pil_to_tensor(image))
+    from torchvision import tv_tensors  # here: it takes a second
+    from torchvision.transforms.v2.functional import pil_to_tensor
+
+    pixels = tv_tensors.Image(pil_to_tensor(image))
     if seed is None:
         output = transform(pixels)
     else:
@@ -170,7 +171,7 @@ def apply_transform(
             torch.manual_seed((int(words[0]) << 31) ^ int(words[1]))
             output = transform(pixels)
     if isinstance(output, Image.Image):
-        output = TF.pil_to_tensor(output)
+        output = pil_to_tensor(output)
     if not isinstance(output, torch.Tensor) or output.ndim != 3:
         got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         raise UserError(f"the transform gave {got}: it must give an image tensor (C, H, W)")

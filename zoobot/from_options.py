@@ -1,0 +1,95 @@
+"""What the options of a script describe: galaxies, data module, trainer, state to go on from."""
+
+import argparse
+import math
+
+from zoobot.data import CatalogDataModule
+from zoobot.data.catalog import load_splits
+from zoobot.data.shards.reader import open_splits
+from zoobot.data.views import (
+    default_view_config,
+    get_galaxy_transform,
+    minimal_view_config,
+    zoomed_view_configs,
+)
+from zoobot.runs.resume import find_state
+from zoobot.system import distributed
+from zoobot.system.errors import UserError
+from zoobot.trainer import Trainer
+
+MAY_CHANGE_ON_RESUME = set(
+    "config debug resume save_dir epochs patience num_workers device compile no_report save_every "
+    "on_save_error max_skipped_steps allow_changes".split()
+)
+
+
+def load_galaxies(options: argparse.Namespace, path, label_cols: list[str]) -> dict:
+    """Train, val and test galaxies: tables of the catalog ``path``, or the galaxies of shards."""
+    if not options.shards:
+        if not path:
+            raise UserError("give --catalog or --shards")
+        others = (options.val_catalog, options.test_catalog)
+        return load_splits(path, *others, label_cols, options.seed)
+    if path or options.val_catalog or options.test_catalog:
+        raise UserError("give --shards or catalogs, not both")
+    return open_splits(options.shards, label_cols)
+
+
+def make_data(options: argparse.Namespace, splits: dict, label_cols: list[str]):
+    """The data module that the options describe: random views to train on, fixed ones else."""
+    train_view, test_view = default_view_config(), minimal_view_config()
+    if options.zoom:
+        low, high = options.zoom
+        if not 0 < low <= high:
+            raise UserError(f"--zoom {low:g} {high:g}: give LOW and HIGH, above 0, low first")
+        train_view, test_view = zoomed_view_configs(low, high)
+    train_view.random_affine["shear"] = (0, options.shear, 0, options.shear)
+    train_view.output_size = test_view.output_size = options.image_size
+    return CatalogDataModule(
+        label_cols,
+        get_galaxy_transform(train_view),
+        get_galaxy_transform(test_view),
+        **{f"{split}_catalog": table for split, table in splits.items()},
+        batch_size=options.batch_size,
+        num_workers=options.num_workers,
+        seed=options.seed,
+        channels=options.channels,
+        fits_scaling=options.fits_scaling,
+        grad_accumulation=options.grad_accumulation,
+        augment=_augment(options),
+    )
+
+
+def _augment(options: argparse.Namespace) -> str:
+    if options.augment != "auto":
+        return options.augment
+    return "device" if distributed.choose_device(options.device).type == "cuda" else "cpu"
+
+
+def state_to_resume(options: argparse.Namespace) -> dict | None:
+    """The saved state that ``--resume`` asks to go on from; None to start anew."""
+    return find_state(
+        options.save_dir,
+        options.resume,
+        vars(options),
+        MAY_CHANGE_ON_RESUME,
+        options.allow_changes,
+    )
+
+
+def make_trainer(options: argparse.Namespace, **others) -> Trainer:
+    """The trainer that the options describe; ``others`` are further arguments of it."""
+    return Trainer(
+        options.save_dir,
+        save_top_k=options.save_top_k,
+        max_epochs=options.epochs,
+        patience=options.patience,
+        device=options.device,
+        precision=options.precision,
+        grad_clip=options.grad_clip or None,
+        seed=options.seed,
+        save_every_minutes=options.save_every or math.inf,
+        max_skipped_steps=options.max_skipped_steps,
+        on_save_error=options.on_save_error,
+        **others,
+    )
