@@ -19,6 +19,8 @@ from zoobot.models.finetune import (
     FinetuneableZoobotRegressor,
     FinetuneableZoobotTree,
 )
+from zoobot.models.tree import ZoobotTree
+from zoobot.predictions.models import ZoobotEncoder
 from zoobot.pytorch.training.trainer import get_trainer
 
 
@@ -77,6 +79,54 @@ def test_every_class_fits_validates_tests_and_predicts(frame, tree, tmp_path, pr
         assert all(type(value) is float for value in tested.values())
         to_predict = data_module(frame, catalog=None, predict_catalog=frame)
         assert sum(len(part) for part in run.predict(model, to_predict)) == 60
+
+
+def test_a_tree_from_scratch_fits_validates_tests_and_predicts(frame, tree, tmp_path, precision):
+    torch.manual_seed(0)
+    model = ZoobotTree(schema=tree, architecture_name="test_resnet")
+    data, run = data_module(frame, *tree.label_cols), trainer(tmp_path, precision=precision)
+    run.fit(model, data)
+    fitted = {k: v for k, v in run.callback_metrics.items() if k.startswith("validation/")}
+    assert run.validate(model, data)[0] == pytest.approx(fitted)
+    assert "test/supervised_loss" in run.test(model, data, ckpt_path="best", verbose=False)[0]
+    to_predict = data_module(frame, catalog=None, predict_catalog=frame)
+    assert torch.cat(run.predict(model, to_predict)).shape == (60, 7)
+    again = ZoobotTree.load_from_checkpoint(run.best_model_path)
+    assert again.images_seen.image_size == 32
+    with pytest.raises(ValueError, match="can't be frozen: use FinetuneableZoobotTree"):
+        trainer(tmp_path, unfreeze_after=1).fit(model, data)
+
+
+def test_an_encoder_alone_predicts_features_in_order(frame, tmp_path):
+    model = ZoobotEncoder(encoder())
+    to_predict = data_module(frame, catalog=None, predict_catalog=frame)
+    features = torch.cat(trainer(tmp_path).predict(model, to_predict))
+    images = torch.cat([batch["image"] for batch in to_predict.predict_dataloader()])
+    with torch.no_grad():
+        torch.testing.assert_close(features, model(images), rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_no_model_to_train_is_told(frame, tmp_path):
+    with pytest.raises(ValueError, match="Linear can't be trained: subclass Finetuneable"):
+        trainer(tmp_path).fit(torch.nn.Linear(2, 2), data_module(frame, "label"))
+
+
+def test_wrong_test_labels_are_told_before_training(frame, tmp_path):
+    parts = {"train_catalog": frame[:40], "val_catalog": frame[40:50]}
+    bad = frame[50:].assign(label=7)
+    data = data_module(frame, "label", catalog=None, test_catalog=bad, **parts)
+    with pytest.raises(ValueError, match="catalog test: column 'label' .* holds 7"):
+        trainer(tmp_path).fit(classifier(), data)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_columns_named_as_the_codes_own_attributes_train(frame, tmp_path):
+    columns = ["source", "fingerprint", "label_table", "galaxies", "index", "labels", "matrix"]
+    for column in columns:
+        named = frame.assign(**dict.fromkeys(columns, "text")).assign(**{column: frame["label"]})
+        run = trainer(tmp_path / column, max_epochs=1)
+        run.fit(classifier(label_col=column), data_module(named, column))
+        assert "finetuning/val_acc" in run.callback_metrics
 
 
 def test_after_fit_the_model_has_the_best_weights(frame, tmp_path, monkeypatch):

@@ -1,3 +1,8 @@
+import gc
+import multiprocessing
+import time
+import warnings
+
 import pytest
 import torch
 from torchvision.transforms import v2 as T
@@ -8,6 +13,9 @@ from zoobot.data.images import ImageError
 from zoobot.data.views.config import default_view_config
 from zoobot.data.views.cpu import GalaxyView
 from zoobot.data.views.device import DeviceView
+from zoobot.system import memory
+from zoobot.system.errors import UserError
+from zoobot.trainer import Trainer
 
 
 def by_id(loader):
@@ -117,3 +125,35 @@ def test_an_unreadable_image_is_named(dataset, small_catalog):
             list(loaders.eval_loader(dataset, 8, num_workers))
     with pytest.raises(ImageError, match="g7.png"):
         dataset[7]
+
+
+def test_a_users_mistake_in_a_worker_is_told_as_in_the_process_itself(dataset):
+    dataset.transform = T.Compose(
+        [T.RandomCrop(16), T.Lambda(lambda x: x[:, : 8 + x[0, 0, 0] % 2])]
+    )
+    with pytest.raises(UserError, match="^the transform gives images of different shapes"):
+        for _ in loaders.eval_loader(dataset, 60, num_workers=1):
+            pass
+
+
+def test_a_loader_ends_its_own_workers_and_no_other_process(dataset):
+    other = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), daemon=True)
+    other.start()
+    loader = loaders.eval_loader(dataset, 8, num_workers=1)
+    list(loader)
+    (worker,) = {*multiprocessing.active_children()} - {other}
+    del loader
+    gc.collect()
+    worker.join(20)
+    assert not worker.is_alive()
+    assert other.is_alive()
+    other.kill()
+
+
+def test_loaders_and_trainers_change_neither_malloc_nor_the_warnings_filter(dataset, tmp_path):
+    memory.keep_freed_memory.cache_clear()
+    before = [*warnings.filters]
+    list(loaders.eval_loader(dataset, 8))
+    Trainer(tmp_path)
+    assert memory.keep_freed_memory.cache_info().currsize == 0
+    assert warnings.filters == before

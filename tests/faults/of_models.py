@@ -18,8 +18,8 @@ import predict
 import train
 from zoobot import create_shards, schemas
 from zoobot.data import catalog
+from zoobot.from_options import make_data
 from zoobot.models import encoders
-from zoobot.options import make_data
 from zoobot.predictions.models import (
     column_names,
     load_predictor,

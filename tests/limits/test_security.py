@@ -13,6 +13,7 @@ import tarfile
 import tracemalloc
 import zipfile
 import zlib
+from multiprocessing.pool import ThreadPool
 
 import numpy as np
 import pandas as pd
@@ -34,6 +35,7 @@ from zoobot.data.shards.webdataset import read_webdataset, webdataset_catalog
 from zoobot.data.shards.writer import write_shards
 from zoobot.data.views.config import MAX_SIDE_PX
 from zoobot.data.views.cpu import get_galaxy_transform
+from zoobot.limits.models import building
 from zoobot.limits.text import MAX_CONFIG_BYTES, MAX_JSON_BYTES
 from zoobot.models import encoders
 from zoobot.models.encoders import save_encoder
@@ -404,6 +406,15 @@ def test_a_file_can_not_describe_a_model_larger_than_itself(cheap, tmp_path, tre
     config["model_args"] |= wide["timm_kwargs"]
     (folder / "config.json").write_text(json.dumps(config))
     refused(lambda: encoders.load_encoder(f"local-dir:{folder}"), folder)
+
+
+def test_a_model_built_meanwhile_by_another_thread_is_not_counted(tmp_path):
+    (tmp_path / "small").write_bytes(b"")
+    with building(tmp_path / "small"), ThreadPool(1) as pool:
+        assert pool.apply(timm.create_model, ("resnet50",)) is not None
+    with pytest.raises(ValueError, match="small describes a model that can't be built"):
+        with building(tmp_path / "small"):
+            timm.create_model("resnet50")
 
 
 def test_a_view_and_a_tree_have_largest_sizes(cheap, tmp_path):

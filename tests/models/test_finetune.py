@@ -309,6 +309,39 @@ def test_a_subclass_trains_and_reloads_all_that_it_has(tmp_path):
     assert torch.equal(again.extra.weight, model.extra.weight)
 
 
+class NamedOtherwise(FinetuneableZoobotClassifier):
+    """A subclass that stores its arguments under other names, or not at all."""
+
+    def __init__(self, scale, activation=None, **others):
+        super().__init__(**others)
+        self.factor = scale
+
+
+def test_a_subclass_may_store_its_arguments_under_any_name(tmp_path):
+    model = NamedOtherwise(0.5, num_classes=3, encoder=encoder())
+    again = NamedOtherwise.load_from_checkpoint(write(model, tmp_path / "a.ckpt"))
+    assert again.factor == 0.5
+
+
+def test_an_argument_that_no_file_can_keep_is_warned_of(tmp_path):
+    model = NamedOtherwise(2, activation=torch.tanh, num_classes=3, encoder=encoder())
+    with pytest.warns(UserWarning, match="can't keep activation, .* give them to NamedOtherwise"):
+        write(model, tmp_path / "a.ckpt")
+
+
+def test_a_copy_of_a_model_keeps_its_arguments():
+    model = copy.deepcopy(TwoHeads(width=5, num_classes=3, encoder=encoder()))
+    assert model.arguments()["width"] == 5
+
+
+def test_loading_builds_the_encoder_once(tmp_path, monkeypatch):
+    path, built = write(classifier(), tmp_path / "a.ckpt"), []
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda *a, **k: built.append(a) or create(*a, **k))
+    FinetuneableZoobotClassifier.load_from_checkpoint(path)
+    assert len(built) == 1
+
+
 @pytest.mark.parametrize("mode", TRAINING_MODES)
 def test_the_heads_weights_never_decay(mode):
     groups = classifier(training_mode=mode, weight_decay=0.5).configure_optimizers().param_groups

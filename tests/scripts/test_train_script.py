@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -9,8 +10,9 @@ import torch
 import yaml
 from conftest import REPO, draw_galaxies
 
+import predict
 import train
-from zoobot import create_shards, options
+from zoobot import create_shards, from_options
 from zoobot.models.tree import ZoobotTree
 from zoobot.script import run_script
 
@@ -94,8 +96,8 @@ def test_zoom_is_that_of_the_training_views_and_its_middle_of_all_others(folder,
     words = ["--config", "run.yaml", *QUICK, "--save-dir", "zoomed", "--catalog", "catalog.csv"]
     (folder / "run.yaml").write_text("zoom: [2.0, 3.0]\n")
     opt = train.parse(words)
-    splits = options.load_galaxies(opt, opt.catalog, tree.label_cols)
-    data = options.make_data(opt, splits, tree.label_cols)
+    splits = from_options.load_galaxies(opt, opt.catalog, tree.label_cols)
+    data = from_options.make_data(opt, splits, tree.label_cols)
     assert data.train_transform.config.random_affine["scale"] == (2.0, 3.0)
     assert data.test_transform.config.random_affine["scale"] == (2.5, 2.5)
 
@@ -234,6 +236,76 @@ def test_a_mistake_shows_no_traceback_unless_asked_for(folder):
     debug = subprocess.run([*command, "--debug"], capture_output=True, text=True, cwd=folder)
     assert debug.returncode == 2
     assert "Traceback" in debug.stderr
+
+
+def test_a_fault_of_ours_keeps_its_traceback_and_exits_with_1(folder):
+    code = (
+        "import sys, train\n"
+        "from zoobot.script import run_script\n"
+        "train.make_model = lambda *_: {}['absent']\n"
+        f"run_script(train.main, lambda: train.parse({['--catalog', 'catalog.csv', *QUICK]}))\n"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=folder, env={**os.environ, "PYTHONPATH": REPO}
+    )
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert done.stderr.strip().endswith("KeyError: 'absent'")
+
+
+def test_debug_in_a_config_file_shows_tracebacks_too(folder):
+    (folder / "run.yaml").write_text("debug: true\n")
+    words = ["--catalog", "absent.csv", *QUICK, "--config", "run.yaml"]
+    command = [sys.executable, str(REPO / "train.py"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+    assert done.stderr.endswith("error: no catalog absent.csv\n")
+
+
+def test_debug_names_the_operation_whose_gradient_is_nan(folder, monkeypatch):
+    forward = ZoobotTree.forward
+
+    def spoilt(self, images):
+        outputs = forward(self, images)
+        return outputs + 0 * torch.sqrt(outputs * 0)  # its gradient is 0 * infinity
+
+    monkeypatch.setattr(ZoobotTree, "forward", spoilt)
+    with pytest.raises(RuntimeError, match="SqrtBackward0"):
+        run_train("--catalog", "catalog.csv", *QUICK, "--debug")
+    torch.autograd.set_detect_anomaly(False)
+
+
+def test_columns_named_as_the_codes_own_attributes_train_predict_and_make_shards(folder):
+    columns = ["source", "fingerprint", "label_table", "galaxies", "index"]
+    frame = pd.read_csv("catalog.csv").assign(**dict.fromkeys(columns, "text"))
+    frame.to_csv("named.csv", index=False)
+    run_train("--catalog", "named.csv", *QUICK, "--epochs", "1")
+    weights = ["--checkpoint", "run/best.safetensors"]
+    words = ["--catalog", "named.csv", "--save-loc", "p.csv", "--num-workers", "0"]
+    predict.main(predict.parse([*weights, *words]))
+    assert len(pd.read_csv("p.csv")) == 60
+    words = ["--labelled-catalog", "named.csv", "--shard-dir", "s", "--schema", "tree.json"]
+    create_shards.main(create_shards.parse([*words, "--num-workers", "0", "--eval-size", "10"]))
+    run_train("--shards", "s", *QUICK, "--epochs", "1", "--save-dir", "of_shards")
+
+
+def test_each_galaxy_goes_through_the_model_once_when_a_run_ends(folder, monkeypatch):
+    forward, sizes = ZoobotTree.forward, []
+
+    def counted(self, images):
+        if not self.training:
+            sizes.append(len(images))
+        return forward(self, images)
+
+    monkeypatch.setattr(ZoobotTree, "forward", counted)
+    words = [word for word in QUICK if word != "--no-report"]
+    run_train("--catalog", "catalog.csv", *words, "--epochs", "1")
+    num_val = len(pd.read_parquet("run/val_predictions.parquet"))
+    num_test = len(pd.read_parquet("run/test_predictions.parquet"))
+    assert (num_val, num_test) == (6, 12)
+    assert sum(sizes) == num_val + (num_val + num_test)  # the epoch's end, then the run's
 
 
 def test_help_groups_the_options_and_shows_defaults(capsys):

@@ -12,7 +12,7 @@ from zoobot.models.finetune import (
     FinetuneableZoobotTree,
 )
 from zoobot.models.finetune_base import FinetuneableZoobotAbstract
-from zoobot.models.heads import DirichletHead, LinearHead
+from zoobot.models.heads import DirichletHead, LinearHead, label_tensor
 from zoobot.models.tree import ZoobotTree
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "ZoobotTree",
     "get_encoder_dim",
     "get_pytorch_encoder",
+    "label_tensor",
     "load_pretrained_zoobot",
     "save_encoder",
 ]
