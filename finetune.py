@@ -174,7 +174,7 @@ def encoder_arguments(opt: argparse.Namespace, resume_from: dict | None = None) 
         if opt.from_scratch:
             raise UserError(f"--from-scratch needs a timm name, not {opt.encoder}")
         return {"zoobot_checkpoint_loc": opt.encoder}
-    kwargs = encoders.image_size_kwargs(opt.encoder, opt.image_size)
+    kwargs = from_options.image_size_kwargs(opt.encoder, opt.image_size)
     if opt.from_scratch:
         torch.manual_seed(opt.seed)
         return {"encoder": encoders.get_pytorch_encoder(opt.encoder, opt.channels, **kwargs)}

@@ -72,7 +72,6 @@ from zoobot.data import CatalogDataModule, demo
 from zoobot.data.labels import votes
 from zoobot.evaluation import run_figures
 from zoobot.models import ZoobotTree
-from zoobot.models.encoders import image_size_kwargs
 from zoobot.runs.folder import read_metrics
 from zoobot.schemas import Schema, get_schema
 from zoobot.script import run_script
@@ -116,7 +115,7 @@ def make_model(opt: argparse.Namespace, schema: Schema) -> ZoobotTree:
         schema=schema,
         architecture_name=opt.encoder,
         channels=opt.channels,
-        timm_kwargs=image_size_kwargs(opt.encoder, opt.image_size),
+        timm_kwargs=from_options.image_size_kwargs(opt.encoder, opt.image_size),
         dropout_rate=opt.dropout,
         learning_rate=opt.lr,
         betas=opt.betas,

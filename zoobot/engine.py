@@ -40,7 +40,7 @@ class Settings:
     save_every_minutes: float = 30.0  # within an epoch; every epoch's end is saved
     max_skipped_steps: int = 10  # in a row, because a loss or gradient is not finite
 
-    def autocast(self):
+    def autocast(self) -> torch.autocast:
         """Autocast to ``dtype``; float32 is autocast switched off."""
         enabled = self.dtype != torch.float32
         return torch.autocast(self.device.type, self.dtype, enabled=enabled)
@@ -70,7 +70,7 @@ def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
 def to_device(batch: dict, device: torch.device) -> dict:
     """Move a batch's tensors without waiting; images become float32 in 0-1, channels last.
 
-    What the workers left to the device of their views is done here.
+    Views that are made on the device are made here.
     """
     moved = {
         key: value.to(device, non_blocking=True) if torch.is_tensor(value) else value
@@ -99,7 +99,7 @@ def on_device(batches: Iterable[dict], device: torch.device) -> Iterator[dict]:
 
 
 def _handed_over(batch: dict, ready: torch.cuda.Event, device: torch.device) -> dict:
-    """A batch that another stream made, for use on the current one once it is ready."""
+    """Make the current stream wait for a batch that another stream made."""
     stream = torch.cuda.current_stream(device)
     stream.wait_event(ready)
     for value in batch.values():
@@ -289,7 +289,8 @@ def fit(
     ddp_module = None
     every_s = 60 * settings.save_every_minutes
     with Watch(settings.device, save, every_s, settings.max_skipped_steps, skipped) as watch:
-        while progress.is_going_on(settings):
+        limits = (settings.epochs, settings.patience, settings.frozen_epochs)
+        while progress.is_going_on(*limits):
             if ddp_module is None or progress.epoch == settings.frozen_epochs:
                 if settings.frozen_epochs:
                     module.freeze_encoder(progress.epoch < settings.frozen_epochs)

@@ -2,16 +2,21 @@
 
 import argparse
 import math
+from pathlib import Path
+
+import pandas as pd
 
 from zoobot.data import CatalogDataModule
 from zoobot.data.catalog import load_splits
 from zoobot.data.shards.reader import open_splits
+from zoobot.data.sources import Galaxies
 from zoobot.data.views import (
     default_view_config,
     get_galaxy_transform,
     minimal_view_config,
     zoomed_view_configs,
 )
+from zoobot.models import encoders
 from zoobot.runs.resume import find_state
 from zoobot.system import distributed
 from zoobot.system.errors import UserError
@@ -23,7 +28,9 @@ MAY_CHANGE_ON_RESUME = set(
 )
 
 
-def load_galaxies(options: argparse.Namespace, path, label_cols: list[str]) -> dict:
+def load_galaxies(
+    options: argparse.Namespace, path: str | Path | None, label_cols: list[str]
+) -> dict[str, pd.DataFrame | Galaxies]:
     """Train, val and test galaxies: tables of the catalog ``path``, or the galaxies of shards."""
     if not options.shards:
         if not path:
@@ -35,7 +42,11 @@ def load_galaxies(options: argparse.Namespace, path, label_cols: list[str]) -> d
     return open_splits(options.shards, label_cols)
 
 
-def make_data(options: argparse.Namespace, splits: dict, label_cols: list[str]):
+def make_data(
+    options: argparse.Namespace,
+    splits: dict[str, pd.DataFrame | Galaxies],
+    label_cols: list[str],
+) -> CatalogDataModule:
     """The data module that the options describe: random views to train on, fixed ones else."""
     train_view, test_view = default_view_config(), minimal_view_config()
     if options.zoom:
@@ -93,3 +104,13 @@ def make_trainer(options: argparse.Namespace, **others) -> Trainer:
         on_save_error=options.on_save_error,
         **others,
     )
+
+
+def image_size_kwargs(name: str, image_size: int) -> dict:
+    """timm's ``img_size`` for encoders that are built for one image size (ViT, Swin), else {}."""
+    if encoders.is_file(name):
+        return {}
+    import timm
+
+    config = timm.get_pretrained_cfg(encoders.architecture_of(name), allow_unregistered=True)
+    return {"img_size": image_size} if config and config.fixed_input_size else {}

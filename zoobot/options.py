@@ -7,6 +7,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from zoobot.limits.text import read_yaml
 from zoobot.system.errors import UserError, did_you_mean
@@ -30,7 +31,7 @@ class Parser(argparse.ArgumentParser):
             "--debug", action="store_true", help="show tracebacks, and check gradients for NaN"
         )
 
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         raise UserError(f"{message:.1000}")
 
     def parse(self, argv: list[str] | None = None) -> argparse.Namespace:
@@ -93,7 +94,7 @@ def _words(option: str, value, takes_value: bool) -> list[str]:
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    def _get_help_string(self, action):
+    def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default in (None, False):
             return action.help
         return super()._get_help_string(action)
@@ -149,7 +150,7 @@ def fraction(text: str) -> float:
     return value
 
 
-def add_data_options(parser: Parser, *, catalog: str | None):
+def add_data_options(parser: Parser, *, catalog: str | None) -> argparse._ArgumentGroup:
     """Catalogs, and how their images become views; returns the group."""
     group = parser.add_argument_group("data")
     add = group.add_argument
@@ -238,7 +239,7 @@ def add_hardware_options(parser: Parser) -> None:
 
 def add_optimisation_options(
     parser: Parser, *, batch_size: int, epochs: int, patience: int, grad_clip: float
-):
+) -> argparse._ArgumentGroup:
     """Epochs, batch, clipping and seed; returns the group."""
     group = parser.add_argument_group("optimisation")
     add = group.add_argument

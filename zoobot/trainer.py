@@ -315,14 +315,14 @@ class Trainer:
         )
 
 
-def own_loader(loader) -> GalaxyLoader | None:
+def own_loader(loader: Loader | None) -> GalaxyLoader | None:
     """The ``GalaxyLoader`` that a loader of ours is, or stands for; None for any other loader."""
     if isinstance(loader, CatalogLoader):
         return loader.loader
     return loader if isinstance(loader, GalaxyLoader) else None
 
 
-def _loader_of(source, split: str):
+def _loader_of(source: DataModule | Loader, split: str) -> Loader:
     """A data module's loader of a split; a loader as it is."""
     if not isinstance(source, DataModule):
         return source

@@ -19,7 +19,6 @@ import train
 from zoobot import create_shards, schemas
 from zoobot.data import catalog
 from zoobot.from_options import make_data
-from zoobot.models import encoders
 from zoobot.predictions.models import (
     column_names,
     load_predictor,
@@ -227,7 +226,7 @@ def _harmful(rng: random.Random) -> bytes:
 def checkpoint_steps(folder: Path) -> Steps:
     if (folder / "config.json").exists() or (folder / "model.safetensors").exists():
         yield partial(load_predictor, f"local-dir:{folder}", representations=True)
-        yield partial(encoders.image_size_kwargs, f"local-dir:{folder}", 64)
+        yield partial(from_options.image_size_kwargs, f"local-dir:{folder}", 64)
         return
     path = str(next(folder.glob("a.*")))
     yield partial(checkpoint.load_checkpoint, path)

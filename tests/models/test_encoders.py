@@ -41,9 +41,9 @@ def test_the_width_of_a_foreign_encoder_is_probed_without_touching_it():
 
 
 def test_encoders_of_fixed_size_get_the_image_size():
-    assert encoders.image_size_kwargs("vit_tiny_patch16_224", 96) == {"img_size": 96}
-    assert encoders.image_size_kwargs("convnext_nano", 96) == {}
-    assert encoders.image_size_kwargs("runs/a/best.safetensors", 96) == {}
+    assert from_options.image_size_kwargs("vit_tiny_patch16_224", 96) == {"img_size": 96}
+    assert from_options.image_size_kwargs("convnext_nano", 96) == {}
+    assert from_options.image_size_kwargs("runs/a/best.safetensors", 96) == {}
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from zoobot.system.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class ImagesSeen:
-    """How images became what a model was validated with; it is saved with the model.
+    """How the images that a model was validated with were made; it is saved with the model.
 
     Attributes:
         fits_scaling: brightness of FITS images, see ``read_image``.
@@ -137,7 +137,7 @@ class CatalogDataset(Dataset):
 
     @property
     def is_only_copied(self) -> bool:
-        """Whether a batch is no more than a copy of pixels: those of raw shards, as they are."""
+        """Whether making a batch only copies pixels: those of raw shards in their own size."""
         raw_px = self.galaxies.raw_px
         return raw_px is not None and self.is_only_decoded and self.transform.fitted_px == raw_px
 
@@ -182,7 +182,7 @@ def as_float(images: torch.Tensor) -> torch.Tensor:
 
 
 def float_images(batch: dict) -> torch.Tensor:
-    """A batch's images, float32 in 0-1; views that were left to their device are made there."""
+    """A batch's images, float32 in 0-1; views for the device are made on the batch's device."""
     if batch.keys() >= {*VIEW_KEYS}:
         return warp(batch["image"], *(batch[key] for key in VIEW_KEYS))
     return as_float(batch["image"])

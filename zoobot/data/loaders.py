@@ -1,10 +1,10 @@
-"""From a dataset to batches, through worker processes or threads.
+"""Loaders: batches of a dataset's galaxies, made by worker processes or threads.
 
-Batches come in two forms. ``GalaxyLoader`` gives what the loop wants: a dict with ``image`` uint8
-(B, C, H, W) (float32 in 0-1 if the transform makes floats), ``id_str`` list of B, ``labels`` (B, L)
-and the names ``label_cols`` of its L columns; if views are left to the device, also what
-``device_views.warp`` needs to make them. ``CatalogLoader`` gives what users want: ``image``
-float32 in 0-1, ``id_str``, and one entry (B,) a label column.
+Batches come in two forms. ``GalaxyLoader`` is for the loop. It gives dicts with ``image`` uint8
+(B, C, H, W) (float32 in 0-1 if the transform makes floats), ``id_str`` (a list of B), ``labels``
+(B, L) and ``label_cols``, the names of its L columns. If views are made on the device, a batch also
+has what ``views.device.warp`` needs. ``CatalogLoader`` is for users. It gives dicts with ``image``
+float32 in 0-1, ``id_str``, and one entry (B,) for each label column.
 """
 
 import atexit
@@ -39,7 +39,7 @@ MOST_THREADS = 4
 
 
 class _WholeBatches(Dataset):
-    """A dataset whose keys are whole batches, (epoch, indices), as the samplers deal them."""
+    """A dataset whose keys are whole batches: (epoch, numbers of galaxies), from a sampler."""
 
     def __init__(self, dataset: CatalogDataset):
         self.dataset = dataset
@@ -68,13 +68,18 @@ class BatchSampler(Protocol):
 
 
 class GalaxyLoader:
-    """Batches of a dataset through worker processes.
+    """Batches of a dataset, made by worker processes or threads.
 
-    Where workers only decode or copy, handing pixels over to another process takes as long again,
-    and decoders let several threads run: then workers are threads, up to ``MOST_THREADS``, beyond
-    which the interpreter's lock would hold them up.
+    Workers that only decode or copy images are threads: handing pixels over to another process
+    would take as long again, and decoders release the interpreter's lock. There are at most
+    ``MOST_THREADS``; more would wait for that lock.
 
     Args:
+        dataset: the galaxies.
+        sampler: says which galaxies make each batch.
+        num_workers: workers; 0: the process itself.
+        pin_memory: put batches into memory from which a GPU copies without waiting.
+        prefetch_factor: batches that each worker makes ahead.
         record_errors: give batches with ``errors`` for unreadable images, instead of raising
             ImageError.
         timeout_s: longest wait for a batch.
@@ -137,7 +142,7 @@ class GalaxyLoader:
             yield batch
 
     def _in_processes(self) -> Iterator[dict]:
-        """Batches of torch's loader, whose complaints about its workers get a batch's name."""
+        """Batches of torch's loader; an error of a worker names the galaxies of its batch."""
         batches, number, since = self._start(), 0, time.monotonic()
         while True:
             try:
@@ -180,7 +185,7 @@ class GalaxyLoader:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def _in_threads(self) -> Iterator[dict]:
-        """Batches made by threads, which hand over nothing; in order, some ahead of their use."""
+        """Batches made by threads, in order, some ahead of their use."""
         waiting = deque()
         with ThreadPool(self._num_threads) as pool:  # of daemons: one that hangs holds up nobody
 

@@ -1,6 +1,7 @@
 """The arguments with which a model was made, by name and as plain types."""
 
 import inspect
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ def by_name(cls: type, args: tuple, kwargs: dict) -> dict:
     return named
 
 
-def plain(value):
+def plain(value: Any) -> Any:
     """Arrays and tensors as lists, NumPy's numbers as Python's, a tree as a dict."""
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
@@ -34,7 +35,8 @@ def plain(value):
     return value.to_dict() if isinstance(value, Schema) else value
 
 
-def is_plain(value) -> bool:
+def is_plain(value: Any) -> bool:
+    """Whether a value is a number, text, bool or None, or lists and dicts of these."""
     if isinstance(value, list | dict):
         return all(map(is_plain, value.values() if isinstance(value, dict) else value))
     return isinstance(value, str | int | float | bool | None)

@@ -41,13 +41,11 @@ def get_pytorch_encoder(
     """
     import timm
 
-    if not timm.is_model(architecture_name):
-        near = did_you_mean(architecture_name, timm.list_models())
-        raise UserError(f"timm has no encoder {architecture_name!r}{near}")
+    _check_known(architecture_name)
     timm_kwargs.setdefault("num_classes", 0)
     try:
         return timm.create_model(architecture_name, in_chans=channels, **timm_kwargs)
-    except (TypeError, AssertionError, RuntimeError) as error:
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise UserError(f"encoder {architecture_name!r} refuses {timm_kwargs}: {error}") from error
 
 
@@ -64,16 +62,6 @@ def get_encoder_dim(encoder: nn.Module, channels: int = 3) -> int:
         width = encoder(parameter.new_zeros(1, channels, 224, 224)).shape[-1]
     encoder.train(was_training)
     return width
-
-
-def image_size_kwargs(name: str, image_size: int) -> dict:
-    """timm's ``img_size`` for encoders that are built for one image size (ViT, Swin), else {}."""
-    if is_file(name):
-        return {}
-    import timm
-
-    config = timm.get_pretrained_cfg(architecture_of(name), allow_unregistered=True)
-    return {"img_size": image_size} if config and config.fixed_input_size else {}
 
 
 def num_classes_left(encoder: nn.Module) -> int:
@@ -114,6 +102,14 @@ def _outside_config(name: str) -> tuple[str, dict]:
     except Exception as error:  # huggingface_hub raises many kinds, by version and by cause
         raise unreachable(name, error) from error
     return architecture, model_args or {}
+
+
+def _check_known(name: str) -> None:
+    """ValueError, with near names, unless timm has the architecture of a name such as ``a.b``."""
+    import timm
+
+    if not timm.is_model(name.partition(".")[0]):
+        raise UserError(f"timm has no encoder {name!r}{did_you_mean(name, timm.list_models())}")
 
 
 def _check_outside(architecture, model_args) -> None:
@@ -160,9 +156,8 @@ def load_encoder(name: str, channels: int = 3, **timm_kwargs) -> tuple[nn.Module
     import timm
 
     outside = name.startswith((*HUB_PREFIXES, FOLDER_PREFIX))
-    if not outside and not timm.is_model(name.partition(".")[0]):
-        near = did_you_mean(name, timm.list_models())
-        raise UserError(f"timm has no encoder {name!r}{near}")
+    if not outside:
+        _check_known(name)
     architecture, model_args = _outside_config(name) if outside else (name, {})
     options = {"pretrained": True, **timm_kwargs, "num_classes": 0, "in_chans": channels}
     bounded = contextlib.nullcontext()
@@ -179,6 +174,47 @@ def load_encoder(name: str, channels: int = 3, **timm_kwargs) -> tuple[nn.Module
     except Exception as error:  # huggingface_hub and timm raise many kinds
         raise unreachable(name, error) from error
     return encoder, describe(architecture, channels, {**model_args, **timm_kwargs})
+
+
+def from_one_source(
+    sources: dict, channels: int, timm_kwargs: dict
+) -> tuple[nn.Module, dict | None, str]:
+    """The encoder of a model to finetune, from exactly one of three sources.
+
+    Args:
+        sources: ``name`` (see ``load_encoder``), ``encoder`` (a module) and
+            ``zoobot_checkpoint_loc`` (a path); two of them None.
+
+    Returns:
+        The encoder; its description, None if not known; and where its weights come from, in words.
+
+    Raises:
+        ValueError: for another number of sources or channels, or a module that has a classifier.
+    """
+    given = [key for key, value in sources.items() if value is not None]
+    if len(given) != 1:
+        told = " and ".join(given) if given else "none"
+        raise UserError(f"give exactly one of name, encoder, zoobot_checkpoint_loc, not {told}")
+    name, encoder, path = sources.values()
+    if encoder is not None:
+        description, source = None, "as given"
+        if num_classes := num_classes_left(encoder):
+            raise UserError(
+                f"the encoder still has a classifier of {num_classes} classes: make it with "
+                "timm.create_model(..., num_classes=0)"
+            )
+    elif path is not None:
+        encoder, description = encoder_from_checkpoint(path)
+        source = f"loaded from {path}"
+    else:
+        encoder, description = load_encoder(name, channels, **timm_kwargs)
+        is_fresh = timm_kwargs.get("pretrained", True) is False
+        source = "fresh" if is_fresh else f"loaded from {name}"
+    expected = num_channels(encoder) or channels
+    if expected != channels:
+        asked = f"greyscale={channels == 1} asks for {channels}"
+        raise UserError(f"the encoder takes {expected} channels, but {asked}")
+    return encoder, description, source
 
 
 def layout(timm_kwargs: dict) -> dict:

@@ -106,44 +106,18 @@ class FinetuneableZoobotAbstract(nn.Module):
         self.greyscale = greyscale
         self.seed = seed
         sources = {"name": name, "encoder": encoder, "zoobot_checkpoint_loc": zoobot_checkpoint_loc}
-        self._choose_encoder(sources, 1 if greyscale else 3, dict(timm_kwargs or {}))
+        self.encoder, description, self.encoder_source = encoders.from_one_source(
+            sources, self.channels, dict(timm_kwargs or {})
+        )
+        if description is not None:
+            self.encoder_description = description
         self.images_seen = ImagesSeen()
         self.measure = ExampleMeasures()
-        self.encoder_dim = encoders.get_encoder_dim(self.encoder, 1 if greyscale else 3)
+        self.encoder_dim = encoders.get_encoder_dim(self.encoder, self.channels)
         self._frozen_as_given = {
             name for name, p in self.encoder.named_parameters() if not p.requires_grad
         }
         self.freeze_encoder(training_mode == "head_only")
-
-    def _choose_encoder(self, sources: dict, channels: int, timm_kwargs: dict) -> None:
-        given = [key for key, value in sources.items() if value is not None]
-        if len(given) != 1:
-            told = " and ".join(given) if given else "none"
-            raise UserError(f"give exactly one of name, encoder, zoobot_checkpoint_loc, not {told}")
-        name, encoder, path = sources.values()
-        if encoder is not None:
-            self.encoder = encoder
-            if num_classes := encoders.num_classes_left(encoder):
-                raise UserError(
-                    f"the encoder still has a classifier of {num_classes} classes: make it "
-                    "with timm.create_model(..., num_classes=0)"
-                )
-            self.encoder_source = "as given"
-        elif path is not None:
-            self.encoder, self.encoder_description = encoders.encoder_from_checkpoint(path)
-            self.encoder_source = f"loaded from {path}"
-        else:
-            self.encoder, self.encoder_description = encoders.load_encoder(
-                name, channels, **timm_kwargs
-            )
-            fresh = timm_kwargs.get("pretrained", True) is False
-            self.encoder_source = "fresh" if fresh else f"loaded from {name}"
-        expected = encoders.num_channels(self.encoder) or channels
-        if expected != channels:
-            raise UserError(
-                f"the encoder takes {expected} channels, but greyscale={channels == 1} asks for "
-                f"{channels}"
-            )
 
     @property
     def channels(self) -> int:
@@ -174,7 +148,7 @@ class FinetuneableZoobotAbstract(nn.Module):
             parameter.requires_grad_(trains and not frozen and name not in self._frozen_as_given)
         self.train(self.training)
 
-    def train(self, mode: bool = True):
+    def train(self, mode: bool = True) -> "FinetuneableZoobotAbstract":
         """Training mode; modules whose parameters are all frozen stay in evaluation mode.
 
         So a frozen encoder's BatchNorm statistics and stochastic depth are off.
@@ -257,10 +231,8 @@ class FinetuneableZoobotAbstract(nn.Module):
         name = known.get("architecture", type(self.encoder).__name__)
         frozen = ", frozen" if self.training_mode == "head_only" else ""
         new = [key for key in self.state_dict() if not key.startswith("encoder.")]
-        tensors = len(self.encoder.state_dict())
-        return f"encoder {name}: {tensors} tensors {self.encoder_source}{frozen}; new: " + (
-            ", ".join(new)
-        )
+        tensors = f"{len(self.encoder.state_dict())} tensors {self.encoder_source}"
+        return f"encoder {name}: {tensors}{frozen}; new: {', '.join(new)}"
 
     def prediction_columns(self) -> list[str] | None:
         """Names of the predicted columns; None if they must be given."""
@@ -268,8 +240,8 @@ class FinetuneableZoobotAbstract(nn.Module):
 
     def describe_predictions(self) -> dict:
         """What an evaluation must know of the predictions besides their columns."""
-        told = {"task": self.task, "label_col": self.label_col}
-        return told | {"class_names": None, "schema": None}
+        nothing = {"class_names": None, "schema": None}
+        return {"task": self.task, "label_col": self.label_col, **nothing}
 
     def arguments(self) -> dict:
         """The arguments with which this model can be made again, as plain types; no encoder.
@@ -312,7 +284,7 @@ class FinetuneableZoobotAbstract(nn.Module):
     @classmethod
     def load_from_checkpoint(
         cls, checkpoint_path: str | Path, encoder: nn.Module | None = None, **overrides
-    ):
+    ) -> "FinetuneableZoobotAbstract":
         """A finetuned model from a checkpoint of ours or of Zoobot 2.x. Nothing is downloaded.
 
         Args:
@@ -363,7 +335,7 @@ class FinetuneableZoobotAbstract(nn.Module):
         return arguments
 
     @classmethod
-    def load_from_name(cls, name: str, **overrides):
+    def load_from_name(cls, name: str, **overrides) -> "FinetuneableZoobotAbstract":
         """A finetuned model from the hub: ``OWNER/NAME`` holds ``{ClassName}.ckpt``.
 
         Raises:

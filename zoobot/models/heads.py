@@ -33,7 +33,7 @@ class DirichletHead(nn.Module):
             x = self.dropout(features.to(self.linear.weight.dtype))
             return 1 + 100 * torch.sigmoid(self.linear(x))
 
-    def train(self, mode: bool = True):
+    def train(self, mode: bool = True) -> "DirichletHead":
         super().train(mode)
         self.dropout.train(mode or self.dropout_always)
         return self

@@ -54,7 +54,7 @@ LOG_EVERY_S = 60  # where stderr is no terminal
 
 
 def predict_to_file(
-    catalog,
+    catalog: pd.DataFrame | str | Path | Galaxies,
     model: nn.Module,
     save_loc: str | Path,
     label_cols: Sequence[str] | None = None,

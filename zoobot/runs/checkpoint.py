@@ -9,6 +9,7 @@ Lightning's checkpoints of Zoobot 2.x are read, not written.
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -67,7 +68,7 @@ def _checked(path: str | Path, state) -> dict:
     return state
 
 
-def digest(value) -> str:
+def digest(value: Any) -> str:
     """SHA-256 of plain types and tensors, however nested: of types, order, shapes and bytes.
 
     Raises:

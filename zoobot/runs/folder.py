@@ -1,4 +1,4 @@
-"""What a run leaves behind: config.json, metrics.jsonl, TensorBoard, checkpoints, a table."""
+"""The files of a run: config.json, metrics.jsonl, TensorBoard, checkpoints, best weights."""
 
 import contextlib
 import functools

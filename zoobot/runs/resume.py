@@ -1,4 +1,4 @@
-"""Where a run stands, which saved state it goes on from, and how everything is put back there."""
+"""Resume a run: its progress, which saved state to go on from, and how to restore it."""
 
 import dataclasses
 import math
@@ -48,22 +48,31 @@ class Progress:
             before.kept,
         )
 
-    def is_going_on(self, settings) -> bool:
-        """Whether there is another epoch to train, or to finish."""
-        waited = self.epoch - max(self.best_epoch, settings.frozen_epochs)
-        return self.epoch < settings.epochs and waited < settings.patience
+    def is_going_on(self, epochs: int, patience: int, frozen_epochs: int) -> bool:
+        """Whether there is another epoch to train, or to finish; see ``engine.Settings``."""
+        waited = self.epoch - max(self.best_epoch, frozen_epochs)
+        return self.epoch < epochs and waited < patience
 
 
 def rank_state(model: nn.Module, means: Means) -> dict:
-    """What a rank has of its own within an epoch: its sums, and BatchNorm's statistics."""
+    """What differs between ranks within an epoch: sums of metrics, and BatchNorm's statistics."""
     floats = {name: b.cpu() for name, b in model.named_buffers() if b.is_floating_point()}
     return {"totals": means.totals.cpu(), "buffers": floats}
 
 
 def restore(
-    state: dict, model: nn.Module, optimizer, scheduler, scaler, means: Means, num_steps: int
+    state: dict,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scheduler: optim.Scheduler,
+    scaler: torch.amp.GradScaler,
+    means: Means,
+    num_steps: int,
 ) -> Progress:
-    """Put everything back to where it was when ``state`` was saved; returns where that is.
+    """Restore model, optimiser, schedule, scaler and sums from a saved state.
+
+    Returns:
+        The progress that was saved.
 
     Raises:
         ValueError: the state is that of another model, or within an epoch of other steps.
@@ -93,7 +102,7 @@ def restore(
 
 
 def merged(ranks: list[dict]) -> dict:
-    """What is to be a rank's own if their number has changed: the main rank takes all sums."""
+    """The state of a rank if the number of ranks has changed: the main rank takes all sums."""
     totals = sum(rank["totals"] for rank in ranks)
     buffers = {
         name: torch.stack([rank["buffers"][name] for rank in ranks]).mean(0)
@@ -103,7 +112,7 @@ def merged(ranks: list[dict]) -> dict:
 
 
 def restore_finite_buffers(statistics: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
-    """Put BatchNorm's statistics back where a step that is not finite has spoilt them.
+    """Restore BatchNorm's statistics that a step has made NaN or infinite.
 
     Args:
         statistics: buffers as they are, and what they were when the epoch began.

@@ -30,7 +30,7 @@ def get_trainer(
     patience: int = 10,
     devices: str | int = "auto",
     accelerator: str = "auto",
-    logger=None,
+    logger: object = None,
     *,
     precision: str | int = "auto",
     gradient_clip_val: float | None = None,
