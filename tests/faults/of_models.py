@@ -16,9 +16,8 @@ from mutations import Files, Steps, as_text
 import finetune
 import predict
 import train
-from zoobot import create_shards, schemas
+from zoobot import create_shards, from_options, schemas
 from zoobot.data import catalog
-from zoobot.from_options import make_data
 from zoobot.predictions.models import (
     column_names,
     load_predictor,
@@ -121,7 +120,7 @@ def _make_run(words: list[str]) -> None:
     galaxies = sound.catalog(embedded=True)
     splits = catalog.split_catalog(galaxies, seed=options.seed)
     catalog.hash_ids(galaxies["id_str"], options.seed)
-    make_data(options, splits, sound.LABEL_COLS)
+    from_options.make_data(options, splits, sound.LABEL_COLS)
     torch.manual_seed(options.seed)
 
 

@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 
+from zoobot import from_options
 from zoobot.models import encoders
 from zoobot.models.encoders import save_encoder
 from zoobot.models.tree import ZoobotTree

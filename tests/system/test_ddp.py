@@ -1,15 +1,21 @@
 import json
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import draw_galaxies
 from processes import torchrun
 
+from zoobot.data.catalog import read_catalog
+from zoobot.predictions.models import load_predictor
+from zoobot.predictions.predict import predict_to_file
 from zoobot.schemas import Schema
 
 SMALL = [
     "--schema", "tree.json", "--encoder", "test_resnet", "--image-size", "32", "--epochs", "2",
     "--batch-size", "16", "--num-workers", "1", "--save-dir", "run", "--no-report",
+    "--precision", "fp32",
 ]  # fmt: skip
 
 
@@ -57,8 +63,22 @@ def test_gradients_weights_and_metrics_do_not_depend_on_the_number_of_processes(
 
 
 def test_the_training_script_runs_under_torchrun(galaxies):
-    done = torchrun(2, "train.py", "--catalog", galaxies, *SMALL, cwd=galaxies.parent)
+    words = [word for word in SMALL if word != "--no-report"]
+    done = torchrun(2, "train.py", "--catalog", galaxies, *words, cwd=galaxies.parent)
     assert done.returncode == 0, done.stderr[-3000:]
+    run = galaxies.parent / "run"
+    assert (run / "report" / "report.html").exists()
+    predicted = pd.read_parquet(run / "test_predictions.parquet")
+    alone = predict_to_file(
+        read_catalog(galaxies)[lambda table: table["id_str"].isin(predicted["id_str"])],
+        load_predictor(run / "best.safetensors"),
+        run / "alone.parquet",
+        precision="fp32",
+        num_workers=0,
+    )
+    expected = pd.read_parquet(alone)
+    assert list(predicted["id_str"]) == list(expected["id_str"])
+    np.testing.assert_allclose(predicted.iloc[:, 1:], expected.iloc[:, 1:], rtol=1e-4)
     assert done.stdout.count("validation/supervised_loss") == 2
     lines = (galaxies.parent / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["split"] for line in lines] == ["train", "validation"] * 2 + ["test"]

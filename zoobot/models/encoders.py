@@ -76,9 +76,8 @@ def is_file(name: str) -> bool:
 
 def architecture_of(name: str) -> str:
     """The timm architecture behind a timm, ``hf_hub:`` or ``local-dir:`` name."""
-    if name.startswith((*HUB_PREFIXES, FOLDER_PREFIX)):
-        return _outside_config(name)[0]
-    return name
+    is_outside = name.startswith((*HUB_PREFIXES, FOLDER_PREFIX))
+    return _outside_config(name)[0] if is_outside else name
 
 
 def _outside_config(name: str) -> tuple[str, dict]:
