@@ -414,7 +414,7 @@ def test_processes_share_every_foreign_batch_and_none_is_left_without(monkeypatc
 
 
 SCRIPT = """
-import json, sys
+import json, os, sys
 import pandas as pd, timm, torch
 from zoobot.pytorch.training import finetune
 from zoobot import engine
@@ -433,8 +433,9 @@ model = finetune.FinetuneableZoobotClassifier(
 trainer = finetune.get_trainer(sys.argv[1], max_epochs=2, precision="fp32", accelerator="cpu")
 trainer.fit(model, data)
 metrics = trainer.test(model, data, ckpt_path="best")[0]
-print(json.dumps({"rank": torch.distributed.get_rank() if torch.distributed.is_initialized() else 0,
-                  **metrics}), flush=True)
+rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+line = json.dumps({"rank": rank, **metrics}) + chr(10)
+os.write(1, line.encode())  # in one piece, as two ranks write to one pipe
 """
 
 

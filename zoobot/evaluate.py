@@ -18,8 +18,8 @@ from zoobot.data.demo.catalog import demo_catalog
 from zoobot.evaluation import run_figures
 from zoobot.evaluation.join import TASKS, Joined, join
 from zoobot.evaluation.page import thumbnail
+from zoobot.evaluation.report import Report
 from zoobot.evaluation.sections import (
-    Report,
     read_galaxy,
     report_classes,
     report_numbers,

@@ -104,22 +104,13 @@ class Trainer:
         Raises:
             ValueError: for labels that the model can't learn, or if the loss is not finite.
         """
-        if not isinstance(model, TrainableModel):
-            raise UserError(
-                f"{type(model).__name__} can't be trained: subclass FinetuneableZoobotAbstract, or "
-                "give it what zoobot.trainer.TrainableModel lists"
-            )
+        self._check_model(model)
         if isinstance(train_dataloaders, DataModule):
             datamodule = train_dataloaders
         if datamodule is not None:
             datamodule.setup("fit")
             train_dataloaders = datamodule.train_dataloader()
             val_dataloaders = datamodule.val_dataloader()
-        if self.unfreeze_after:
-            model.freeze_encoder(True)  # now, so that a model that can't be frozen says so
-            if isinstance(model, FinetuneableZoobotAbstract) and model.training_mode != "full":
-                raise UserError("unfreeze_after has no meaning with training_mode='head_only'")
-        model.freeze_encoder(False)
         settings = self._settings(model)
         train = self._loop_loader(train_dataloaders, model, "train", self.accumulation)
         val = self._loop_loader(val_dataloaders, model, "val")
@@ -131,6 +122,43 @@ class Trainer:
         optimizer = model.configure_optimizers()
         if validated is not None:
             model.images_seen = validated.dataset.describe_images()
+        resume_from = self._start_run(model, config, ckpt_path, resume_from)
+        if ours is not None and validated is not None:
+            num_train, num_val = len(ours.dataset), len(validated.dataset)
+            self._run.say(f"{num_train} galaxies to train on, {num_val} to validate")
+        self._run.say(
+            f"{model.introduce()}; {settings.dtype} on {self.device}\n"
+            f"{optim.group_table(optimizer.param_groups)}"
+        )
+        if isinstance(model, FinetuneableZoobotClassifier) and model.run_linear_sanity_check:
+            self._check_with_linear_model(model, train, val, settings)
+        progress = engine.fit(model, optimizer, train, val, settings, self._run, resume_from)
+        distributed.barrier()
+        self.best_model_path = str(self._run.best_path(progress.best_epoch))
+        self._load(model, "best")
+        self.callback_metrics = distributed.from_main(self._run.metrics_of(progress.best_epoch))
+
+    def _check_model(self, model: nn.Module) -> None:
+        """ValueError for a model that can't be trained so; its encoder is left unfrozen."""
+        if not isinstance(model, TrainableModel):
+            raise UserError(
+                f"{type(model).__name__} can't be trained: subclass FinetuneableZoobotAbstract, or "
+                "give it what zoobot.contracts.TrainableModel lists"
+            )
+        if self.unfreeze_after:
+            model.freeze_encoder(True)  # a model that can't be frozen says so
+            if isinstance(model, FinetuneableZoobotAbstract) and model.training_mode != "full":
+                raise UserError("unfreeze_after has no meaning with training_mode='head_only'")
+        model.freeze_encoder(False)
+
+    def _start_run(
+        self,
+        model: TrainableModel,
+        config: dict | None,
+        ckpt_path: str | Path | None,
+        resume_from: dict | None,
+    ) -> dict | None:
+        """Open the run's folder; returns the state to go on from, if any."""
         description = {**model.describe(), **model.images_seen.to_dict()}
         config = config or {**self._plain_settings(), "model": description}
         if ckpt_path is not None:
@@ -147,20 +175,7 @@ class Trainer:
             show_progress=self.show_progress,
             on_save_error=self.on_save_error,
         )
-        if ours is not None and validated is not None:
-            num_train, num_val = len(ours.dataset), len(validated.dataset)
-            self._run.say(f"{num_train} galaxies to train on, {num_val} to validate")
-        self._run.say(
-            f"{model.introduce()}; {settings.dtype} on {self.device}\n"
-            f"{optim.group_table(optimizer.param_groups)}"
-        )
-        if isinstance(model, FinetuneableZoobotClassifier) and model.run_linear_sanity_check:
-            self._check_with_linear_model(model, train, val, settings)
-        progress = engine.fit(model, optimizer, train, val, settings, self._run, resume_from)
-        distributed.barrier()
-        self.best_model_path = str(self._run.best_path(progress.best_epoch))
-        self._load(model, "best")
-        self.callback_metrics = distributed.from_main(self._run.metrics_of(progress.best_epoch))
+        return resume_from
 
     def validate(
         self,

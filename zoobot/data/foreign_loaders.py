@@ -124,6 +124,11 @@ def _share(batch: dict) -> dict:
 
 
 def _table_of(batch: dict) -> pd.DataFrame:
-    columns = {k: v for k, v in batch.items() if k != "image" and np.ndim(v) == 1}
+    arrays = torch.Tensor | np.ndarray
+    columns = {
+        key: value
+        for key, value in batch.items()
+        if key != "image" and not (isinstance(value, arrays) and value.ndim != 1)
+    }
     columns.setdefault("id_str", [f"number {i}" for i in range(len(batch["image"]))])
     return pd.DataFrame(columns)

@@ -278,7 +278,7 @@ def num_channels(encoder: nn.Module) -> int | None:
 
 def _timm_config(encoder: nn.Module) -> dict:
     """What timm says of an encoder that it made; empty for any other module."""
-    return getattr(encoder, "pretrained_cfg", None) or {}
+    return getattr(encoder, "pretrained_cfg", None) or {}  # other modules have none
 
 
 def _shapes(weights: dict[str, torch.Tensor]) -> dict[str, torch.Size]:

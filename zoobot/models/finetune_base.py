@@ -23,10 +23,8 @@ from zoobot.system.errors import UserError, did_you_mean
 
 TRAINING_MODES = ("full", "head_only")
 # Arguments that say where the encoder comes from, or have no effect: no checkpoint needs them.
-NOT_KEPT = {
-    *("name", "encoder", "zoobot_checkpoint_loc", "timm_kwargs"),
-    *("prog_bar", "visualize_images"),
-}
+OF_SOURCE = ("name", "encoder", "zoobot_checkpoint_loc", "timm_kwargs")
+NOT_KEPT = (*OF_SOURCE, "prog_bar", "visualize_images")
 
 
 class FinetuneableZoobotAbstract(nn.Module):
@@ -240,8 +238,8 @@ class FinetuneableZoobotAbstract(nn.Module):
 
     def describe_predictions(self) -> dict:
         """What an evaluation must know of the predictions besides their columns."""
-        nothing = {"class_names": None, "schema": None}
-        return {"task": self.task, "label_col": self.label_col, **nothing}
+        names = {"label_col": self.label_col, "class_names": None}
+        return {"task": self.task, **names, "schema": None}
 
     def arguments(self) -> dict:
         """The arguments with which this model can be made again, as plain types; no encoder.

@@ -80,17 +80,19 @@ def label_tensor(batch: dict, columns: Sequence[str]) -> torch.Tensor:
     Raises:
         ValueError: if the batch lacks a column.
     """
-    if "labels" in batch and list(columns) == batch.get("label_cols", list(columns)):
-        return _single(batch["labels"])
-    present = batch.get("label_cols", batch)
+    columns = list(columns)
+    is_one_tensor = "labels" in batch and batch["labels"].ndim == 2  # else a column of this name
+    names = batch.get("label_cols", columns) if is_one_tensor else [*batch]
     for column in columns:
-        if column not in present:
-            found = [key for key in present if key not in ("image", "id_str", "labels")]
+        if column not in names:
+            found = [name for name in names if name not in ("image", "id_str")]
             raise UserError(f"batches have no label column {column!r}; they have {found[:10]}")
-    if "label_cols" not in batch:
+    if not is_one_tensor:
         return _single(torch.stack([batch[column] for column in columns], dim=1))
-    indices = [batch["label_cols"].index(column) for column in columns]
-    return _single(torch.stack([batch["labels"][:, i] for i in indices], dim=1))
+    if names == columns:
+        return _single(batch["labels"])
+    of_columns = [batch["labels"][:, names.index(column)] for column in columns]
+    return _single(torch.stack(of_columns, dim=1))  # an index list would make a GPU wait
 
 
 def _single(labels: torch.Tensor) -> torch.Tensor:

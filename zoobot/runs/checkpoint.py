@@ -169,6 +169,7 @@ def _key_without_wrappers(key: str) -> str:
 
 
 def _describe_lightning(hyper_parameters) -> dict:
+    # A dict; or an object of an unknown class, which is an ``_Inert`` with the same attributes.
     arguments = dict(getattr(hyper_parameters, "__dict__", hyper_parameters))
     schema = getattr(arguments.pop("schema", None), "__dict__", {})
     for key in ("question_answer_pairs", "dependencies"):
