@@ -5,7 +5,6 @@ loss, parameter groups, schedule, clipping, step. A change that means to change 
 file anew (``python tests/golden/test_golden.py``) and says why.
 """
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -78,4 +77,4 @@ def test_thirty_steps_have_the_losses_that_they_had():
 if __name__ == "__main__":
     torch.set_num_threads(1)
     CURVE.write_text("".join(f"{loss:.9f}\n" for loss in steps_losses()))
-    sys.exit(f"{CURVE} is written anew: say in the commit why the numbers change")
+    print(f"{CURVE} is written anew: say in the commit why the numbers change")
