@@ -41,7 +41,7 @@ def make_parser() -> options.Parser:
     add = optimisation.add_argument
     add("--lr", type=options.non_negative, default=1e-3, help="peak learning rate of AdamW")
     add("--weight-decay", type=options.non_negative, default=0.01, help="of encoder matrices")
-    add("--betas", type=float, nargs=2, default=[0.9, 0.999], help="of AdamW")
+    add("--betas", type=options.fraction, nargs=2, default=[0.9, 0.999], help="of AdamW")
     add("--scheduler", choices=["cosine", "constant"], default="cosine", help="after the warm-up")
     add("--warmup-epochs", type=options.non_negative, default=1.0, help="linear warm-up")
     options.add_hardware_options(parser)

@@ -127,7 +127,10 @@ def group_table(groups: list[dict]) -> str:
 
 def adamw(groups: list[dict], betas: tuple[float, float] = (0.9, 0.999)) -> torch.optim.AdamW:
     """AdamW for these groups, with torch's fused step."""
-    return torch.optim.AdamW(groups, betas=betas, fused=True)
+    try:
+        return torch.optim.AdamW(groups, betas=betas, fused=True)
+    except ValueError as error:
+        raise UserError(f"AdamW: {error}") from error
 
 
 def load_state(optimizer: torch.optim.Optimizer, state: dict) -> None:
@@ -165,9 +168,18 @@ def warm_then(schedule: str, epochs: int, warmup_epochs: float, learning_rate: f
     return {"sched": "cosine", "num_epochs": max(epochs - warmup_epochs, 1e-9), **warmup}
 
 
-def check_schedule(kwargs: dict | None) -> None:
-    """ValueError if ``make_scheduler`` would refuse these settings when training starts."""
-    make_scheduler(torch.optim.SGD([torch.zeros(1)], lr=1.0), kwargs, 100, 100)
+def check_schedule(
+    kwargs: dict | None, epochs: int | None = None, steps_per_epoch: int = 100
+) -> None:
+    """ValueError if timm refuses these settings, or can't compute the rate of one of the epochs."""
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    scheduler = make_scheduler(optimizer, kwargs, epochs or 100, steps_per_epoch)
+    try:
+        for epoch in range(epochs or 0):
+            scheduler.step_update(epoch * steps_per_epoch)
+            scheduler.step(epoch + 1, 1.0)
+    except (ValueError, ArithmeticError) as error:
+        raise UserError(f"scheduler_kwargs {kwargs}: no rate in epoch {epoch}: {error}") from error
 
 
 def make_scheduler(

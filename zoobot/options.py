@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from zoobot.limits.text import read_yaml
+from zoobot.limits.text import is_utf8, read_yaml
 from zoobot.system.errors import UserError, did_you_mean
 
 PRECISIONS = ("bf16", "fp16", "fp32")
@@ -41,6 +41,8 @@ class Parser(argparse.ArgumentParser):
             ValueError: for an unknown or wrong option, on the command line or in the file.
         """
         argv = sys.argv[1:] if argv is None else argv
+        for word in argv:
+            _check_text(word, "an option")
         first, _ = self._config_only().parse_known_args(argv)
         if first.config:
             argv = [*self._read_config(first.config), *argv]
@@ -68,12 +70,19 @@ class Parser(argparse.ArgumentParser):
         words = []
         for key, value in (settings or {}).items():
             option = "--" + str(key).replace("_", "-")
+            _check_text(str(value), f"config {path}: {key!r}")
             action = self._option_string_actions.get(option)
             if action is None or action.dest in ("config", "help"):
                 near = did_you_mean(option, self._option_string_actions)
                 raise UserError(f"config {path}: unknown option {key!r}{near}")
             words += _words(option, value, takes_value=action.nargs != 0)
         return words
+
+
+def _check_text(text: str, what: str) -> None:
+    """ValueError for text that is not UTF-8, or that no file name can have."""
+    if "\0" in text or not is_utf8(text):
+        raise UserError(f"{what} holds {text!r:.200}, which is not UTF-8 text, or has a null in it")
 
 
 def _words(option: str, value, takes_value: bool) -> list[str]:

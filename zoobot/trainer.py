@@ -21,7 +21,7 @@ from zoobot.models.finetune import FinetuneableZoobotClassifier
 from zoobot.models.finetune_base import FinetuneableZoobotAbstract
 from zoobot.runs import checkpoint
 from zoobot.runs.folder import Run
-from zoobot.runs.resume import find_state
+from zoobot.runs.resume import Progress, find_state
 from zoobot.system import distributed
 from zoobot.system.errors import UserError
 
@@ -132,11 +132,23 @@ class Trainer:
         )
         if isinstance(model, FinetuneableZoobotClassifier) and model.run_linear_sanity_check:
             self._check_with_linear_model(model, train, val, settings)
-        progress = engine.fit(model, optimizer, train, val, settings, self._run, resume_from)
+        progress = self._train(model, optimizer, train, val, settings, resume_from)
         distributed.barrier()
         self.best_model_path = str(self._run.best_path(progress.best_epoch))
         self._load(model, "best")
         self.callback_metrics = distributed.from_main(self._run.metrics_of(progress.best_epoch))
+
+    def _train(self, model, optimizer, train, val, settings, resume_from) -> Progress:
+        optim.check_schedule(settings.scheduler_kwargs, settings.epochs, train.num_steps)
+        try:
+            return engine.fit(model, optimizer, train, val, settings, self._run, resume_from)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise UserError(
+                "a batch had one galaxy, for which BatchNorm has no variance: choose a batch size "
+                "that gives each process two or more, or an encoder without BatchNorm"
+            ) from error
 
     def _check_model(self, model: nn.Module) -> None:
         """ValueError for a model that can't be trained so; its encoder is left unfrozen."""
@@ -276,15 +288,8 @@ class Trainer:
         )
 
     def _plain_settings(self) -> dict:
-        return {
-            "epochs": self.max_epochs,
-            "save_top_k": self.save_top_k,
-            "patience": self.patience,
-            "precision": self.precision,
-            "grad_clip": self.grad_clip,
-            "accumulation": self.accumulation,
-            "unfreeze_after": self.unfreeze_after,
-        }
+        names = "save_top_k patience precision grad_clip accumulation unfreeze_after"
+        return {"epochs": self.max_epochs} | {name: vars(self)[name] for name in names.split()}
 
     def _loop_loader(
         self, loader, model: TrainableModel, split: str, accumulation: int = 1
@@ -295,11 +300,9 @@ class Trainer:
         ours = own_loader(loader)
         if ours is None:
             seed = model.seed if self.seed is None else self.seed
-            sharded = isinstance(loader, DataLoader) and isinstance(
-                loader.sampler, DistributedSampler
-            )
-            check = model.check_labels
-            return ForeignLoader(loader, check, split, accumulation, seed, whole=not sharded)
+            sampler = loader.sampler if isinstance(loader, DataLoader) else None
+            whole, check = not isinstance(sampler, DistributedSampler), model.check_labels
+            return ForeignLoader(loader, check, split, accumulation, seed, whole)
         model.check_labels(ours.dataset.label_table(), split)
         if accumulation == 1:
             return ours

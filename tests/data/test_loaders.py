@@ -139,9 +139,10 @@ def test_a_users_mistake_in_a_worker_is_told_as_in_the_process_itself(dataset):
 def test_a_loader_ends_its_own_workers_and_no_other_process(dataset):
     other = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), daemon=True)
     other.start()
+    before = {*multiprocessing.active_children()}
     loader = loaders.eval_loader(dataset, 8, num_workers=1)
     list(loader)
-    (worker,) = {*multiprocessing.active_children()} - {other}
+    (worker,) = {*multiprocessing.active_children()} - before
     del loader
     gc.collect()
     worker.join(20)

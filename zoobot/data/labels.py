@@ -58,14 +58,39 @@ def label_array(catalog: pd.DataFrame, label_cols: Sequence[str], where: str = "
         return np.empty((len(catalog), 0), np.float32)
     for column in label_cols:
         if not pd.api.types.is_numeric_dtype(catalog[column]):
+            value = _first_text(catalog[column])
             raise UserError(
-                f"catalog {where}: label column {column!r} holds {catalog[column].iloc[0]!r}, "
+                f"catalog {where}: label column {column!r} holds {value!r}, "
                 "which is no number; number the classes from 0 (finetune.py does that itself)"
             )
     values = catalog[list(label_cols)]
     whole = all(pd.api.types.is_integer_dtype(dtype) for dtype in values.dtypes)
-    whole = whole and len(values) and values.abs().to_numpy().max() <= MAX_VOTES
-    return np.array(values, dtype=np.int32 if whole else np.float32, order="C")
+    whole = whole and len(values) and not values.isna().any(axis=None)
+    whole = whole and values.abs().to_numpy().max() <= MAX_VOTES
+    if whole:
+        return np.array(values, dtype=np.int32, order="C")
+    columns = [values[c].to_numpy(dtype=np.float32, na_value=np.nan) for c in values.columns]
+    return np.stack(columns, axis=1)
+
+
+def _first_text(labels: pd.Series) -> object:
+    """The first label that is not a number; None if there is none."""
+    texts = labels[pd.to_numeric(labels, errors="coerce").isna()]
+    return texts.iloc[0] if len(texts) else None
+
+
+def _as_floats(table: pd.DataFrame, column: str, where: str) -> np.ndarray:
+    """A column of numbers as (N,) float64; ValueError, with the first text, for another one."""
+    if not pd.api.types.is_numeric_dtype(table[column]):
+        texts = pd.to_numeric(table[column], errors="coerce").isna().to_numpy()
+        row = int(np.flatnonzero(texts)[0]) if texts.any() else 0
+        raise UserError(
+            f"catalog {where}: column {column!r} of id_str {table['id_str'].iloc[row]!r} holds "
+            f"{table[column].iloc[row]!r}: no number"
+            if len(table)
+            else f"catalog {where}: column {column!r} has no rows"
+        )
+    return table[column].to_numpy(dtype=np.float64, na_value=np.nan)
 
 
 def number_classes(splits: dict[str, pd.DataFrame], column: str, where: str) -> list[str]:
@@ -119,7 +144,7 @@ def check_classes(table: pd.DataFrame, column: str, num_classes: int, where: str
     The message lists the labels found.
     """
     require_columns(table, [column], where)
-    labels = table[column].to_numpy(dtype=np.float64)
+    labels = _as_floats(table, column, where)
     bad = ~((labels >= 0) & (labels < num_classes) & (labels == np.floor(labels)))
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
@@ -138,12 +163,7 @@ def check_numbers(
 ) -> None:
     """Raise ValueError if a label is not a finite number, or, if ``unit_interval``, not in 0-1."""
     require_columns(table, [column], where)
-    if not pd.api.types.is_numeric_dtype(table[column]):
-        value, id_str = table[column].iloc[0], table["id_str"].iloc[0]
-        raise UserError(
-            f"catalog {where}: column {column!r} of id_str {id_str!r} holds {value!r}: no number"
-        )
-    labels = table[column].to_numpy(dtype=np.float64)
+    labels = _as_floats(table, column, where)
     bad = ~np.isfinite(labels)
     reason = "which is no finite number; drop such galaxies"
     if unit_interval and not bad.any():

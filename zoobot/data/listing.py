@@ -17,6 +17,7 @@ import pyarrow as pa
 from zoobot.data.catalog import check_ids, read_galaxies, require_columns
 from zoobot.data.images import is_image_name
 from zoobot.data.sources import GalaxyDigest, galaxy_table
+from zoobot.limits.text import is_utf8
 from zoobot.system.errors import UserError
 from zoobot.system.files import write_whole
 
@@ -100,7 +101,10 @@ def _images_below(folder: Path) -> Iterator[pd.DataFrame]:
     paths = []
     for parent, folders, names in os.walk(folder.resolve()):
         folders.sort()
-        paths += [Path(parent, name) for name in names if is_image_name(name)]
+        images = [name for name in names if is_image_name(name)]
+        if odd := [name for name in images if not is_utf8(name)]:
+            raise UserError(f"image {odd[0]!r} in {parent!r}: its name is not UTF-8, rename it")
+        paths += [Path(parent, name) for name in images]
     by_id = defaultdict(list)
     for path in sorted(paths):
         below = path.relative_to(folder.resolve())

@@ -172,7 +172,7 @@ def galaxy_table(catalog: pd.DataFrame) -> pa.Table:
     Raises:
         ValueError: a galaxy has neither a path nor bytes.
     """
-    ids = pa.array(catalog["id_str"].astype(str), type=pa.large_string())
+    ids = _arrow(catalog["id_str"].astype(str), pa.large_string())
     column, kind = "file_loc", pa.large_string()
     if column in catalog:
         sources = [os.fspath(x) if isinstance(x, os.PathLike) else x for x in catalog[column]]
@@ -182,4 +182,14 @@ def galaxy_table(catalog: pd.DataFrame) -> pa.Table:
     for source, id_str in zip(sources, catalog["id_str"], strict=True):
         if not isinstance(source, str if column == "file_loc" else bytes):
             raise UserError(f"column {column!r} of id_str {id_str!r} holds no image: {source!r}")
-    return pa.table({"id_str": ids, column: pa.array(sources, kind)})
+    return pa.table({"id_str": ids, column: _arrow(sources, kind)})
+
+
+def _arrow(texts: Sequence[str | bytes], kind: pa.DataType) -> pa.Array:
+    """Texts or bytes in Arrow buffers; ValueError for text that is not UTF-8."""
+    try:
+        return pa.array(texts, type=kind)
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{error.object!r:.200} is not UTF-8 text: rename the file or galaxy"
+        ) from error

@@ -161,12 +161,22 @@ def residuals(truth: np.ndarray, predicted: np.ndarray, name: str) -> Figure:
     axis.plot(truth, predicted - truth, ".", color=BLUE, alpha=_alpha(len(truth)), ms=5)
     axis.set_xlabel(f"true {name}")
     axis.set_ylabel("predicted - true")
-    histogram.hist(predicted - truth, 40, orientation="horizontal", color=BLUE)
+    edges = _bin_edges(predicted - truth, 40)
+    histogram.hist(predicted - truth, edges, orientation="horizontal", color=BLUE)
     histogram.set_xlabel("galaxies")
     for each in (axis, histogram):
         each.axhline(0, color=GREY, ls="--", lw=1)
         tidy(each)
     return figure
+
+
+def _bin_edges(values: np.ndarray, num_bins: int) -> np.ndarray:
+    """Edges of equal bins over the values, also where these are equal to rounding, or huge."""
+    low, high = values.min() / 2, values.max() / 2  # halves: their difference does not overflow
+    margin = max(abs(low), abs(high), 1e-300) * 1e-9
+    if high - low < margin:
+        low, high = low - margin, high + margin
+    return np.linspace(low, high, num_bins + 1) * 2
 
 
 def _alpha(num_points: int) -> float:

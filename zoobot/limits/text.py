@@ -119,3 +119,12 @@ def check_name(name: str, what: str) -> None:
         raise UserError(
             f"{what} {one_line(name):.80}: use printable characters, at most {MAX_NAME_CHARS}"
         )
+
+
+def is_utf8(text: str) -> bool:
+    """Whether text can be written as UTF-8. Names of files may hold bytes that are none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

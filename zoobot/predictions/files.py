@@ -219,6 +219,8 @@ class _Hdf5Writer:
             place = slice(self._next, self._next + len(part.ids[rows]))
             self._file["predictions"][place] = part.values[rows]
             for name, column in texts.items():
+                if any("\0" in text for text in column):
+                    raise UserError(f"HDF5 keeps no {name} with a null in it: save as parquet")
                 self._file[name][place] = column
             self._next = place.stop
 
@@ -260,7 +262,11 @@ def read_predictions(path: str | Path) -> Predictions:
         raise UserError(f"predictions {path}: unknown format {path.suffix!r}")
     read = {".parquet": _read_parquet, ".csv": _read_csv}.get(path.suffix, _read_hdf5)
     try:
-        return read(path)
+        predictions = read(path)
+        shape, expected = predictions.values.shape, (len(predictions.ids), len(predictions.columns))
+        if shape[:2] != expected or len(shape) != 3 or shape[2] < 1:
+            raise ValueError(f"it has values {shape} for {expected} galaxies and columns")
+        return predictions
     except (OSError, KeyError, ValueError, TypeError, MemoryError, pa.ArrowException) as error:
         raise UserError(f"predictions {path} can't be read: {error}") from error
 

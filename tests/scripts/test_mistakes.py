@@ -1,0 +1,105 @@
+"""Mistakes at which a library raises a ValueError of its own: one line all the same."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from processes import script_error
+
+import finetune
+import predict
+import train
+from zoobot import evaluate
+from zoobot.evaluation.figures import residuals
+from zoobot.models.tree import ZoobotTree
+from zoobot.predictions.files import read_predictions
+from zoobot.runs import checkpoint
+
+SMALL = [
+    *("--encoder", "test_resnet", "--image-size", "32", "--epochs", "1", "--num-workers", "0"),
+    *("--batch-size", "16", "--no-report", "--save-dir", "run", "--precision", "fp32"),
+]
+
+
+@pytest.fixture
+def folder(small_catalog, tree, monkeypatch):
+    frame = pd.read_csv(small_catalog)
+    frame["label"] = (frame["smooth_yes"] > 10).astype(int)
+    frame.to_csv(small_catalog, index=False)
+    (small_catalog.parent / "tree.json").write_text(json.dumps(tree.to_dict()))
+    monkeypatch.chdir(small_catalog.parent)
+    return small_catalog.parent
+
+
+def train_error(capsys, *words):
+    return script_error(capsys, train, "--schema", "tree.json", *SMALL, *words)
+
+
+def finetune_error(capsys, *words):
+    return script_error(capsys, finetune, "--from-scratch", *SMALL, *words)
+
+
+def test_betas_are_below_1(folder, capsys):
+    assert "2 is not in [0, 1)" in train_error(capsys, "--catalog", "catalog.csv", "--betas", 2, 3)
+
+
+def test_a_configuration_holds_no_nulls(folder, capsys):
+    (folder / "run.yaml").write_text('save_dir: "a\\0b"\n')
+    line = train_error(capsys, "--catalog", "catalog.csv", "--config", "run.yaml")
+    assert "'save_dir' holds 'a\\x00b', which is not UTF-8 text, or has a null" in line
+
+
+def test_votes_may_not_be_missing(folder, capsys):
+    frame = pd.read_csv("catalog.csv").convert_dtypes()
+    frame.loc[3, "bar_weak"] = pd.NA
+    frame.to_parquet("na.parquet")
+    line = train_error(capsys, "--catalog", "na.parquet")
+    assert "column 'bar_weak' of id_str 'g3' holds nan, which is no vote count" in line
+
+
+@pytest.mark.parametrize("label", ["0x", [1]])
+def test_labels_of_the_test_galaxies_are_numbers_too(folder, label, capsys):
+    pd.read_csv("catalog.csv")[:5].assign(label=[label] * 5).to_parquet("test.parquet")
+    words = ["--catalog", "catalog.csv", "--test-catalog", "test.parquet"]
+    line = finetune_error(capsys, *words)
+    assert "column 'label' of id_str 'g0' holds" in line
+    assert "no number" in line
+
+
+def test_a_schedule_that_has_no_rate_in_some_epoch_is_told_before_training(folder, capsys):
+    schedule = json.dumps({"sched": "cosine", "num_epochs": 1, "cycle_mul": 0.5, "cycle_limit": 9})
+    words = ["--catalog", "catalog.csv", "--scheduler-kwargs", schedule, "--epochs", "9"]
+    line = finetune_error(capsys, *words)
+    assert "no rate in epoch" in line
+    assert not (folder / "run" / "metrics.jsonl").exists()
+
+
+def test_a_batch_of_one_galaxy_under_batchnorm_is_told_with_a_cure(folder, capsys):
+    words = ["--catalog", "catalog.csv", "--batch-size", "1", "--encoder", "mobilenetv4_conv_small"]
+    line = finetune_error(capsys, *words)
+    assert "a batch had one galaxy, for which BatchNorm has no variance: choose a batch" in line
+
+
+def test_a_file_name_that_is_no_text_is_told(folder, tree, capsys):
+    model = ZoobotTree(schema=tree, architecture_name="test_resnet")
+    checkpoint.save_weights("m.safetensors", model.state_dict(), model.describe())
+    (folder / "images" / "g0.png").rename(folder / "images" / "caf\udce9.png")
+    words = ["--checkpoint", "m.safetensors", "--images", "images", "--save-loc", "p.csv"]
+    assert "image 'caf\\udce9.png' in" in script_error(capsys, predict, *words)
+    words[3:] = ["images", "--save-loc", "p\udce9.csv"]
+    assert "which is not UTF-8 text" in script_error(capsys, predict, *words)
+
+
+def test_predictions_without_numbers_are_told(folder, capsys):
+    pd.DataFrame({"id_str": ["a"], "x": [[]]}).to_parquet("p.parquet")
+    with pytest.raises(ValueError, match="p.parquet can't be read"):
+        read_predictions("p.parquet")
+    words = ["--predictions", "p.parquet", "--catalog", "catalog.csv", "--report-dir", "r"]
+    assert "p.parquet can't be read" in script_error(capsys, evaluate, *words)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-12, 1e16, 1e300])
+def test_residuals_of_any_size_are_drawn(scale):
+    truth = np.array([1.0, 1.0, 1.0, 1.0])
+    residuals(truth, truth + scale * np.array([1.0, 1.0, 1.0, 1 + 1e-16]), "mass")
