@@ -203,6 +203,10 @@ class GalaxyLoader:
                     yield first()
             while waiting:
                 yield first()
+            # Threads that end while the next loader forks its workers can block these for ever
+            # (CPython 3.11: the child waits for a lock that an ending thread held).
+            pool.close()
+            pool.join()
 
     def _worker_error(self, key: tuple[int, list[int]], told: str) -> WorkerError:
         ids = [self.dataset.galaxies.id_str(index) for index in key[1]]
