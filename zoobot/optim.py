@@ -178,7 +178,7 @@ def check_schedule(
         for epoch in range(epochs or 0):
             scheduler.step_update(epoch * steps_per_epoch)
             scheduler.step(epoch + 1, 1.0)
-    except (ValueError, ArithmeticError) as error:
+    except (ValueError, TypeError, ArithmeticError) as error:
         raise UserError(f"scheduler_kwargs {kwargs}: no rate in epoch {epoch}: {error}") from error
 
 

@@ -8,10 +8,8 @@ from collections.abc import Callable
 
 import torch
 
-from zoobot.data.images import ImageError
-from zoobot.data.loaders import WorkerError
 from zoobot.system import distributed
-from zoobot.system.errors import UserError, one_line
+from zoobot.system.errors import OneProcessError, UserError, one_line
 from zoobot.system.memory import keep_freed_memory
 
 
@@ -35,7 +33,7 @@ def run_script(
     except (UserError, OSError) as error:
         if debug:
             traceback.print_exc()
-        is_its_own = isinstance(error, ImageError | WorkerError | OSError)
+        is_its_own = isinstance(error, OneProcessError | OSError)
         if distributed.local_rank() == 0 or is_its_own:
             print(f"error: {one_line(str(error))}", file=sys.stderr, flush=True)
         sys.exit(2)

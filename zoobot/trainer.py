@@ -23,7 +23,7 @@ from zoobot.runs import checkpoint
 from zoobot.runs.folder import Run
 from zoobot.runs.resume import Progress, find_state
 from zoobot.system import distributed
-from zoobot.system.errors import UserError
+from zoobot.system.errors import OneProcessError, UserError
 
 
 class Trainer:
@@ -116,6 +116,7 @@ class Trainer:
         val = self._loop_loader(val_dataloaders, model, "val")
         if isinstance(datamodule, CatalogDataModule) and datamodule.num_galaxies("test"):
             model.check_labels(datamodule.labels("test"), "test")  # before training, not after
+        optim.check_schedule(settings.scheduler_kwargs, settings.epochs, train.num_steps)
         ours, validated = own_loader(train_dataloaders), own_loader(val_dataloaders)
         model.learn_from_labels(None if ours is None else ours.dataset.label_table())
         model.to(self.device)
@@ -139,13 +140,12 @@ class Trainer:
         self.callback_metrics = distributed.from_main(self._run.metrics_of(progress.best_epoch))
 
     def _train(self, model, optimizer, train, val, settings, resume_from) -> Progress:
-        optim.check_schedule(settings.scheduler_kwargs, settings.epochs, train.num_steps)
         try:
             return engine.fit(model, optimizer, train, val, settings, self._run, resume_from)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
-            raise UserError(
+            raise OneProcessError(
                 "a batch had one galaxy, for which BatchNorm has no variance: choose a batch size "
                 "that gives each process two or more, or an encoder without BatchNorm"
             ) from error

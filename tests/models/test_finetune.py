@@ -323,6 +323,19 @@ def test_a_subclass_may_store_its_arguments_under_any_name(tmp_path):
     assert again.factor == 0.5
 
 
+class Passing(FinetuneableZoobotClassifier):
+    """A subclass that passes on what it is given."""
+
+    def __init__(self, *args, **others):
+        super().__init__(*args, **others)
+
+
+def test_a_subclass_may_pass_its_arguments_on(tmp_path):
+    model = Passing(3, "ring", encoder=encoder())
+    again = Passing.load_from_checkpoint(write(model, tmp_path / "a.ckpt"))
+    assert (again.num_classes, again.label_col) == (3, "ring")
+
+
 def test_an_argument_that_no_file_can_keep_is_warned_of(tmp_path):
     model = NamedOtherwise(2, activation=torch.tanh, num_classes=3, encoder=encoder())
     with pytest.warns(UserWarning, match="can't keep activation, .* give them to NamedOtherwise"):

@@ -103,3 +103,14 @@ def test_predictions_without_numbers_are_told(folder, capsys):
 def test_residuals_of_any_size_are_drawn(scale):
     truth = np.array([1.0, 1.0, 1.0, 1.0])
     residuals(truth, truth + scale * np.array([1.0, 1.0, 1.0, 1 + 1e-16]), "mass")
+
+
+def test_half_a_distributed_environment_is_told(folder, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "x")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    line = train_error(capsys, "--catalog", "catalog.csv")
+    assert "RANK='x', no whole number" in line
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    assert "can't be found" in train_error(capsys, "--catalog", "catalog.csv")

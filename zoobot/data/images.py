@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from zoobot.limits.fits import check_fits_headers
-from zoobot.system.errors import UserError
+from zoobot.system.errors import OneProcessError, UserError
 
 MAX_PIXELS = 100_000_000  # 400 MB decoded; a larger image is refused before it is decoded
 MAX_FILE_BYTES = 1_000_000_000  # of an image file; also of a FITS file after unpacking
@@ -36,7 +36,7 @@ AnyPath = str | os.PathLike[str]
 ImageSource = AnyPath | bytes | bytearray | memoryview | dict[str, Any] | np.ndarray
 
 
-class ImageError(UserError):
+class ImageError(OneProcessError):
     """An image can't be read. The message is one line with the image's name and the reason."""
 
 

@@ -69,13 +69,14 @@ def label_array(catalog: pd.DataFrame, label_cols: Sequence[str], where: str = "
     whole = whole and values.abs().to_numpy().max() <= MAX_VOTES
     if whole:
         return np.array(values, dtype=np.int32, order="C")
-    columns = [values[c].to_numpy(dtype=np.float32, na_value=np.nan) for c in values.columns]
-    return np.stack(columns, axis=1)
+    columns = [values.iloc[:, i] for i in range(values.shape[1])]
+    return np.stack([c.to_numpy(dtype=np.float32, na_value=np.nan) for c in columns], axis=1)
 
 
 def _first_text(labels: pd.Series) -> object:
-    """The first label that is not a number; None if there is none."""
+    """The first label that can't be read as a number, or else the first; None if there is none."""
     texts = labels[pd.to_numeric(labels, errors="coerce").isna()]
+    texts = texts if len(texts) else labels
     return texts.iloc[0] if len(texts) else None
 
 

@@ -30,7 +30,7 @@ from zoobot.data.images import ImageError
 from zoobot.data.samplers import EvalSampler, TrainSampler
 from zoobot.system import distributed
 from zoobot.system.distributed import STOP_SIGNALS
-from zoobot.system.errors import UserError
+from zoobot.system.errors import OneProcessError, UserError
 
 NOT_FOR_WORKERS = (signal.SIGINT, *STOP_SIGNALS)
 WORKER_TIMEOUT_S = 600
@@ -48,7 +48,7 @@ class _WholeBatches(Dataset):
         return self.dataset.batch(*key)
 
 
-class WorkerError(UserError):
+class WorkerError(OneProcessError):
     """A worker crashed, was killed, or took too long over a batch."""
 
 

@@ -166,5 +166,6 @@ def _check_labels(joined: Joined, where: str) -> None:
                     f"{labels[numbers.isna()].iloc[0]!r}; the classes are "
                     f"{', '.join(joined.class_names)}"
                 )
+            numbers = numbers.astype(np.int64)  # also of categories
             joined.table = joined.table.assign(**{joined.label_col: numbers})
         check_classes(joined.table, joined.label_col, len(joined.class_names), where)

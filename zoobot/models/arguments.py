@@ -20,7 +20,10 @@ def by_name(cls: type, args: tuple, kwargs: dict) -> dict:
     named = {}
     for name, value in list(bound.items())[1:]:  # without self
         kind = signature.parameters[name].kind
-        named |= value if kind is inspect.Parameter.VAR_KEYWORD else {name: value}
+        if kind is inspect.Parameter.VAR_KEYWORD:
+            named |= value
+        elif kind is not inspect.Parameter.VAR_POSITIONAL:  # its own class names those
+            named[name] = value
     return named
 
 

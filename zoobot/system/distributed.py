@@ -27,24 +27,32 @@ LONGEST_WAIT = datetime.timedelta(hours=24)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # Slurm sends SIGUSR1 before the time is over
 
 
+def _number(name: str, default: int) -> int:
+    """A number that torchrun puts into the environment; ValueError if it is none."""
+    text = os.environ.get(name, str(default))
+    if not text.isdecimal():
+        raise UserError(f"the environment has {name}={text!r}, no whole number: unset it")
+    return int(text)
+
+
 def rank() -> int:
     """Number of this process among all processes, from 0."""
-    return int(os.environ.get("RANK", 0))
+    return _number("RANK", 0)
 
 
 def local_rank() -> int:
     """Number of this process among those on its node, from 0."""
-    return int(os.environ.get("LOCAL_RANK", 0))
+    return _number("LOCAL_RANK", 0)
 
 
 def world_size() -> int:
     """Number of processes in the run."""
-    return int(os.environ.get("WORLD_SIZE", 1))
+    return _number("WORLD_SIZE", 1)
 
 
 def local_world_size() -> int:
     """Number of processes on this node."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return _number("LOCAL_WORLD_SIZE", 1)
 
 
 def num_restarts() -> int:
@@ -73,7 +81,10 @@ def join(device: torch.device) -> None:
     """
     if world_size() > 1 and not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
-        store, _, _ = next(dist.rendezvous("env://", timeout=LONGEST_WAIT))
+        try:
+            store, _, _ = next(dist.rendezvous("env://", timeout=LONGEST_WAIT))
+        except ValueError as error:  # an incomplete environment
+            raise UserError(f"the other processes can't be found: {error}; use torchrun") from error
         store = dist.PrefixStore(f"start {num_restarts()}", store)
         dist.init_process_group(
             backend, store=store, rank=rank(), world_size=world_size(), timeout=LONGEST_WAIT

@@ -15,6 +15,10 @@ class UserError(ValueError):
     """
 
 
+class OneProcessError(UserError):
+    """A mistake that one process of a run may meet alone: it prints it, whatever its rank."""
+
+
 def did_you_mean(text: str, choices: Iterable[str]) -> str:
     """``"; did you mean 'x', 'y'?"`` with the most similar choices; empty if none is similar."""
     if len(str(text)) > LONGEST_NAME:
