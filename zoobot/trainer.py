@@ -1,7 +1,4 @@
-"""``Trainer``: fits, validates, tests and predicts with a model and a data module, over the loop.
-
-It has the methods that scripts written for Lightning's trainer call. The loop is ``engine.fit``.
-"""
+"""``Trainer``: fits, validates, tests and predicts over the loop, by Lightning's method names."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +11,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from zoobot import engine, optim
 from zoobot.contracts import DataModule, Loader, TrainableModel
+from zoobot.data.catalog import SPLITS
 from zoobot.data.datamodule import CatalogDataModule
 from zoobot.data.foreign_loaders import ForeignLoader
 from zoobot.data.loaders import CatalogLoader, GalaxyLoader
@@ -107,6 +105,9 @@ class Trainer:
         self._check_model(model)
         if isinstance(train_dataloaders, DataModule):
             datamodule = train_dataloaders
+        if isinstance(datamodule, CatalogDataModule):
+            for split in filter(datamodule.num_galaxies, SPLITS):
+                model.check_labels(datamodule.labels(split), split)
         if datamodule is not None:
             datamodule.setup("fit")
             train_dataloaders = datamodule.train_dataloader()
@@ -114,8 +115,6 @@ class Trainer:
         settings = self._settings(model)
         train = self._loop_loader(train_dataloaders, model, "train", self.accumulation)
         val = self._loop_loader(val_dataloaders, model, "val")
-        if isinstance(datamodule, CatalogDataModule) and datamodule.num_galaxies("test"):
-            model.check_labels(datamodule.labels("test"), "test")  # before training, not after
         optim.check_schedule(settings.scheduler_kwargs, settings.epochs, train.num_steps)
         ours, validated = own_loader(train_dataloaders), own_loader(val_dataloaders)
         model.learn_from_labels(None if ours is None else ours.dataset.label_table())

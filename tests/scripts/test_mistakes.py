@@ -55,7 +55,7 @@ def test_votes_may_not_be_missing(folder, capsys):
     frame.loc[3, "bar_weak"] = pd.NA
     frame.to_parquet("na.parquet")
     line = train_error(capsys, "--catalog", "na.parquet")
-    assert "column 'bar_weak' of id_str 'g3' holds nan, which is no vote count" in line
+    assert "column 'bar_weak' of id_str 'g3' holds <NA>, which is no vote count" in line
 
 
 @pytest.mark.parametrize("label", ["0x", [1]])
