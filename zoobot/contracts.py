@@ -26,7 +26,8 @@ class Model(Protocol):
         """(B, K) float32, from float32 outputs; a galaxy's loss is the sum of its row."""
 
     def freeze_encoder(self, frozen: bool) -> None:
-        """Freeze or unfreeze the encoder; only asked if ``Settings.frozen_epochs`` is used."""
+        """Freeze or unfreeze the encoder. The trainer unfreezes it before training; the loop asks
+        only if ``Settings.frozen_epochs`` is used."""
 
 
 @runtime_checkable

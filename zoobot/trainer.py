@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
@@ -14,7 +15,7 @@ from zoobot.contracts import DataModule, Loader, TrainableModel
 from zoobot.data.catalog import SPLITS
 from zoobot.data.datamodule import CatalogDataModule
 from zoobot.data.foreign_loaders import ForeignLoader
-from zoobot.data.loaders import CatalogLoader, GalaxyLoader
+from zoobot.data.loaders import GalaxyLoader, own_loader
 from zoobot.models.finetune import FinetuneableZoobotClassifier
 from zoobot.models.finetune_base import FinetuneableZoobotAbstract
 from zoobot.runs import checkpoint
@@ -105,27 +106,31 @@ class Trainer:
         self._check_model(model)
         if isinstance(train_dataloaders, DataModule):
             datamodule = train_dataloaders
-        if isinstance(datamodule, CatalogDataModule):
-            for split in filter(datamodule.num_galaxies, SPLITS):
-                model.check_labels(datamodule.labels(split), split)
+        tables = {}
+        if isinstance(datamodule, CatalogDataModule):  # before setup, and of test before training
+            tables = {s: datamodule.labels(s) for s in filter(datamodule.num_galaxies, SPLITS)}
+            for split, table in tables.items():
+                model.check_labels(table, split)
         if datamodule is not None:
             datamodule.setup("fit")
             train_dataloaders = datamodule.train_dataloader()
             val_dataloaders = datamodule.val_dataloader()
+        if not tables:
+            tables = _checked_labels(model, {"train": train_dataloaders, "val": val_dataloaders})
         settings = self._settings(model)
         train = self._loop_loader(train_dataloaders, model, "train", self.accumulation)
         val = self._loop_loader(val_dataloaders, model, "val")
         optim.check_schedule(settings.scheduler_kwargs, settings.epochs, train.num_steps)
         ours, validated = own_loader(train_dataloaders), own_loader(val_dataloaders)
-        model.learn_from_labels(None if ours is None else ours.dataset.label_table())
+        model.learn_from_labels(tables.get("train"))
         model.to(self.device)
         optimizer = model.configure_optimizers()
         if validated is not None:
             model.images_seen = validated.dataset.describe_images()
         resume_from = self._start_run(model, config, ckpt_path, resume_from)
         if ours is not None and validated is not None:
-            num_train, num_val = len(ours.dataset), len(validated.dataset)
-            self._run.say(f"{num_train} galaxies to train on, {num_val} to validate")
+            num_val = f"{len(validated.dataset)} to validate"
+            self._run.say(f"{len(ours.dataset)} galaxies to train on, {num_val}")
         self._run.say(
             f"{model.introduce()}; {settings.dtype} on {self.device}\n"
             f"{optim.group_table(optimizer.param_groups)}"
@@ -253,6 +258,7 @@ class Trainer:
         self._load(model, ckpt_path)
         name = "val" if split == "validation" else split
         loader = self._loop_loader(_loader_of(source, name), model, name)
+        _checked_labels(model, {name: loader})
         model.to(self.device)
         metrics = engine.evaluate(model, loader, self._settings(model), collect=collect)
         self.callback_metrics = {model.metric_key(split, k): v for k, v in metrics.items()}
@@ -302,18 +308,11 @@ class Trainer:
             sampler = loader.sampler if isinstance(loader, DataLoader) else None
             whole, check = not isinstance(sampler, DistributedSampler), model.check_labels
             return ForeignLoader(loader, check, split, accumulation, seed, whole)
-        model.check_labels(ours.dataset.label_table(), split)
         if accumulation == 1:
             return ours
         return ForeignLoader(ours, None, split, ours.accumulation * accumulation, whole=False)
 
-    def _check_with_linear_model(
-        self,
-        model: FinetuneableZoobotClassifier,
-        train: Loader,
-        val: Loader,
-        settings: engine.Settings,
-    ) -> None:
+    def _check_with_linear_model(self, model, train, val, settings) -> None:
         features = {}
         model.eval()
         for split, loader in (("train", train), ("val", val)):
@@ -332,11 +331,13 @@ class Trainer:
         )
 
 
-def own_loader(loader: Loader | None) -> GalaxyLoader | None:
-    """The ``GalaxyLoader`` that a loader of ours is, or stands for; None for any other loader."""
-    if isinstance(loader, CatalogLoader):
-        return loader.loader
-    return loader if isinstance(loader, GalaxyLoader) else None
+def _checked_labels(model: TrainableModel, loaders: dict[str, Loader]) -> dict[str, pd.DataFrame]:
+    """Split -> labels, those of our loaders, once the model has checked them."""
+    ours = {split: own_loader(loader) for split, loader in loaders.items()}
+    tables = {split: own.dataset.label_table() for split, own in ours.items() if own is not None}
+    for split, table in tables.items():
+        model.check_labels(table, split)
+    return tables
 
 
 def _loader_of(source: DataModule | Loader, split: str) -> Loader:

@@ -58,7 +58,7 @@ def label_array(catalog: pd.DataFrame, label_cols: Sequence[str], where: str = "
         return np.empty((len(catalog), 0), np.float32)
     for column in label_cols:
         if not pd.api.types.is_numeric_dtype(catalog[column]):
-            value = _first_text(catalog[column])
+            value = catalog[column].iloc[_row_of_text(catalog[column])] if len(catalog) else None
             raise UserError(
                 f"catalog {where}: label column {column!r} holds {value!r}, "
                 "which is no number; number the classes from 0 (finetune.py does that itself)"
@@ -73,23 +73,18 @@ def label_array(catalog: pd.DataFrame, label_cols: Sequence[str], where: str = "
     return np.stack([c.to_numpy(dtype=np.float32, na_value=np.nan) for c in columns], axis=1)
 
 
-def _first_text(labels: pd.Series) -> object:
-    """The first label that can't be read as a number, or else the first; None if there is none."""
-    texts = labels[pd.to_numeric(labels, errors="coerce").isna()]
-    texts = texts if len(texts) else labels
-    return texts.iloc[0] if len(texts) else None
+def _row_of_text(labels: pd.Series) -> int:
+    """The row of the first label that can't be read as a number; 0 if all can."""
+    return int(pd.to_numeric(labels, errors="coerce").isna().to_numpy().argmax())
 
 
 def _as_floats(table: pd.DataFrame, column: str, where: str) -> np.ndarray:
     """A column of numbers as (N,) float64; ValueError, with the first text, for another one."""
-    if not pd.api.types.is_numeric_dtype(table[column]):
-        texts = pd.to_numeric(table[column], errors="coerce").isna().to_numpy()
-        row = int(np.flatnonzero(texts)[0]) if texts.any() else 0
+    if len(table) and not pd.api.types.is_numeric_dtype(table[column]):
+        row = _row_of_text(table[column])
         raise UserError(
             f"catalog {where}: column {column!r} of id_str {table['id_str'].iloc[row]!r} holds "
             f"{table[column].iloc[row]!r}: no number"
-            if len(table)
-            else f"catalog {where}: column {column!r} has no rows"
         )
     return table[column].to_numpy(dtype=np.float64, na_value=np.nan)
 

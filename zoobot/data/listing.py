@@ -5,6 +5,7 @@ by piece, so it can have 10^8 galaxies. Every process maps the listing into memo
 little memory, and a galaxy is found by its number.
 """
 
+import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import pyarrow as pa
 
 from zoobot.data.catalog import check_ids, read_galaxies, require_columns
 from zoobot.data.images import is_image_name
-from zoobot.data.sources import GalaxyDigest, galaxy_table
+from zoobot.data.sources import galaxy_table, hash_galaxies
 from zoobot.limits.text import is_utf8
 from zoobot.system.errors import UserError
 from zoobot.system.files import write_whole
@@ -40,7 +41,7 @@ def write_listing(source: pd.DataFrame | str | Path, path: str | Path, split: st
         ValueError: there are no galaxies, an id is missing or repeated, or the catalog can't be
             read.
     """
-    digest, hashes = GalaxyDigest(), []
+    digest, hashes = hashlib.blake2b(digest_size=16), []
 
     def write(aside: Path) -> None:
         writer = None
@@ -50,7 +51,7 @@ def write_listing(source: pd.DataFrame | str | Path, path: str | Path, split: st
                 writer = pa.ipc.new_file(str(aside), galaxies.schema)
             writer.write_table(galaxies)
             hashes.append(pd.util.hash_array(table["id_str"].to_numpy(dtype=object)))
-            digest.update(galaxies)
+            hash_galaxies(digest, galaxies)
         if writer is None:
             among = f" with split {split!r}" if split else ""
             raise UserError(f"{_name(source)} has no galaxies{among}")

@@ -16,7 +16,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from multiprocessing import TimeoutError
 from multiprocessing.pool import ThreadPool
 from multiprocessing.process import BaseProcess
@@ -265,6 +265,13 @@ class CatalogLoader:
             labels = labels if labels.is_floating_point() else labels.long()
             columns = dict(zip(batch["label_cols"], labels.unbind(1), strict=True))
             yield {"image": float_images(batch), "id_str": batch["id_str"], **columns}
+
+
+def own_loader(loader: Iterable[dict] | None) -> GalaxyLoader | None:
+    """The ``GalaxyLoader`` that a loader of ours is, or stands for; None for any other loader."""
+    if isinstance(loader, CatalogLoader):
+        return loader.loader
+    return loader if isinstance(loader, GalaxyLoader) else None
 
 
 def train_loader(

@@ -85,8 +85,8 @@ class TableGalaxies:
 
     def fingerprint(self) -> str:
         """A hash of the ids and images. Of images in files, the paths are hashed."""
-        digest = GalaxyDigest()
-        digest.update(pa.table({"id_str": self._ids, "source": self._sources}))
+        digest = hashlib.blake2b(digest_size=16)
+        hash_galaxies(digest, pa.table({"id_str": self._ids, "source": self._sources}))
         return digest.hexdigest()
 
 
@@ -121,22 +121,12 @@ class RowsOf:
         return self._galaxies.labels(np.asarray(indices, dtype=np.int64) + self._rows.start)
 
 
-class GalaxyDigest:
-    """A hash of ids and images, which are added table by table."""
-
-    def __init__(self):
-        self._hashed = hashlib.blake2b(digest_size=16)
-
-    def update(self, table: pa.Table) -> None:
-        """Add the galaxies of a table with two columns: ids, and paths or encoded bytes."""
-        for galaxy in zip(*(column.to_pylist() for column in table.columns), strict=True):
-            for value in galaxy:
-                self._hashed.update(value.encode() if isinstance(value, str) else value)
-                self._hashed.update(b"\0")
-
-    def hexdigest(self) -> str:
-        """The hash, as text."""
-        return self._hashed.hexdigest()
+def hash_galaxies(digest: hashlib.blake2b, table: pa.Table) -> None:
+    """Add to a hash the galaxies of a table with two columns: ids, and paths or encoded bytes."""
+    for galaxy in zip(*(column.to_pylist() for column in table.columns), strict=True):
+        for value in galaxy:
+            digest.update(value.encode() if isinstance(value, str) else value)
+            digest.update(b"\0")
 
 
 def label_frame(galaxies: Galaxies) -> pd.DataFrame:

@@ -38,7 +38,8 @@ class Predictor(Protocol):
     """What predictions ask of a model, an ``nn.Module`` from images to outputs.
 
     Attributes:
-        encoder, head: what it is made of; a head of None has no dropout to sample.
+        encoder, head: what it is made of (submodules, which ``isinstance`` does not look at); a
+            head of None has no dropout to sample.
         channels: of the images.
         images_seen: how the images it was validated with were made.
     """
