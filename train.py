@@ -72,7 +72,7 @@ from zoobot.data import CatalogDataModule, demo
 from zoobot.data.labels import votes
 from zoobot.evaluation import run_figures
 from zoobot.models import ZoobotTree
-from zoobot.runs.folder import read_metrics
+from zoobot.runs.folder import only_run_in, read_metrics
 from zoobot.schemas import Schema, get_schema
 from zoobot.script import run_script
 from zoobot.system import distributed
@@ -81,7 +81,7 @@ from zoobot.system.errors import UserError
 
 def main(opt: argparse.Namespace) -> None:
     device = distributed.choose_device(opt.device)
-    with distributed.process_group(device):
+    with distributed.process_group(device), only_run_in(opt.save_dir):
         train(opt)
 
 

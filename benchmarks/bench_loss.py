@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from zoobot.losses import dirichlet_multinomial_nll
-from zoobot.runs.folder import environment
+from zoobot.runs.environment import environment
 from zoobot.schemas import get_schema
 
 TREES = ("decals_dr5_ortho_schema", "gz_evo_v1_schema", "gz_evo_v2_schema")

@@ -225,8 +225,8 @@ def _fit(bench: Bench, folder: Path, epochs: int, state: dict | None = None) -> 
     batch_size = max(2, len(few) // 4)
     train, val = train_loader(few, batch_size), eval_loader(few, batch_size)
     settings = engine.Settings(bench.device, epochs=epochs, patience=epochs)
-    run = Run(folder, {}, model.describe(), model.metric_key, state, show_progress=False)
-    engine.fit(model, optimizer, train, val, settings, run, state)
+    with Run(folder, {}, model.describe(), model.metric_key, state, show_progress=False) as run:
+        engine.fit(model, optimizer, train, val, settings, run, state)
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 

@@ -37,7 +37,7 @@ from zoobot.data.catalog import read_catalog
 from zoobot.models.finetune import FinetuneableZoobotClassifier
 from zoobot.pytorch.predictions.predict_on_catalog import predict
 from zoobot.pytorch.training.trainer import get_trainer
-from zoobot.runs.folder import environment
+from zoobot.runs.environment import environment
 
 REPO = Path(__file__).parent.parent
 RINGS_PX = 64

@@ -1,8 +1,11 @@
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import warnings
+from pathlib import Path
 
 import pytest
 import timm
@@ -22,6 +25,7 @@ from zoobot.models.finetune import (
 from zoobot.models.tree import ZoobotTree
 from zoobot.predictions.models import ZoobotEncoder
 from zoobot.pytorch.training.trainer import get_trainer
+from zoobot.runs.checkpoint import load_model
 
 
 @pytest.fixture
@@ -136,7 +140,7 @@ def test_after_fit_the_model_has_the_best_weights(frame, tmp_path, monkeypatch):
     run = trainer(tmp_path, max_epochs=4)
     run.fit(model, data_module(frame, "label"))
     assert run.callback_metrics["finetuning/val_loss"] == 1.0
-    assert run.best_model_path == str(tmp_path / "checkpoints" / "epoch=2.ckpt")
+    assert Path(run.best_model_path).samefile(tmp_path / "checkpoints" / "epoch=2.ckpt")
     assert run.checkpoint_callback.best_model_path == run.best_model_path
     saved = torch.load(run.best_model_path, weights_only=True)["model"]
     assert all(torch.equal(value, saved[key]) for key, value in model.state_dict().items())
@@ -172,6 +176,105 @@ def test_files_are_named_by_the_template_and_an_earlier_run_is_kept(frame, tmp_p
     assert (tmp_path / "checkpoints" / "rings-epoch=1.ckpt").exists()
     assert (tmp_path / "earlier-1" / "checkpoints" / "rings-epoch=1.ckpt").exists()
     assert (tmp_path / "earlier-1" / "metrics.jsonl").exists()
+
+
+def test_fits_in_one_folder_keep_their_best_weights_apart(frame, tmp_path):
+    runs, weights = [], []
+    for fold in range(3):
+        model = classifier(seed=fold)
+        runs.append(trainer(tmp_path, max_epochs=1, save_top_k=fold % 2))
+        runs[-1].fit(model, data_module(frame, "label", seed=fold))
+        weights.append(weights_after(model))
+    again = trainer(tmp_path)
+    for run, expected in zip([*runs, again], [*weights, weights[-1]], strict=True):
+        model = classifier()
+        run.test(model, data_module(frame, "label"), ckpt_path="best", verbose=False)
+        assert all(torch.equal(expected[k], v) for k, v in model.state_dict().items())
+        if run is not again:
+            found, _ = load_model(run.best_model_path)
+            assert all(torch.equal(expected[k], v) for k, v in found.items())
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["split"] for line in lines] == ["train", "validation", "test"]
+
+
+def test_changed_galaxies_are_refused_unless_allowed(frame, tmp_path):
+    trainer(tmp_path, max_epochs=1).fit(classifier(), data_module(frame, "label"))
+    mended = frame.assign(label=frame["label"].where(frame.index >= 4, 1 - frame["label"]))
+    for data in (data_module(mended, "label"), data_module(frame[:50], "label")):
+        with pytest.raises(ValueError, match="trained on other data"):
+            trainer(tmp_path, max_epochs=1).fit(classifier(), data, ckpt_path="last")
+    run = trainer(tmp_path, max_epochs=2, allow_changes=True)
+    run.fit(classifier(), data_module(mended, "label"), ckpt_path="last")
+    data = data_module(mended, "label")
+    run.fit(classifier(), data.train_dataloader(), data.val_dataloader(), ckpt_path="last")
+    run, old = trainer(tmp_path, max_epochs=2), data_module(frame, "label")
+    with pytest.raises(ValueError, match="galaxies: 1 relabelled"):  # test galaxies aren't known
+        run.fit(classifier(), old.train_dataloader(), old.val_dataloader(), ckpt_path="last")
+
+
+def interrupt_at(monkeypatch, step):
+    """Ctrl-C in the step of this number."""
+    seed_step = engine.seed_step
+
+    def seed_then_interrupt(seed, number):
+        seed_step(seed, number)
+        if number == step:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(engine, "seed_step", seed_then_interrupt)
+
+
+def test_ctrl_c_saves_names_the_best_so_far_and_fit_goes_on(frame, tmp_path, monkeypatch):
+    data, handler = data_module(frame, "label"), signal.getsignal(signal.SIGINT)
+    trainer(tmp_path / "whole").fit(classifier(), data)
+    run = trainer(tmp_path / "parts")
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 4)  # of 3 an epoch
+        with pytest.raises(KeyboardInterrupt, match="ckpt_path='last'"):
+            run.fit(classifier(), data)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert torch.load(run.best_model_path, weights_only=True)["progress"]["best_epoch"] == 1
+    run.fit(classifier(), data, ckpt_path="last")
+    whole, parts = last_weights(tmp_path / "whole"), last_weights(tmp_path / "parts")
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+def test_a_fit_in_a_thread_leaves_signals_alone_and_the_folder_to_no_other(frame, tmp_path):
+    handler, told = signal.getsignal(signal.SIGINT), []
+
+    def fit(folder=tmp_path):
+        try:
+            trainer(folder, max_epochs=1).fit(classifier(), data_module(frame, "label"))
+        except ValueError as error:
+            told.append(str(error))
+
+    def in_a_thread(*_):
+        thread = threading.Thread(target=fit)
+        thread.start()
+        thread.join()
+
+    in_a_thread()
+    assert told == []
+    run = trainer(tmp_path, max_epochs=1)
+    model = classifier()
+    model.introduce = lambda: in_a_thread() or "a model"  # while the run holds its folder
+    run.fit(model, data_module(frame, "label"))
+    assert "in use by another run" in told[0]
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_fp16_whose_gradients_always_overflow_stops(frame, tmp_path):
+    model, data = classifier(), data_module(frame, "label", batch_size=4)
+    losses = model.losses
+    model.losses = lambda *a: losses(*a) * (1e30 if model.training else 1.0)
+    run = trainer(tmp_path, precision="fp16", max_epochs=5)
+    with pytest.raises(ValueError, match="not finite in 10 steps in a row"):
+        run.fit(model, data)
+    lines = (tmp_path / "skipped_steps.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(17, 27))
+    short = trainer(tmp_path, precision="fp16", max_epochs=1)
+    with pytest.raises(ValueError, match="none of the 11 steps was taken"):
+        short.fit(model, data)
 
 
 @pytest.mark.parametrize("template", ["best", "{epoch}-{val_loss:.2f}"])
@@ -398,7 +501,7 @@ def test_batches_to_accumulate_multiply_the_data_modules_own(frame, tmp_path):
 @pytest.mark.parametrize("num_galaxies", [5, 8, 9, 11, 12])
 def test_processes_share_every_foreign_batch_and_none_is_left_without(monkeypatch, num_galaxies):
     batches = [
-        {"image": x, "id_str": [str(i) for i in x.tolist()]}
+        {"image": x.float()[:, None, None, None], "id_str": [str(i) for i in x.tolist()]}
         for x in torch.arange(num_galaxies).split(4)
     ]
     for world_size in (1, 2, 3, 4):
@@ -406,7 +509,7 @@ def test_processes_share_every_foreign_batch_and_none_is_left_without(monkeypatc
         shares = []
         for rank in range(world_size):
             monkeypatch.setenv("RANK", str(rank))
-            shares.append(list(ForeignLoader(batches, None, "train")))
+            shares.append(list(ForeignLoader(batches, "train")))
         assert len({len(share) for share in shares}) == 1
         assert all(len(batch["image"]) > 0 for share in shares for batch in share)
         seen = [i for share in shares for batch in share for i in batch["id_str"]]

@@ -17,7 +17,7 @@ from zoobot.data.dataset import float_images
 from zoobot.metrics import Means
 from zoobot.runs.folder import Run
 from zoobot.runs.resume import Progress, rank_state, restore, restore_finite_buffers
-from zoobot.runs.watch import Watch
+from zoobot.runs.watch import FIRST_SCALE, Watch, check_steps_taken
 from zoobot.system import distributed
 from zoobot.system.errors import UserError
 
@@ -47,7 +47,8 @@ class Settings:
 
     def grad_scaler(self) -> torch.amp.GradScaler:
         """A gradient scaler that does something for float16 only."""
-        return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        enabled = self.dtype == torch.float16
+        return torch.amp.GradScaler(self.device.type, FIRST_SCALE, enabled=enabled)
 
 
 def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
@@ -170,7 +171,7 @@ def train_one_epoch(
                 means.update(*module.measure(losses, outputs, labels), finite)
         scaler.unscale_(optimizer)
         norm = clip_gradient(model, settings.grad_clip)
-        unsound = watch.reduce_flags(None if scaler.is_enabled() else norm)
+        unsound = watch.reduce_flags(norm, scaler.scale(torch.ones_like(norm)))
         take_step(optimizer, scaler, unsound)
         optimizer.zero_grad(set_to_none=True)
         progress.step += 1
@@ -259,7 +260,9 @@ def fit(
         resume_from: a state that ``run.save`` wrote; the run goes on as if never interrupted.
 
     Raises:
-        ValueError: if an epoch's loss is not finite, or too many steps in a row were skipped.
+        ValueError: if an epoch's loss is not finite, or too many steps in a row were skipped, or
+            float16's gradients overflowed in all.
+        Interrupted: after Ctrl-C, once the state is saved.
         Preempted: after SIGTERM or SIGUSR1, once the state is saved.
     """
     module = model.to(settings.device, memory_format=torch.channels_last)
@@ -316,4 +319,5 @@ def fit(
             means.reset()
             if not watch.save():
                 progress.rank_as(before)
+    check_steps_taken(scaler, progress.step)
     return progress

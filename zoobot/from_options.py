@@ -16,7 +16,7 @@ from zoobot.data.views import (
     minimal_view_config,
     zoomed_view_configs,
 )
-from zoobot.models import encoders
+from zoobot.models import architectures
 from zoobot.runs.resume import find_state
 from zoobot.system import distributed
 from zoobot.system.errors import UserError
@@ -102,15 +102,11 @@ def make_trainer(options: argparse.Namespace, **others) -> Trainer:
         save_every_minutes=options.save_every or math.inf,
         max_skipped_steps=options.max_skipped_steps,
         on_save_error=options.on_save_error,
+        allow_changes=options.allow_changes,
         **others,
     )
 
 
 def image_size_kwargs(name: str, image_size: int) -> dict:
-    """timm's ``img_size`` for encoders that are built for one image size (ViT, Swin), else {}."""
-    if encoders.is_file(name):
-        return {}
-    import timm
-
-    config = timm.get_pretrained_cfg(encoders.architecture_of(name), allow_unregistered=True)
-    return {"img_size": image_size} if config and config.fixed_input_size else {}
+    """timm's ``img_size`` for an encoder to be built for one image size, else {}."""
+    return {} if architectures.is_file(name) else architectures.image_size_kwargs(name, image_size)

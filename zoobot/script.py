@@ -26,6 +26,7 @@ def run_script(
     """
     debug = "--debug" in sys.argv
     try:
+        distributed.check_environment()
         options = parse()
         debug = debug or options.debug
         set_up_process(debug)
@@ -34,7 +35,7 @@ def run_script(
         if debug:
             traceback.print_exc()
         is_its_own = isinstance(error, OneProcessError | OSError)
-        if distributed.local_rank() == 0 or is_its_own:
+        if is_its_own or distributed.local_rank() == 0:
             print(f"error: {one_line(str(error))}", file=sys.stderr, flush=True)
         sys.exit(2)
     except RuntimeError as error:
@@ -43,11 +44,12 @@ def run_script(
         told = "another process of this run has ended, and with it this one"
         print(f"rank {distributed.rank()}: {told}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         if debug:
             traceback.print_exc()
         if distributed.local_rank() == 0:
-            print("interrupted: the same command goes on from what is saved", file=sys.stderr)
+            told = str(error) or "what is saved stays; the same command with --resume auto goes on"
+            print(f"interrupted: {told}", file=sys.stderr)
         sys.exit(130)
 
 

@@ -3,24 +3,22 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
-from torch.utils.data.distributed import DistributedSampler
 
 from zoobot import engine, optim
 from zoobot.contracts import DataModule, Loader, TrainableModel
-from zoobot.data.catalog import SPLITS
-from zoobot.data.datamodule import CatalogDataModule
 from zoobot.data.foreign_loaders import ForeignLoader
-from zoobot.data.loaders import GalaxyLoader, own_loader
+from zoobot.data.loaders import GalaxyLoader, RegroupedLoader, own_loader
 from zoobot.models.finetune import FinetuneableZoobotClassifier
 from zoobot.models.finetune_base import FinetuneableZoobotAbstract
+from zoobot.models.rebuild import check_rebuilds
+from zoobot.models.wrapped import unwrapped
+from zoobot.predictions.encoded import check_with_linear_model
 from zoobot.runs import checkpoint
+from zoobot.runs.data_digest import Known, known_galaxies
 from zoobot.runs.folder import Run
-from zoobot.runs.resume import Progress, find_state
+from zoobot.runs.resume import Progress, compare_data, find_state
 from zoobot.system import distributed
 from zoobot.system.errors import OneProcessError, UserError
 
@@ -31,7 +29,8 @@ class Trainer:
     Attributes:
         callback_metrics: name -> float: of the best epoch after ``fit``, then of ``validate`` or
             ``test``.
-        best_model_path: the checkpoint of the best epoch, after ``fit``.
+        best_model_path: the checkpoint of the best epoch so far, after ``fit`` or Ctrl-C: a file in
+            ``checkpoints/best/`` whose name no other run takes.
     """
 
     def __init__(
@@ -52,6 +51,8 @@ class Trainer:
         save_every_minutes: float = engine.Settings.save_every_minutes,
         max_skipped_steps: int = engine.Settings.max_skipped_steps,
         on_save_error: str = "stop",
+        own_share: bool | None = None,
+        allow_changes: bool = False,
     ):
         self.save_dir = Path(save_dir)
         self.file_template = file_template
@@ -67,6 +68,8 @@ class Trainer:
         self.save_every_minutes = save_every_minutes
         self.max_skipped_steps = max_skipped_steps
         self.on_save_error = on_save_error
+        self.own_share = own_share
+        self.allow_changes = allow_changes
         self.device = distributed.choose_device(device)
         self.callback_metrics: dict[str, float] = {}
         self.best_model_path = ""
@@ -101,51 +104,58 @@ class Trainer:
             resume_from: a state as ``runs.resume.find_state`` reads it, instead of ``ckpt_path``.
 
         Raises:
-            ValueError: for labels that the model can't learn, or if the loss is not finite.
+            ValueError: for labels that the model can't learn, galaxies that are not the state's, a
+                folder in use, or if the loss is not finite.
+            KeyboardInterrupt: after Ctrl-C, once the state is saved; ``last`` goes on from it.
         """
+        model = unwrapped(model)
         self._check_model(model)
         if isinstance(train_dataloaders, DataModule):
             datamodule = train_dataloaders
-        tables = {}
-        if isinstance(datamodule, CatalogDataModule):  # before setup, and of test before training
-            tables = {s: datamodule.labels(s) for s in filter(datamodule.num_galaxies, SPLITS)}
-            for split, table in tables.items():
-                model.check_labels(table, split)
+        known = known_galaxies(datamodule, {})
+        tables = known.checked_labels(model.check_labels)  # of test too; before setup
         if datamodule is not None:
             datamodule.setup("fit")
             train_dataloaders = datamodule.train_dataloader()
             val_dataloaders = datamodule.val_dataloader()
-        if not tables:
-            tables = _checked_labels(model, {"train": train_dataloaders, "val": val_dataloaders})
+        if not known.splits:
+            known = known_galaxies(None, {"train": train_dataloaders, "val": val_dataloaders})
+            tables = known.checked_labels(model.check_labels)
         settings = self._settings(model)
         train = self._loop_loader(train_dataloaders, model, "train", self.accumulation)
         val = self._loop_loader(val_dataloaders, model, "val")
         optim.check_schedule(settings.scheduler_kwargs, settings.epochs, train.num_steps)
-        ours, validated = own_loader(train_dataloaders), own_loader(val_dataloaders)
+        validated = own_loader(val_dataloaders)
         model.learn_from_labels(tables.get("train"))
         model.to(self.device)
         optimizer = model.configure_optimizers()
         if validated is not None:
             model.images_seen = validated.dataset.describe_images()
-        resume_from = self._start_run(model, config, ckpt_path, resume_from)
-        if ours is not None and validated is not None:
-            num_val = f"{len(validated.dataset)} to validate"
-            self._run.say(f"{len(ours.dataset)} galaxies to train on, {num_val}")
-        self._run.say(
-            f"{model.introduce()}; {settings.dtype} on {self.device}\n"
-            f"{optim.group_table(optimizer.param_groups)}"
-        )
-        if isinstance(model, FinetuneableZoobotClassifier) and model.run_linear_sanity_check:
-            self._check_with_linear_model(model, train, val, settings)
-        progress = self._train(model, optimizer, train, val, settings, resume_from)
-        distributed.barrier()
-        self.best_model_path = str(self._run.best_path(progress.best_epoch))
-        self._load(model, "best")
-        self.callback_metrics = distributed.from_main(self._run.metrics_of(progress.best_epoch))
+        self.best_model_path = ""
+        with self._start_run(model, config, ckpt_path, resume_from, known) as self._run:
+            self._run.say(
+                f"{known.introduce()}{model.introduce()}; {settings.dtype} on {self.device}\n"
+                f"{optim.group_table(optimizer.param_groups)}"
+            )
+            if isinstance(model, FinetuneableZoobotClassifier) and model.run_linear_sanity_check:
+                self._run.say(check_with_linear_model(model, train, val, settings))
+            try:
+                progress = self._train(model, optimizer, train, val, settings)
+            except KeyboardInterrupt:
+                self.best_model_path = self._run.keep_best()
+                raise
+            self.best_model_path = self._run.keep_best()
+            if not self.best_model_path:
+                raise UserError(f"no epoch of {self.save_dir} is saved as the best: train further")
+            distributed.barrier()
+            self._load(model, "best")
+            metrics = self._run.metrics_of(progress.best_epoch)
+            self.callback_metrics = distributed.from_main(metrics)
 
-    def _train(self, model, optimizer, train, val, settings, resume_from) -> Progress:
+    def _train(self, model, optimizer, train, val, settings) -> Progress:
+        run = self._run
         try:
-            return engine.fit(model, optimizer, train, val, settings, self._run, resume_from)
+            return engine.fit(model, optimizer, train, val, settings, run, run.resume_from)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -173,25 +183,30 @@ class Trainer:
         config: dict | None,
         ckpt_path: str | Path | None,
         resume_from: dict | None,
-    ) -> dict | None:
-        """Open the run's folder; returns the state to go on from, if any."""
+        known: Known,
+    ) -> Run:
+        """Open the run's folder, to start anew or go on from a state."""
         description = {**model.describe(), **model.images_seen.to_dict()}
+        check_rebuilds(model, description)
         config = config or {**self._plain_settings(), "model": description}
         if ckpt_path is not None:
             resume = "auto" if ckpt_path == "last" else str(ckpt_path)
             may_change = {"epochs", "patience", "save_top_k"}
-            resume_from = find_state(self.save_dir, resume, config, may_change)
-        self._run = Run(
+            resume_from = find_state(self.save_dir, resume, config, may_change, self.allow_changes)
+        data = known.digest() if distributed.is_main() else None
+        if resume_from is not None:
+            compare_data(resume_from, data, self.allow_changes)
+        return Run(
             self.save_dir,
             config,
             description,
             model.metric_key,
             resume_from,
+            data=data,
             file_template=self.file_template,
             show_progress=self.show_progress,
             on_save_error=self.on_save_error,
         )
-        return resume_from
 
     def validate(
         self,
@@ -219,8 +234,8 @@ class Trainer:
 
         Args:
             dataloaders: a loader, or a data module.
-            ckpt_path: ``best`` loads the best weights of ``fit`` first, a path that file's; None
-                takes the model as it is.
+            ckpt_path: ``best`` loads the best weights of this trainer's ``fit`` first, or without
+                one those in its folder; a path that file's; None takes the model as it is.
             collect: called with each batch and its outputs, see ``engine.evaluate``.
         """
         source = datamodule or dataloaders
@@ -241,10 +256,12 @@ class Trainer:
         Args:
             model: one of this package, ``ZoobotEncoder`` too.
         """
-        self._load(model, ckpt_path)
+        model = self._load(model, ckpt_path)
         settings = engine.Settings(self.device, engine.choose_dtype(self.precision, self.device))
         loader = _loader_of(datamodule or dataloaders, "predict")
-        loader = own_loader(loader) or ForeignLoader(loader, None, "predict", seed=self.seed or 0)
+        loader = own_loader(loader) or ForeignLoader(
+            loader, "predict", seed=self.seed or 0, own_share=self.own_share
+        )
         model.to(self.device).eval()
         with torch.inference_mode(), settings.autocast():
             return [
@@ -255,27 +272,31 @@ class Trainer:
     def _evaluate(
         self, model, source, ckpt_path, verbose: bool, split: str, collect: Callable
     ) -> list[dict[str, float]]:
-        self._load(model, ckpt_path)
+        model = self._load(model, ckpt_path)
         name = "val" if split == "validation" else split
         loader = self._loop_loader(_loader_of(source, name), model, name)
-        _checked_labels(model, {name: loader})
+        known_galaxies(None, {name: loader}).checked_labels(model.check_labels)
         model.to(self.device)
         metrics = engine.evaluate(model, loader, self._settings(model), collect=collect)
         self.callback_metrics = {model.metric_key(split, k): v for k, v in metrics.items()}
         if self._run is not None and split == "test":
-            self._run.log(self._run.last_epoch, split, metrics)
+            self._run.log_later(split, metrics)
         elif verbose and distributed.is_main():
             told = [f"{k} {v:.5g}" for k, v in self.callback_metrics.items() if k.count("/") == 1]
             print("  ".join(told))
         return [self.callback_metrics]
 
-    def _load(self, model: nn.Module, ckpt_path: str | Path | None) -> None:
+    def _load(self, model: nn.Module, ckpt_path: str | Path | None) -> nn.Module:
+        """The model, unwrapped, with the weights of a checkpoint if one is named."""
+        model = unwrapped(model)
         if ckpt_path is None:
-            return
+            return model
         if ckpt_path == "best":
-            ckpt_path = self.save_dir / "best.safetensors"
+            best = Path(self.best_model_path or self.save_dir / "best")
+            ckpt_path = best.with_suffix(".safetensors")
         weights, _ = checkpoint.load_model(ckpt_path)
         checkpoint.load_exactly(model, weights, str(ckpt_path))
+        return model
 
     def _settings(self, model: TrainableModel) -> engine.Settings:
         return engine.Settings(
@@ -298,46 +319,22 @@ class Trainer:
 
     def _loop_loader(
         self, loader, model: TrainableModel, split: str, accumulation: int = 1
-    ) -> GalaxyLoader | ForeignLoader:
+    ) -> GalaxyLoader | RegroupedLoader | ForeignLoader:
         """The loader that the loop takes, for a loader of ours or any iterable of batches."""
         if loader is None:
             raise UserError("give a datamodule, or the loaders")
         ours = own_loader(loader)
-        if ours is None:
-            seed = model.seed if self.seed is None else self.seed
-            sampler = loader.sampler if isinstance(loader, DataLoader) else None
-            whole, check = not isinstance(sampler, DistributedSampler), model.check_labels
-            return ForeignLoader(loader, check, split, accumulation, seed, whole)
-        if accumulation == 1:
-            return ours
-        return ForeignLoader(ours, None, split, ours.accumulation * accumulation, whole=False)
-
-    def _check_with_linear_model(self, model, train, val, settings) -> None:
-        features = {}
-        model.eval()
-        for split, loader in (("train", train), ("val", val)):
-            encoded, labels = [], []
-            for batch in loader:
-                images, y = model.batch_to_supervised_tuple(engine.to_device(batch, self.device))
-                with torch.inference_mode(), settings.autocast():
-                    encoded.append(model.encoder(images).float().cpu())
-                labels.append(y.cpu())
-            parts = distributed.gather((torch.cat(encoded).numpy(), torch.cat(labels).numpy()))
-            features[split] = tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        accuracy = model.linear_sanity_check(features)
-        self._run.say(
-            "linear model on the encoder's features as they are: accuracy "
-            + ", ".join(f"{split} {value:.3f}" for split, value in accuracy.items())
+        if ours is not None:
+            return ours if accumulation == 1 else RegroupedLoader(ours, accumulation)
+        return ForeignLoader(
+            loader,
+            split,
+            label_cols=model.label_columns(),
+            check=model.check_labels,
+            accumulation=accumulation,
+            seed=model.seed if self.seed is None else self.seed,
+            own_share=self.own_share,
         )
-
-
-def _checked_labels(model: TrainableModel, loaders: dict[str, Loader]) -> dict[str, pd.DataFrame]:
-    """Split -> labels, those of our loaders, once the model has checked them."""
-    ours = {split: own_loader(loader) for split, loader in loaders.items()}
-    tables = {split: own.dataset.label_table() for split, own in ours.items() if own is not None}
-    for split, table in tables.items():
-        model.check_labels(table, split)
-    return tables
 
 
 def _loader_of(source: DataModule | Loader, split: str) -> Loader:

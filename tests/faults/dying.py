@@ -1,4 +1,4 @@
-"""Children that kill themselves at a named place or hold a lock, and disks of a given size."""
+"""Children that kill themselves at a named place or hold a lock; disks of a given size."""
 
 import contextlib
 import multiprocessing
@@ -41,6 +41,26 @@ def killed_before_step(number: int, run: Callable[[], object]) -> bool:
     process.join()
     assert process.exitcode in (0, -signal.SIGKILL)
     return process.exitcode != 0
+
+
+def in_another_process(run: Callable[[], object]) -> str:
+    """Run in a forked child: the text of the ValueError that it ended with; empty if it did not."""
+    told, tell = os.pipe()
+
+    def child() -> None:
+        try:
+            run()
+        except ValueError as error:
+            os.write(tell, str(error).encode())
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    os.close(tell)
+    with open(told) as answer:
+        text = answer.read()
+    process.join()
+    assert process.exitcode == 0
+    return text
 
 
 @contextlib.contextmanager

@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from comparing import assert_bitwise_equal, assert_same_run, last_state
@@ -98,6 +100,42 @@ def test_a_signal_saves_at_once_and_the_rest_of_the_epoch_follows_bitwise(
     assert_same_run(whole, tmp_path / "run")
 
 
+def test_ctrl_c_saves_within_the_epoch_and_the_same_command_goes_on_bitwise(
+    arguments, whole, tmp_path, monkeypatch, capsys
+):
+    words = [*arguments, "--save-dir", str(tmp_path / "run")]
+    with monkeypatch.context() as patch:
+        at_call(patch, "seed_step", 8, lambda: signal_everybody(signal.SIGINT))
+        with pytest.raises(SystemExit) as leaving:
+            run_script(train.main, lambda: train.parse(words))
+    assert leaving.value.code == 130
+    assert "interrupted: the state is saved: the same command goes on" in capsys.readouterr().err
+    progress = last_state(tmp_path / "run")["progress"]
+    assert (progress["epoch"], progress["epoch_step"]) == (1, 3)
+    run_train(*words)
+    assert_same_run(whole, tmp_path / "run")
+
+
+def test_mended_labels_are_noticed_in_a_run_that_has_ended(arguments, tmp_path, capsys):
+    catalog, folder = Path(arguments[1]), tmp_path / "run"
+    mended = tmp_path / "catalog.csv"
+    frame = pd.read_csv(catalog)
+    frame["file_loc"] = [str(catalog.parent / loc) for loc in frame["file_loc"]]
+    frame.to_csv(mended, index=False)
+    words = ["--catalog", str(mended), *arguments[2:], "--save-dir", folder, "--epochs", 1]
+    run_train(*words)
+    votes = frame.columns[2]
+    frame.loc[:2, votes] += 1
+    frame.to_csv(mended, index=False)
+    for more in ([], ["--epochs", 2]):
+        with pytest.raises(ValueError, match="other data .galaxies: 3 relabelled.*--allow-changes"):
+            run_train(*words, *more)
+    run_train(*words, "--epochs", 2, "--allow-changes")
+    assert last_state(folder)["progress"]["epoch"] == 2
+    frame.to_parquet(tmp_path / "moved.parquet")  # the same galaxies
+    run_train(*words, "--epochs", 2, "--catalog", tmp_path / "moved.parquet")
+
+
 def test_saving_within_epochs_changes_nothing_also_if_the_clock_goes_back(
     arguments, whole, tmp_path, monkeypatch
 ):
@@ -124,12 +162,13 @@ def test_ranks_stop_skip_and_recover_together_under_torchrun(arguments, tmp_path
     nan = ["nan", 0, 1, 1]
     whole = torchrun(0, [nan], *arguments, "--save-dir", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr[-3000:]
-    faults = [nan, ["SIGUSR1", 0, 1, 2], ["SIGKILL", 1, 0, 6]]
+    faults = [nan, ["SIGUSR1", 0, 1, 2], ["SIGKILL", 1, 0, 6], ["SIGINT", 2, 1, 8]]
     again = [*arguments, "--save-dir", tmp_path / "again", "--save-every", "1e-9"]
-    done = torchrun(2, faults, *again)
+    done = torchrun(3, faults, *again)
     assert done.returncode == 0, done.stderr[-3000:]
     for rank in (0, 1):
         assert f"start 0 rank {rank}: exit {EXIT_PREEMPTED}" in done.stdout
+        assert f"start 2 rank {rank}: exit 130" in done.stdout
     assert_same_run(tmp_path / "whole", tmp_path / "again")
     assert "rank 1: another process of this run has ended" in done.stderr
     assert "[rank1]: Traceback" not in done.stderr
@@ -155,7 +194,7 @@ def test_a_full_disk_stops_the_run_with_one_line_and_it_goes_on_when_there_is_ro
     with pytest.raises(SystemExit):
         run_train(*arguments)
     before = files(folder / "checkpoints")
-    room = len(before[next(iter(before))]) // 2
+    room = len(before[Path("last.ckpt")]) // 2
     words = [str(a) for a in arguments]
     with pytest.raises(SystemExit) as leaving, largest_file(room):
         run_script(train.main, lambda: train.parse(words))
@@ -193,7 +232,7 @@ def test_a_full_disk_need_not_stop_training(arguments, whole, tmp_path, capsys, 
     assert state["progress"]["kept"] == [[state["progress"]["losses"][1], 2]]
     assert state["progress"]["best_epoch"] == 2  # the first was not saved, so can't be the best
     names = sorted(p.name for p in (folder / "checkpoints").iterdir())
-    assert names == ["epoch=2.ckpt", "last.ckpt"]
+    assert names == ["best", "data.safetensors", "epoch=2.ckpt", "last.ckpt"]
 
 
 def test_a_folder_that_cannot_be_written_is_said_in_one_line(arguments, tmp_path, capsys):

@@ -30,7 +30,7 @@ def main(faults: list[list]) -> None:
 
     def seed_then_signal(seed, step):
         at["step"] = step
-        for kind in ("SIGKILL", "SIGTERM", "SIGUSR1"):
+        for kind in ("SIGKILL", "SIGTERM", "SIGUSR1", "SIGINT"):
             if due(kind):
                 os.kill(os.getpid(), signal.Signals[kind])
         seed_step(seed, step)

@@ -5,7 +5,14 @@ import threading
 import pytest
 import torch
 
-from zoobot.runs.watch import EXIT_PREEMPTED, Preempted, Watch
+from zoobot.runs.watch import (
+    EXIT_PREEMPTED,
+    FIRST_SCALE,
+    Interrupted,
+    Preempted,
+    Watch,
+    check_steps_taken,
+)
 
 CPU = torch.device("cpu")
 
@@ -88,3 +95,71 @@ def test_signals_are_left_alone_outside_the_main_thread():
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+def test_ctrl_c_ends_the_step_and_saves_and_a_second_one_stops_at_once():
+    before, saved = signal.getsignal(signal.SIGINT), []
+
+    def step(num_signals):
+        with Watch(CPU, lambda: saved.append(1) or True) as watch:
+            look(watch, 1.0, 2.0)
+            for _ in range(num_signals):
+                signal.raise_signal(signal.SIGINT)
+            watch.reduce_flags()
+            watch.handle_flags()
+
+    with pytest.raises(Interrupted, match="state is saved"):
+        step(1)
+    assert saved == [1]
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        step(2)
+    assert stopped.type is KeyboardInterrupt
+    assert saved == [1]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_after_the_last_step_is_not_forgotten():
+    def end():
+        with Watch(CPU):
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        end()
+
+
+def test_a_ctrl_c_that_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Watch(CPU) as watch:
+            signal.raise_signal(signal.SIGINT)
+            watch.reduce_flags()
+            watch.handle_flags()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_overflows_count_once_the_scale_is_as_low_as_it_can_be():
+    told = []
+    watch = Watch(CPU, max_skipped=2, skipped=lambda *galaxies: told.append(galaxies))
+    for scale in (4.0, 2.0, 1.0):
+        look(watch, 1.0, 2.0)
+        watch.reduce_flags(torch.tensor(float("inf")), torch.tensor(scale))
+        watch.handle_flags()
+    assert len(told) == 1
+    look(watch, 1.0, 2.0)
+    watch.reduce_flags(torch.tensor(float("nan")), torch.tensor(0.5))
+    with pytest.raises(ValueError, match="2 steps in a row"):
+        watch.handle_flags()
+
+
+def test_a_run_in_which_every_gradient_overflowed_has_learned_nothing():
+    for num_overflows, num_steps in ((3, 3), (2, 3), (0, 3), (0, 0)):
+        scaler = torch.amp.GradScaler("cpu", FIRST_SCALE * 0.5**num_overflows)
+        scaler.scale(torch.ones(()))  # makes its scale
+        if num_overflows == num_steps > 0:
+            with pytest.raises(ValueError, match="none of the 3 steps was taken"):
+                check_steps_taken(scaler, num_steps)
+        else:
+            check_steps_taken(scaler, num_steps)
+    check_steps_taken(torch.amp.GradScaler("cpu", enabled=False), 3)

@@ -2,7 +2,7 @@ import errno
 import fcntl
 
 import pytest
-from dying import lock_of_another_process
+from dying import in_another_process, lock_of_another_process
 
 from zoobot.system.locks import only_run
 
@@ -16,6 +16,28 @@ def test_a_lock_is_for_one_process_and_its_file_is_deleted(tmp_path):
         with only_run(path):
             assert path.exists()
     assert not path.exists()
+
+
+def test_a_thread_may_lock_again_what_it_holds_and_only_the_last_frees_it(tmp_path):
+    path = tmp_path / "folder" / "lock"
+    with only_run(path):
+        with only_run(path):
+            pass
+        assert "in use by another run" in in_another_process(lambda: only_run(path).__enter__())
+    assert list(tmp_path.iterdir()) == []  # the folder was new
+
+
+def test_a_lock_file_that_was_deleted_meanwhile_locks_nobody_out(tmp_path, monkeypatch):
+    path, lock = tmp_path / "lock", fcntl.lockf
+
+    def deleted_before(*arguments):
+        path.unlink()  # by the run that has just ended
+        monkeypatch.setattr(fcntl, "lockf", lock)
+        lock(*arguments)
+
+    monkeypatch.setattr(fcntl, "lockf", deleted_before)
+    with only_run(path):
+        assert "in use by another run" in in_another_process(lambda: only_run(path).__enter__())
 
 
 def test_a_file_system_without_locks_locks_nothing(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ needed to rebuild the model. Both carry a SHA-256 of what they hold, which readi
 Lightning's checkpoints of Zoobot 2.x are read, not written.
 """
 
+import errno
 import hashlib
 import json
 from pathlib import Path
@@ -27,6 +28,16 @@ READING_ERRORS = (
     *(safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError),
     *(RuntimeError, MemoryError),
 )
+# Errors of the system that tell of the file: damaged, it names places outside itself; a folder.
+OF_FILE = (errno.EINVAL, errno.EOVERFLOW, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
+
+
+class NoCheckpoint(UserError):
+    """There is no such file."""
+
+
+class NotReadNow(UserError):
+    """A file can't be read now, by no fault of its own: a disk, a permission, too little memory."""
 
 
 def save_checkpoint(path: str | Path, state: dict) -> None:
@@ -47,6 +58,8 @@ def load_checkpoint(path: str | Path) -> dict:
     """Read a training state onto the CPU.
 
     Raises:
+        NoCheckpoint: there is no such file.
+        NotReadNow: the file may be whole, but can't be read now.
         ValueError: names a file that is no checkpoint of ours, or not what was written.
     """
     return _checked(path, _unpickle(path))
@@ -122,11 +135,22 @@ def _unpickle(path: str | Path) -> object:
             state = torch.load(path, map_location="cpu", weights_only=True)
         check_parts(state)
         return state
-    except FileNotFoundError:
-        raise UserError(f"no checkpoint {path}") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise NoCheckpoint(f"no checkpoint {path}") from None
     except Exception as error:  # torch.load raises many kinds for a torn or foreign file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if _is_of_system(error):
+            raise NotReadNow(f"{path} can't be read now: {reason}") from error
         raise UserError(f"{path} is not a readable checkpoint: {reason}") from error
+
+
+def _is_of_system(error: BaseException) -> bool:
+    """Whether the system, not the file, is why the file could not be read."""
+    if isinstance(error, PermissionError | MemoryError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno not in (None, *OF_FILE)
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def load_model(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
@@ -188,17 +212,23 @@ def _describe_lightning(hyper_parameters) -> dict:
     }
 
 
-def save_weights(path: str | Path, state_dict: dict[str, torch.Tensor], description: dict) -> None:
-    """Save weights as safetensors, with the model's description in the metadata as JSON."""
+def save_weights(path: str | Path, state_dict: dict[str, torch.Tensor], description: dict) -> str:
+    """Save weights as safetensors, with the model's description in the metadata as JSON.
+
+    Returns:
+        The weights' SHA-256, by which ``weights_digest`` knows them.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
-    sha256 = _weights_digest(tensors)
+    sha256 = weights_digest(tensors)
     told = {"format_version": FORMAT_VERSION, **description, "sha256": sha256}
     metadata = {"zoobot": json.dumps(told)}
     contents = safetensors.torch.save(tensors, metadata)
     write_whole(path, lambda aside: aside.write_bytes(contents))
+    return sha256
 
 
-def _weights_digest(tensors: dict[str, torch.Tensor]) -> str:
+def weights_digest(tensors: dict[str, torch.Tensor]) -> str:
+    """SHA-256 of weights, whatever their order."""
     return digest({name: tensors[name] for name in sorted(tensors)})
 
 
@@ -206,6 +236,7 @@ def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
     """Read weights and description back.
 
     Raises:
+        NotReadNow: the file may be whole, but can't be read now.
         ValueError: names a file that is not one of ours, or not what was written.
     """
     try:
@@ -218,9 +249,11 @@ def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
     except FileNotFoundError:
         raise UserError(f"no weights file {path}") from None
     except READING_ERRORS as error:
+        if _is_of_system(error):
+            raise NotReadNow(f"{path} can't be read now: {error}") from error
         raise UserError(f"{path} is not a weights file of this package: {error}") from error
     expected = description.pop("sha256", None)
-    if expected is not None and _weights_digest(tensors) != expected:
+    if expected is not None and weights_digest(tensors) != expected:
         raise UserError(f"{path} is corrupt: its weights do not have the checksum it tells")
     return tensors, description
 

@@ -2,77 +2,39 @@
 
 import contextlib
 import functools
-import importlib.metadata
-import itertools
 import json
 import math
-import platform
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from zoobot.limits.text import parse_json
 from zoobot.runs import checkpoint
+from zoobot.runs.best import NEXT, keep_best, restore_best
+from zoobot.runs.data_digest import DataDigest
+from zoobot.runs.earlier import set_aside
+from zoobot.runs.environment import environment
 from zoobot.system import distributed, locks
 from zoobot.system.errors import UserError
 from zoobot.system.files import (
+    append_text,
     delete_files,
     duplicate_file,
+    move_file,
     remove_leftovers,
     write_text,
 )
 
-PACKAGES = ("torchvision", "timm", "numpy", "pandas", "pyarrow", "pillow", "safetensors")
-RUN_FILES = (
-    "config.json metrics.jsonl skipped_steps.jsonl best.safetensors checkpoints tensorboard report "
-    "val_predictions.parquet test_predictions.parquet"
-).split()
-
-
-def environment() -> dict:
-    """Versions, machine and git commit: what is needed to know where a number came from."""
-    return {
-        "python": platform.python_version(),
-        "machine": platform.platform(),
-        "processor": processor(),
-        "versions": {"torch": torch.__version__}
-        | {name: importlib.metadata.version(name) for name in PACKAGES},
-        "git_commit": git_commit(),
-        "num_processes": distributed.world_size(),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-    }
-
-
-def processor() -> str:
-    """The processor's name, from the kernel where it tells."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
-def git_commit() -> str | None:
-    """The commit of this checkout, with ``+changes`` if files differ; None outside a checkout."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
-        status = subprocess.run(
-            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True
-        )
-    except OSError:
-        return None
-    if commit.returncode != 0:
-        return None
-    return commit.stdout.strip() + ("+changes" if status.stdout.strip() else "")
+SKIPPED_STEPS = "skipped_steps.jsonl"
 
 
 class Run:
     """Writes a run's files, on the main process only.
+
+    It holds the folder from its making to the end of its ``with`` block, alone.
 
     Args:
         save_dir: the run's folder.
@@ -80,8 +42,9 @@ class Run:
         description: how to build the model again (``model.describe()`` and the image size).
         metric_key: (split, name) -> the metric's name in the logs.
         resume_from: the state that is continued, if any; log lines after its epoch are dropped.
-            Without it, or if it is another folder's, an earlier run's files are moved to
-            ``earlier-1``, ``earlier-2``, ...
+            Without it, or if it is another run's, an earlier run's files are moved to
+            ``earlier-1``, ``earlier-2``, ... Its progress is changed if its best weights are lost.
+        data: what is known of the galaxies, on the main process; every state tells it.
         file_template: names checkpoints; ``{epoch}`` becomes ``epoch=N``.
         show_progress: draw progress bars.
         on_save_error: what to do if the disk is full: ``stop``, or ``continue`` and try again next
@@ -89,7 +52,7 @@ class Run:
 
     Raises:
         ValueError: if ``file_template`` lacks the epoch or names something else.
-            Or if another process has a run at work in ``save_dir``.
+            Or if another process or thread has a run at work in ``save_dir``.
         OSError: if nothing can be written to ``save_dir``.
     """
 
@@ -101,6 +64,7 @@ class Run:
         metric_key: Callable[[str, str], str],
         resume_from: dict | None = None,
         *,
+        data: DataDigest | None = None,
         file_template: str = "{epoch}",
         show_progress: bool = True,
         on_save_error: str = "stop",
@@ -115,46 +79,55 @@ class Run:
         self._config = config
         self._description = description
         self._metric_key = metric_key
+        self._data = None if data is None else data.summary
         self._is_main = distributed.is_main()
         self._lines: list[dict] = []
-        if not self._is_main:
-            return
-        self._lock = contextlib.ExitStack()
-        self._lock.enter_context(locks.only_run(self.save_dir / ".lock"))
+        self._best_weights: str | None = None  # SHA-256
+        self.resume_from = resume_from
+        self._resources = contextlib.ExitStack()
+        if self._is_main:
+            with contextlib.ExitStack() as resources:
+                resources.enter_context(only_run_in(self.save_dir))
+                self._open(resume_from, data)
+                resources.callback(self._tensorboard.close)
+                self._resources = resources.pop_all()
+        if resume_from is not None:
+            told = distributed.from_main((resume_from["progress"], self._best_weights))
+            resume_from["progress"], self._best_weights = told
+        self._progress = None if resume_from is None else resume_from["progress"]  # last saved
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._resources.close()
+
+    def _open(self, resume_from: dict | None, data: DataDigest | None) -> None:
+        """Make the folder that of this run, as it was when the state was saved."""
         resumed_epoch = resumed_step = 0
         if resume_from is None or resume_from.get("branch"):
-            self._set_earlier_run_aside()
-        if resume_from is not None:
-            resumed_epoch = resume_from["progress"]["epoch"]
-            resumed_step = resume_from["progress"]["step"]
+            set_aside(self.save_dir)
         self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
-        for folder in (self.save_dir, self.checkpoint_dir):
+        for folder in (self.save_dir, self.checkpoint_dir, self.checkpoint_dir / "best"):
             remove_leftovers(folder)
-        self._lines = [
-            line
-            for line in read_metrics(self.save_dir)
-            if line["epoch"] <= resumed_epoch and line["split"] != "test"
-        ]
-        skipped = _read_lines(self.save_dir / "skipped_steps.jsonl")
-        self._skipped = [line for line in skipped if line["step"] <= resumed_step]
-        text = json.dumps({**config, "environment": environment()}, indent=2)
+        if resume_from is not None:
+            progress = resume_from["progress"]
+            resumed_epoch, resumed_step = progress["epoch"], progress["step"]
+            self._best_weights = restore_best(
+                self.save_dir, resume_from, self._epoch_path, self._description
+            )
+        self._lines = _keep_lines(
+            self.save_dir / "metrics.jsonl",
+            lambda line: line["epoch"] <= resumed_epoch and line["split"] != "test",
+        )
+        _keep_lines(self.save_dir / SKIPPED_STEPS, lambda line: line["step"] <= resumed_step)
+        if data is not None:
+            data.save(self.checkpoint_dir / "data.safetensors")
+        text = json.dumps({**self._config, "environment": environment()}, indent=2)
         write_text(self.save_dir / "config.json", text + "\n")
         self._tensorboard = SummaryWriter(
             self.save_dir / "tensorboard", purge_step=resumed_epoch + 1
         )
-
-    def _set_earlier_run_aside(self) -> None:
-        if not (self.save_dir / "metrics.jsonl").exists():
-            return
-        aside = next(
-            folder
-            for number in itertools.count(1)
-            if not (folder := self.save_dir / f"earlier-{number}").exists()
-        )
-        aside.mkdir()
-        for name in RUN_FILES:
-            if (self.save_dir / name).exists():
-                (self.save_dir / name).rename(aside / name)
 
     def progress_bar(self, text: str, total: int | None = None, done: int = 0) -> Callable:
         """Wraps an iterable in a tqdm bar: on the main process and in a terminal only."""
@@ -206,12 +179,31 @@ class Run:
         named = {self._metric_key(split, name): value for name, value in metrics.items()}
         self._lines = [x for x in self._lines if (x["epoch"], x["split"]) != (epoch, split)]
         self._lines.append({"epoch": epoch, "split": split, **named})
-        _write_lines(self.save_dir / "metrics.jsonl", self._lines)
+        write_text(self.save_dir / "metrics.jsonl", _text_of(self._lines))
         for name, value in named.items():
             self._tensorboard.add_scalar(name, value, epoch)
         self._tensorboard.flush()
         told = [f"{name} {value:.5g}" for name, value in named.items() if name.count("/") == 1]
         self.say(f"epoch {epoch:3d}  {'  '.join(told)}")
+
+    def log_later(self, split: str, metrics: dict[str, float]) -> None:
+        """``log`` of the last epoch, after the run's end; not if another run changed the folder.
+
+        Every rank must call it.
+        """
+
+        def write() -> None:
+            path = self.save_dir / "metrics.jsonl"
+            try:
+                with only_run_in(self.save_dir):
+                    if path.exists() and path.read_text() == _text_of(self._lines):
+                        return self._log(self.last_epoch, split, metrics)
+                    told = f"{self.save_dir} is another run's by now"
+            except UserError as error:
+                told = str(error)
+            self.warn(f"the {split} metrics are not logged: {told}")
+
+        self._write("metrics.jsonl", write)
 
     def log_skipped(
         self, epoch: int, step: int, step_galaxies: list[str], bad_galaxies: list[str]
@@ -223,12 +215,8 @@ class Run:
             "galaxies_not_finite": bad_galaxies,
             "galaxies": step_galaxies,
         }
-
-        def write() -> None:
-            self._skipped.append(line)
-            _write_lines(self.save_dir / "skipped_steps.jsonl", self._skipped)
-
-        self._write("skipped_steps.jsonl", write)
+        path = self.save_dir / SKIPPED_STEPS
+        self._write(SKIPPED_STEPS, lambda: append_text(path, _text_of([line])))
         what = "its gradient is not finite"
         if bad_galaxies:
             more = ", ..." if len(bad_galaxies) > 5 else ""
@@ -243,10 +231,10 @@ class Run:
     def save(self, state: dict, weights: dict) -> bool:
         """Write the state: ``last.ckpt``; what it was before becomes ``previous.ckpt``.
 
-        At an epoch's end it is ``epoch=N.ckpt`` as well if it is among the best, and the best
-        epoch's ``weights`` become ``best.safetensors``. ``last.ckpt`` comes last: a run killed
-        before repeats what followed the one before and writes the same files. Then epochs go that
-        are no longer among the best. Every rank must call it.
+        At an epoch's end it is ``epoch=N.ckpt`` as well if it is among the best. ``last.ckpt``
+        comes last: a run killed before repeats what followed the one before and writes the same
+        files. Then the best epoch's ``weights`` become ``best.safetensors`` (see ``runs.best``),
+        and epochs go that are no longer among the best. Every rank must call it.
 
         Returns:
             Whether it was written.
@@ -254,26 +242,42 @@ class Run:
         Raises:
             ValueError: if it can't be, on every rank, unless ``on_save_error`` is ``continue``.
         """
-        return self._write("the state", lambda: self._save(state, weights))
+        saved = self._write("the state", lambda: self._save(state, weights))
+        if saved:
+            self._best_weights = distributed.from_main(self._best_weights)
+            self._progress = state["progress"]
+        return saved
 
     def _save(self, state: dict, weights: dict) -> None:
-        state = {**state, "description": self._description, "config": self._config}
-        progress = state["progress"]
+        progress, best_weights = state["progress"], self._best_weights
         epoch, is_epoch_end = progress["epoch"], progress["epoch_step"] == 0
-        last = self.checkpoint_dir / "last.ckpt"
-        if is_epoch_end and epoch == progress["best_epoch"]:
-            best = self.save_dir / "best.safetensors"
-            checkpoint.save_weights(best, weights, self._description)
+        is_best = is_epoch_end and epoch == progress["best_epoch"]
         kept = [kept_epoch for _, kept_epoch in progress["kept"]]
-        is_kept = is_epoch_end and epoch in kept
-        aside = self.checkpoint_dir / "next.ckpt"
-        newest = self._epoch_path(epoch) if is_kept else aside
-        checkpoint.save_checkpoint(newest, state)
-        if last.exists():
-            duplicate_file(last, self.checkpoint_dir / "previous.ckpt")
-        duplicate_file(newest, last)
+        last, aside = self.checkpoint_dir / "last.ckpt", self.checkpoint_dir / "next.ckpt"
+        newest = self._epoch_path(epoch) if is_epoch_end and epoch in kept else aside
+        next_best = self.checkpoint_dir / NEXT
+        try:
+            if is_best:
+                best_weights = checkpoint.save_weights(next_best, weights, self._description)
+            told = {"description": self._description, "config": self._config, "data": self._data}
+            checkpoint.save_checkpoint(newest, {**state, **told, "best_weights": best_weights})
+            if last.exists():
+                duplicate_file(last, self.checkpoint_dir / "previous.ckpt")
+            duplicate_file(newest, last)
+        except OSError:
+            delete_files([aside, next_best])
+            raise
+        if is_best:
+            move_file(next_best, self.save_dir / "best.safetensors")
+        self._best_weights = best_weights
         outranked = [self._epoch_path(n) for n in range(1, epoch + 1) if n not in kept]
         delete_files([aside, *outranked])
+
+    def keep_best(self) -> str:
+        """``runs.best.keep_best`` of the best epoch so far; empty if there is none."""
+        if self._best_weights is None:
+            return ""
+        return keep_best(self.save_dir, self._epoch_path(self._progress["best_epoch"]))
 
     def _write(self, what: str, write: Callable[[], None]) -> bool:
         """Let the main process write; if it can't, all ranks stop, or go on, together."""
@@ -294,11 +298,6 @@ class Run:
         self.warn(f"{text}; what was saved before is whole, and training goes on")
         return False
 
-    def best_path(self, epoch: int) -> Path:
-        """The best epoch's checkpoint, or its weights where no checkpoint is kept."""
-        path = self._epoch_path(epoch)
-        return path if path.exists() else self.save_dir / "best.safetensors"
-
     def _epoch_path(self, epoch: int) -> Path:
         return self.checkpoint_dir / self._file_name(epoch)
 
@@ -309,17 +308,39 @@ class Run:
             raise UserError(f"file_template {self._template!r} may name {{epoch}} only") from error
 
 
+def only_run_in(save_dir: str | Path) -> contextlib.AbstractContextManager[None]:
+    """Hold a run's folder alone, on the main process; ``Run`` does so itself.
+
+    Raises:
+        ValueError: if another process or thread holds it.
+    """
+    if not distributed.is_main():
+        return contextlib.nullcontext()
+    return locks.only_run(Path(save_dir) / ".lock")
+
+
 def read_metrics(save_dir: str | Path) -> list[dict]:
     """The lines of a run's metrics.jsonl, oldest first; empty if there is none."""
     return _read_lines(Path(save_dir) / "metrics.jsonl")
 
 
 def _read_lines(path: Path) -> list[dict]:
+    text = path.read_text() if path.exists() else ""
+    if path.name == SKIPPED_STEPS:  # it is not written whole: a killed process may cut a line off
+        text = text[: text.rfind("\n") + 1]
     try:
-        return [parse_json(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [parse_json(line) for line in text.splitlines()]
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): move it away") from error
 
 
-def _write_lines(path: Path, lines: list[dict]) -> None:
-    write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+def _keep_lines(path: Path, is_kept: Callable[[dict], bool]) -> list[dict]:
+    """Drop the other lines of a file, if there is one; returns those that are kept."""
+    lines = [line for line in _read_lines(path) if is_kept(line)]
+    if path.exists():
+        write_text(path, _text_of(lines))
+    return lines
+
+
+def _text_of(lines: list[dict]) -> str:
+    return "".join(json.dumps(line) + "\n" for line in lines)

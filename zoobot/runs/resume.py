@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -11,9 +12,17 @@ from torch import nn
 from zoobot import optim
 from zoobot.metrics import Means
 from zoobot.runs import checkpoint
-from zoobot.runs.checkpoint import load_exactly
+from zoobot.runs.checkpoint import NoCheckpoint, NotReadNow, load_exactly
+from zoobot.runs.data_digest import DataDigest
 from zoobot.system import distributed
 from zoobot.system.errors import UserError
+
+WAITS_S = (1.0, 5.0, 20.0)  # before a state that can't be read now is tried again
+SOURCES = {"catalog", "val_catalog", "test_catalog", "shards"}  # options; the galaxies are compared
+CURES = (
+    "start anew (--resume never), or in another folder (--save-dir), or take them "
+    "(--allow-changes; of a trainer allow_changes=True)"
+)
 
 
 @dataclasses.dataclass
@@ -128,14 +137,15 @@ def find_state(
     may_change: set[str],
     allow_changes: bool = False,
 ) -> dict | None:
-    """The state to go on from, or None to start anew.
+    """The state to go on from, with its ``path``; or None to start anew.
 
-    A state from another folder is a branch: this run's folder ranks its own epochs only. Processes
-    that torchrun has started again go on with what they had saved themselves.
+    A state of another run is a ``branch``: this run ranks its own epochs only. Processes that
+    torchrun has started again go on with what they had saved themselves.
 
     Args:
         resume: ``never``, ``auto`` (``last.ckpt`` of ``save_dir``, if there is one), or a path.
-        config: this run's options; those not in ``may_change`` must be the state's own.
+        config: this run's options; those not in ``may_change`` must be the state's own, but for
+            ``SOURCES``, if the state tells its galaxies (see ``compare_data``).
         allow_changes: let them differ all the same.
 
     Raises:
@@ -149,42 +159,120 @@ def find_state(
             path = state = None  # saved by an earlier run
     if state is None and resume not in ("auto", "never"):
         path = Path(resume)
-        state = checkpoint.load_checkpoint(path)
+        state = _read_state(path)
     if state is None:
         return None
+    state["path"] = str(path)
+    if state.get("data") is not None:
+        may_change = may_change | SOURCES
     _compare_options(state.get("config", {}), config, path, may_change, allow_changes)
-    if path.resolve().parent != folder.resolve():
+    if not any(path.samefile(own) for own in folder.glob("*.ckpt")):
         done = state["progress"]["epoch"]
         if done >= config["epochs"]:
             raise UserError(f"{path} has all {done} epochs behind it; raise --epochs")
         state["progress"].update(best_loss=math.inf, best_epoch=done, kept=[])
-        state["branch"] = True
+        state |= {"branch": True, "best_weights": None}
     return state
 
 
 def _last_state(folder: Path) -> tuple[Path | None, dict | None]:
     """The newest readable state of a run: ``last.ckpt``, or else ``previous.ckpt``."""
-    path, state, faults = None, None, []
+    path = state = told = None
     if distributed.is_main():
-        for path in (folder / "last.ckpt", folder / "previous.ckpt"):
-            try:
-                state = checkpoint.load_checkpoint(path) if path.exists() else None
-            except ValueError as error:
-                faults.append(str(error))
-                path.replace(path.with_suffix(".unreadable"))
-            if state is not None:
-                break
-        if faults and state is not None:
-            print(f"warning: {faults[0]}; going on from {path.name}", file=sys.stderr)
-    path, found, faults = distributed.from_main((path, state is not None, faults))
-    if faults and not found:
-        raise UserError(
-            f"no state to go on from: {'; '.join(faults)}; start anew with --resume never, or name "
-            "a checkpoint with --resume PATH"
-        )
-    if not found:
+        try:
+            path, state = _newest_sound(folder)
+        except UserError as error:
+            told = str(error)
+    path, told = distributed.from_main((path, told))
+    if told is not None:
+        raise UserError(told)
+    if path is None:
         return None, None
-    return path, state or checkpoint.load_checkpoint(path)
+    return path, state or _read_state(path)
+
+
+def _newest_sound(folder: Path) -> tuple[Path | None, dict | None]:
+    """The newest sound state. A spoilt one is set aside only if there is another to go on from."""
+    faults = {}
+    for path in (folder / "last.ckpt", folder / "previous.ckpt"):
+        try:
+            state = _read_state(path)
+        except NoCheckpoint:
+            continue
+        except NotReadNow:
+            raise
+        except ValueError as error:
+            faults[path] = str(error)
+            continue
+        for spoilt, fault in faults.items():
+            print(f"warning: {fault}; going on from {path.name}", file=sys.stderr)
+            spoilt.replace(spoilt.with_suffix(".unreadable"))
+        return path, state
+    if faults:
+        raise UserError(
+            f"no state to go on from: {'; '.join(faults.values())}; start anew with --resume "
+            "never, or name a checkpoint with --resume PATH"
+        )
+    return None, None
+
+
+def _read_state(path: Path) -> dict:
+    """``load_checkpoint``, which is tried again if a disk fails or memory is short."""
+    for wait_s in (*WAITS_S, None):
+        try:
+            return checkpoint.load_checkpoint(path)
+        except (NotReadNow, OSError, MemoryError) as error:
+            told = f"{path} can't be read now: {error!r}"
+            if isinstance(error, NotReadNow):
+                told = str(error)
+            if wait_s is None:
+                cure = "it is left as it is: see to disk, permissions and memory, and try again"
+                raise NotReadNow(f"{told}; {cure}") from error
+            print(f"warning: {told}; trying again in {wait_s:g} s", file=sys.stderr)
+            time.sleep(wait_s)
+
+
+def compare_data(state: dict, data: DataDigest | None, allow_changes: bool) -> None:
+    """Compare the galaxies of a state that is resumed with those that there are.
+
+    Args:
+        state: from ``find_state``.
+        data: what is known of the galaxies, on the main process; None: nothing.
+        allow_changes: let them differ all the same.
+
+    Raises:
+        ValueError: on every rank, if they differ; it counts the changes.
+    """
+    refused = None
+    if distributed.is_main():
+        refused = _compare_data(state, data, allow_changes)
+    refused = distributed.from_main(refused)
+    if refused:
+        raise UserError(refused)
+
+
+def _compare_data(state: dict, data: DataDigest | None, allow_changes: bool) -> str | None:
+    """Why these galaxies are refused, if they are."""
+    path, before = Path(state.get("path", "the state")), state.get("data")
+    if before is None or data is None:
+        if before is not None or "data" not in state:
+            print(f"{path}: its galaxies can't be compared with those that there are")
+        return None
+    folder = path.parent.parent if path.parent.name == "best" else path.parent
+    changes = data.changes_since(before, folder / "data.safetensors")
+    if not changes and data.is_reordered(before):
+        if state["progress"]["epoch_step"] == 0:
+            print("the training galaxies are in another order: epochs deal them out otherwise")
+        else:
+            changes = [
+                "the training galaxies are in another order, and within an epoch some would be "
+                "repeated and others left out"
+            ]
+    if changes and allow_changes:
+        print(f"going on from {path} with other data: {'; '.join(changes)}")
+    elif changes:
+        return f"{path} was trained on other data ({'; '.join(changes)}): {CURES}"
+    return None
 
 
 def _compare_options(before: dict, now: dict, path, may_change: set[str], allow_changes) -> None:
@@ -196,8 +284,7 @@ def _compare_options(before: dict, now: dict, path, may_change: set[str], allow_
     refused = [text for key, text in changed.items() if key not in may_change]
     if refused and not allow_changes:
         raise UserError(
-            f"{path} belongs to a run with other options ({'; '.join(refused)}): start anew "
-            "(--resume never), or in another folder (--save-dir), or take them (--allow-changes)"
+            f"{path} belongs to a run with other options ({'; '.join(refused)}): {CURES}"
         )
     if changed and distributed.is_main():
         print(f"going on from {path} with other options: {'; '.join(changed.values())}")

@@ -1,11 +1,12 @@
 """After every step: skip it if it is not finite, save, or stop; all ranks decide the same.
 
-Each rank has three flags: its step is not sound, a save is due, a signal asked to stop. Their sum
-over ranks is the same everywhere. A GPU's sums are read two steps later, so that the host never
+Each rank has flags: its step is not sound, a signal or Ctrl-C asked to stop, a save is due. Their
+sum over ranks is the same everywhere. A GPU's sums are read two steps later, so that the host never
 waits for the step that it has just launched.
 """
 
 import math
+import os
 import signal
 import threading
 import time
@@ -20,6 +21,9 @@ from zoobot.system.errors import UserError
 
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: the same command goes on
 STEPS_IN_FLIGHT = 2
+FIRST_SCALE = 2.0**16  # of float16's gradient scaler
+# A scaler halves its scale at each overflow. From this scale on, gradients overflow by themselves.
+LEAST_SCALE = 1.0
 
 
 class Preempted(SystemExit):
@@ -29,10 +33,21 @@ class Preempted(SystemExit):
         super().__init__(EXIT_PREEMPTED)
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C asked the run to stop: the state is saved, and every rank stops with this."""
+
+    def __init__(self):
+        super().__init__(
+            "the state is saved: the same command goes on from it (after --resume never, with "
+            "--resume auto), or fit with ckpt_path='last'"
+        )
+
+
 class Watch:
     """Checks each step, saves in time, and stops on a signal.
 
-    It is a context manager. Within it SIGTERM and SIGUSR1 only set a flag.
+    It is a context manager. Within it SIGTERM, SIGUSR1 and the first SIGINT (Ctrl-C) only set a
+    flag; a second SIGINT raises KeyboardInterrupt at once. A SIGINT that is ignored stays so.
 
     Args:
         device: of the model.
@@ -58,7 +73,7 @@ class Watch:
         self._max_skipped = max_skipped
         self._skipped = skipped
         self._steps_in_flight = STEPS_IN_FLIGHT if device.type == "cuda" else 0
-        self._stop_asked = False
+        self._stop_asked = self._interrupted = False
         self._saved_at = time.monotonic()
         self._skipped_in_row = 0
         self._recorded: list[tuple[list[str], torch.Tensor]] = []
@@ -67,15 +82,27 @@ class Watch:
 
     def __enter__(self) -> "Watch":
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._ask) for number in STOP_SIGNALS}
+            numbers = [*STOP_SIGNALS]
+            if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+                numbers.append(signal.SIGINT)
+            self._before = {number: signal.signal(number, self._ask) for number in numbers}
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)  # None: not one of Python's
+        if self._interrupted and error is None:  # after the last step, and before its save
+            raise Interrupted
 
-    def _ask(self, *_) -> None:
-        self._stop_asked = True
+    def _ask(self, number: int, _) -> None:
+        if number != signal.SIGINT:
+            self._stop_asked = True
+        elif self._interrupted:
+            raise KeyboardInterrupt
+        else:
+            self._interrupted = True
+            if distributed.is_main():  # not print, which can't be called within itself
+                os.write(2, b"\nCtrl-C: this step ends, and all is saved; again: stop at once\n")
 
     def record_losses(self, batch: dict, losses: torch.Tensor) -> torch.Tensor:
         """Which galaxies of a micro-batch have a finite loss, (B,) bool, from losses (B, K)."""
@@ -83,11 +110,18 @@ class Watch:
         self._recorded.append((batch.get("id_str", []), finite))
         return finite
 
-    def reduce_flags(self, gradient_norm: torch.Tensor | None = None) -> torch.Tensor:
+    def reduce_flags(
+        self, gradient_norm: torch.Tensor | None = None, scale: torch.Tensor | float = LEAST_SCALE
+    ) -> torch.Tensor:
         """Sum this step's flags over ranks. Call it once a step, on every rank.
 
         A step is sound if every galaxy's loss on every rank, and the norm of the gradient, are
-        finite.
+        finite. A gradient that overflows while the scaler can still lower its scale is the scaler's
+        business.
+
+        Args:
+            gradient_norm: a scalar, the same on all ranks.
+            scale: of the gradient, when it was computed; 1 without a scaler.
 
         Returns:
             1.0 if the step is not sound, else 0.0: a scalar on the device, the same on all ranks.
@@ -95,10 +129,11 @@ class Watch:
         finite = [finite.all() for _, finite in self._recorded]
         unsound = (~torch.stack(finite).all()).float() if finite else self._flag(False)
         save_due = distributed.is_main() and time.monotonic() - self._saved_at > self._save_every_s
-        flags = torch.stack([unsound, self._flag(self._stop_asked), self._flag(save_due)])
+        others = (self._stop_asked, self._interrupted, save_due)
+        flags = torch.stack([unsound, *map(self._flag, others)])
         flags = distributed.all_reduce_sum(flags) > 0
         if gradient_norm is not None:
-            flags[0] |= ~torch.isfinite(gradient_norm)
+            flags[0] |= ~torch.isfinite(gradient_norm) & (scale <= LEAST_SCALE)
         seen, ready = flags.to("cpu", non_blocking=True), None
         if self._device.type == "cuda":
             ready = torch.cuda.current_stream(self._device).record_event()
@@ -117,21 +152,22 @@ class Watch:
 
         Raises:
             Preempted: a signal came; the state is saved.
+            Interrupted: Ctrl-C came; the state is saved.
             ValueError: too many steps in a row were skipped; the state is saved.
         """
-        due = stop = False
-        while len(self._pending) > (0 if wait or stop else self._steps_in_flight):
+        due = stop = interrupted = False
+        while len(self._pending) > (0 if wait or stop or interrupted else self._steps_in_flight):
             seen, ready, recorded = self._pending.popleft()
             if ready is not None:
                 ready.synchronize()
-            unsound, asked, save_due = seen.tolist()
-            stop, due = stop or asked, due or save_due
+            unsound, asked, broken_off, save_due = seen.tolist()
+            stop, interrupted, due = stop or asked, interrupted or broken_off, due or save_due
             if recorded:
                 self._skipped_in_row = self._skipped_in_row + 1 if unsound else 0
             if unsound:
                 self._skipped(*_ids_of(recorded), len(self._pending))
         given_up = self._skipped_in_row >= self._max_skipped
-        if due or stop or given_up:
+        if due or stop or interrupted or given_up:
             self.save()
         if given_up:
             raise UserError(
@@ -142,12 +178,30 @@ class Watch:
             )
         if stop:
             raise Preempted
+        if interrupted:
+            raise Interrupted
 
     def save(self) -> bool:
         """Save now, and count the time to the next save from here."""
         saved = self._save()
         self._saved_at = time.monotonic()
         return saved
+
+
+def check_steps_taken(scaler: torch.amp.GradScaler, num_steps: int) -> None:
+    """ValueError if float16's gradients overflowed in every step of a run: it has learned nothing.
+
+    Args:
+        scaler: its scale began at ``FIRST_SCALE``, and is lower by one factor an overflow.
+        num_steps: of the whole run.
+    """
+    if not scaler.is_enabled() or num_steps == 0:
+        return
+    if scaler.get_scale() == FIRST_SCALE * scaler.get_backoff_factor() ** num_steps:
+        raise UserError(
+            f"none of the {num_steps} steps was taken: their gradients overflow in float16; use "
+            "--precision bf16 or fp32"
+        )
 
 
 def _ids_of(recorded: list[tuple[list[str], torch.Tensor]]) -> tuple[list[str], list[str]]:

@@ -50,6 +50,35 @@ def write_text(path: str | Path, text: str) -> None:
     write_whole(path, lambda aside: aside.write_text(text))
 
 
+def append_text(path: str | Path, text: str) -> None:
+    """Add text to the end of a file, or make the file.
+
+    A process that is killed meanwhile leaves a part of the text at most.
+
+    Raises:
+        OSError: if it can't be written. Then nothing is added.
+    """
+    with open(path, "ab", buffering=0) as file:
+        end, rest = file.tell(), memoryview(text.encode())
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(end)
+            raise
+
+
+def move_file(path: str | Path, new: str | Path) -> None:
+    """Give a finished file another name in the place of what had that name; it stays over a crash.
+
+    Raises:
+        OSError: if it can't be moved.
+    """
+    os.replace(path, new)
+    sync_folder(Path(new).parent)
+
+
 def duplicate_file(path: str | Path, second: str | Path) -> None:
     """Give a finished file a second name: a hard link, or a copy if the disk has no hard links."""
 

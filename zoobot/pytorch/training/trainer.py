@@ -36,15 +36,18 @@ def get_trainer(
     gradient_clip_val: float | None = None,
     accumulate_grad_batches: int = 1,
     unfreeze_after: int = 0,
+    use_distributed_sampler: bool = True,
     enable_progress_bar: bool = True,
     seed: int | None = None,
+    allow_changes: bool = False,
     **trainer_kwargs,
 ) -> Trainer:
     """A trainer that stops when the validation loss no longer falls, and keeps the best weights.
 
     Args:
         save_dir: folder for checkpoints, metrics and TensorBoard's files. An earlier run's files in
-            it are moved to ``earlier-1`` and so on.
+            it are moved to ``earlier-1`` and so on; but a ``best_model_path`` that ``fit`` has
+            returned, in ``checkpoints/best/``, stays and is used by no other run.
         file_template: names checkpoints: ``{epoch}`` gives ``checkpoints/epoch=20.ckpt``.
         save_top_k: how many of them to keep; -1: all.
         max_epochs, patience: at most so many epochs, or so many without a lower validation loss.
@@ -56,7 +59,11 @@ def get_trainer(
         gradient_clip_val: largest gradient norm; None: none.
         accumulate_grad_batches: batches of the data module that make a step.
         unfreeze_after: freeze the encoder for so many epochs; patience counts from there.
+        use_distributed_sampler: with several processes, loaders of your own give all of them the
+            same batches, of which each keeps its share; or have a ``DistributedSampler``. False:
+            each process's loader has galaxies of its own.
         seed: of dropout, with the step; by default the model's.
+        allow_changes: ``fit(ckpt_path=...)`` goes on although arguments or galaxies have changed.
 
     Raises:
         ValueError: for an argument that is not known, or has no such value.
@@ -85,8 +92,10 @@ def get_trainer(
         grad_clip=gradient_clip_val,
         accumulation=accumulate_grad_batches,
         unfreeze_after=unfreeze_after,
+        own_share=None if use_distributed_sampler else True,
         show_progress=enable_progress_bar,
         seed=seed,
+        allow_changes=allow_changes,
     )
 
 

@@ -1,0 +1,38 @@
+"""How far a linear model comes on the encoder's features as they are."""
+
+import numpy as np
+import torch
+
+from zoobot import engine
+from zoobot.contracts import Loader
+from zoobot.models.finetune import FinetuneableZoobotClassifier
+from zoobot.system import distributed
+
+
+def check_with_linear_model(
+    model: FinetuneableZoobotClassifier, train: Loader, val: Loader, settings: engine.Settings
+) -> str:
+    """The accuracies of ``linear_sanity_check``, in a line; every rank must call it."""
+    loaders = {"train": train, "val": val}
+    features = {split: _encoded(model, loader, settings) for split, loader in loaders.items()}
+    accuracy = model.linear_sanity_check(features)
+    return "linear model on the encoder's features as they are: accuracy " + ", ".join(
+        f"{split} {value:.3f}" for split, value in accuracy.items()
+    )
+
+
+@torch.inference_mode()
+def _encoded(
+    model: FinetuneableZoobotClassifier, loader: Loader, settings: engine.Settings
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features (N, F) float32 and labels (N,) of the galaxies of all ranks."""
+    model.eval()
+    features, labels = [], []
+    for batch in loader:
+        images, y = model.batch_to_supervised_tuple(engine.to_device(batch, settings.device))
+        with settings.autocast():
+            features.append(model.encoder(images).float().cpu())
+        labels.append(y.cpu())
+    parts = distributed.gather((torch.cat(features).numpy(), torch.cat(labels).numpy()))
+    features, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return features, labels
