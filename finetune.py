@@ -88,8 +88,9 @@ from zoobot import evaluate, from_options
 from zoobot.data.labels import number_classes
 from zoobot.data.sources import label_frame
 from zoobot.evaluation import run_figures
-from zoobot.models import encoders, finetune
-from zoobot.runs.folder import read_metrics
+from zoobot.models import finetune
+from zoobot.models.architectures import NoWeights, is_file, is_outside
+from zoobot.runs.folder import only_run_in, read_metrics
 from zoobot.schemas import Schema, get_schema
 from zoobot.script import run_script
 from zoobot.system import distributed
@@ -98,7 +99,7 @@ from zoobot.system.errors import UserError
 
 def main(opt: argparse.Namespace) -> None:
     device = distributed.choose_device(opt.device)
-    with distributed.process_group(device):
+    with distributed.process_group(device), only_run_in(opt.save_dir):
         run(opt)
 
 
@@ -113,7 +114,10 @@ def run(opt: argparse.Namespace) -> None:
         class_names = class_names_of(opt, splits)
     data = from_options.make_data(opt, splits, label_cols)
     resume_from = from_options.state_to_resume(opt)
-    model = make_model(opt, encoder_arguments(opt, resume_from), schema, class_names)
+    try:
+        model = make_model(opt, encoder_arguments(opt, resume_from), schema, class_names)
+    except NoWeights as error:
+        raise UserError(error.told_with("--from-scratch")) from error
     if opt.compile:
         model.encoder.compile(dynamic=False)
 
@@ -169,15 +173,17 @@ def make_model(
 def encoder_arguments(opt: argparse.Namespace, resume_from: dict | None = None) -> dict:
     """Which of the three sources of an encoder ``--encoder`` is; nothing is loaded to resume."""
     if resume_from is not None:
-        return {"encoder": encoders.build_encoder(resume_from["description"]["encoder"])}
-    if encoders.is_file(opt.encoder):
-        if opt.from_scratch:
-            raise UserError(f"--from-scratch needs a timm name, not {opt.encoder}")
+        described = resume_from["description"]["encoder"]
+        kwargs = described["timm_kwargs"] | {"pretrained": False}
+        return {"name": described["architecture"], "timm_kwargs": kwargs}
+    if opt.from_scratch and (is_file(opt.encoder) or is_outside(opt.encoder)):
+        raise UserError(f"--from-scratch needs a timm name, not {opt.encoder}")
+    if is_file(opt.encoder):
         return {"zoobot_checkpoint_loc": opt.encoder}
     kwargs = from_options.image_size_kwargs(opt.encoder, opt.image_size)
     if opt.from_scratch:
         torch.manual_seed(opt.seed)
-        return {"encoder": encoders.get_pytorch_encoder(opt.encoder, opt.channels, **kwargs)}
+        kwargs["pretrained"] = False
     return {"name": opt.encoder, "timm_kwargs": kwargs}
 
 

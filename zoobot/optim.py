@@ -1,6 +1,7 @@
 """AdamW with parameter groups and layer decay, and timm's learning rate schedules for it."""
 
 import inspect
+from numbers import Real
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -39,8 +40,9 @@ def layer_of_parameters(encoder: nn.Module) -> dict[str, int]:
     """Number the blocks of the encoder: 0 is the stem, the highest number is the top block.
 
     Blocks are timm's coarse groups of layers (ConvNeXt: stem + 4 stages; ViT: patch embedding +
-    each block). A group with only norms and biases, such as a final norm, belongs to the block
-    below it. An encoder that does not group its parameters is one block.
+    each block), or its fine ones where it has no coarse ones. A group with only norms and biases,
+    such as a final norm, belongs to the block below it. An encoder that does not group its
+    parameters is one block.
 
     Returns:
         Parameter name -> number of its block.
@@ -50,7 +52,11 @@ def layer_of_parameters(encoder: nn.Module) -> dict[str, int]:
     names = [name for name, _ in encoder.named_parameters()]
     if not isinstance(encoder, HasGroups):
         return dict.fromkeys(names, 0)
-    group_of = group_parameters(encoder, encoder.group_matcher(coarse=True), reverse=True)
+    try:
+        groups = encoder.group_matcher(coarse=True)
+    except (AssertionError, NotImplementedError):  # RDNet has fine groups only
+        groups = encoder.group_matcher(coarse=False)
+    group_of = group_parameters(encoder, groups, reverse=True)
     weights = dict(encoder.named_parameters())
     matrix_groups = sorted({group_of[name] for name in names if weights[name].ndim > 1})
     if not matrix_groups:
@@ -58,6 +64,15 @@ def layer_of_parameters(encoder: nn.Module) -> dict[str, int]:
     return {
         name: max(sum(group <= group_of[name] for group in matrix_groups) - 1, 0) for name in names
     }
+
+
+def check_layer_decay(layer_decay: float) -> None:
+    """ValueError unless it is a number from 0 to 1."""
+    if not isinstance(layer_decay, Real) or not 0 <= layer_decay <= 1:
+        raise UserError(
+            f"layer_decay is {layer_decay!r}: give 0 (only head and top block train) to 1 (all "
+            "blocks train at the same rate)"
+        )
 
 
 def parameter_groups(
@@ -81,7 +96,11 @@ def parameter_groups(
         A dict for each group, the head first, then the encoder from the top. Each has ``params``,
         ``name``, ``lr`` and ``weight_decay``. For timm's schedules it also has ``initial_lr``, the
         rate of the head, and ``lr_scale``, the group's rate divided by that of the head.
+
+    Raises:
+        ValueError: for a ``layer_decay`` that is not from 0 to 1.
     """
+    check_layer_decay(layer_decay)
     layer_of = layer_of_parameters(encoder)
     top = max(layer_of.values(), default=0)
     undecayed = encoder.no_weight_decay() if isinstance(encoder, HasUndecayed) else set()
@@ -172,6 +191,8 @@ def check_schedule(
     kwargs: dict | None, epochs: int | None = None, steps_per_epoch: int = 100
 ) -> None:
     """ValueError if timm refuses these settings, or can't compute the rate of one of the epochs."""
+    if not isinstance(kwargs, dict | None):
+        raise UserError(f"scheduler_kwargs must be a dict, not {kwargs!r}")
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
     scheduler = make_scheduler(optimizer, kwargs, epochs or 100, steps_per_epoch)
     try:

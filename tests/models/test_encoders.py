@@ -9,6 +9,7 @@ import torch
 
 from zoobot import from_options
 from zoobot.models import encoders
+from zoobot.models.architectures import get_pytorch_encoder
 from zoobot.models.encoders import save_encoder
 from zoobot.models.tree import ZoobotTree
 from zoobot.runs import checkpoint
@@ -23,7 +24,7 @@ def same_weights(first, second):
 
 @pytest.mark.parametrize("name", TINY)
 def test_the_pooled_width_is_that_of_the_features(name):
-    encoder = encoders.get_pytorch_encoder(name).eval()
+    encoder = get_pytorch_encoder(name).eval()
     size_px = encoder.pretrained_cfg["input_size"][-1]
     with torch.no_grad():
         features = encoder(torch.zeros(1, 3, size_px, size_px))
@@ -76,9 +77,9 @@ def test_an_encoder_that_timm_could_not_build_is_not_described():
         save_encoder(encoder, "nowhere")
 
 
-@pytest.mark.parametrize("kwargs", [{"global_pool": "max"}, {"act_layer": "gelu"}])
-def test_an_encoder_of_the_same_weights_but_other_features_is_not_described(kwargs):
-    encoder = timm.create_model("test_resnet", num_classes=0, **kwargs)
+def test_an_encoder_of_the_same_weights_but_other_features_is_not_described():
+    encoder = timm.create_model("test_resnet", num_classes=0)
+    encoder.reset_classifier(0, global_pool="max")
     assert encoders.describe_encoder(encoder) is None
 
 
@@ -113,9 +114,7 @@ def test_weights_that_cannot_be_reached_are_told_with_how_to_work_offline(name, 
     environment = {**os.environ, **offline, "HTTPS_PROXY": "http://127.0.0.1:9"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith(
-        f"zoobot.system.errors.UserError: the pretrained weights of {name!r} can't be had: "
-    )
+    assert f": the pretrained weights of {name!r} can't be had: " in last
     assert "to work offline" in last
     assert "local-dir:FOLDER" in last
 

@@ -122,7 +122,7 @@ def test_exactly_one_source_of_the_encoder_is_taken(sources, told):
     ("arguments", "told"),
     [
         ({"training_mode": "head-only"}, "training_mode 'head-only' .*; did you mean 'head_only'"),
-        ({"num_classes": 1}, "a classifier has 2 or more"),
+        ({"num_classes": 1}, "a classifier has 2 to 100000"),
         ({"class_weights": [1, 2]}, "2 class_weights for num_classes=3"),
     ],
 )

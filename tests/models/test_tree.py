@@ -4,7 +4,7 @@ import torch
 
 from zoobot.data.dataset import ImagesSeen
 from zoobot.models import encoders
-from zoobot.models.encoders import get_pytorch_encoder
+from zoobot.models.architectures import get_pytorch_encoder
 from zoobot.models.heads import DirichletHead, get_pytorch_dirichlet_head
 from zoobot.models.tree import ZoobotTree
 from zoobot.predictions.models import predict_samples

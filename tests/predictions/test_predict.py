@@ -21,7 +21,7 @@ from zoobot.data.dataset import ImagesSeen
 from zoobot.data.images import ImageError
 from zoobot.data.views.config import fast_view_config, minimal_view_config
 from zoobot.data.views.cpu import get_galaxy_transform
-from zoobot.models.encoders import get_pytorch_encoder
+from zoobot.models.architectures import get_pytorch_encoder
 from zoobot.models.finetune import FinetuneableZoobotClassifier, FinetuneableZoobotRegressor
 from zoobot.models.tree import ZoobotTree
 from zoobot.predictions import predict

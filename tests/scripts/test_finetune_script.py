@@ -92,7 +92,7 @@ def test_a_second_run_starts_from_the_encoder_of_the_first(run, tmp_path):
 
 
 def test_a_folder_of_timm_is_an_encoder(run, tmp_path):
-    from zoobot.models.encoders import get_pytorch_encoder
+    from zoobot.models.architectures import get_pytorch_encoder
 
     save_encoder(get_pytorch_encoder("test_resnet"), tmp_path / "encoder")
     words = ("--encoder", f"local-dir:{tmp_path / 'encoder'}", "--epochs", "1")

@@ -5,6 +5,7 @@ galaxy.
 """
 
 from collections.abc import Sequence
+from numbers import Real
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,7 @@ def votes(catalog: pd.DataFrame, label_cols: Sequence[str], where: str = "") -> 
     require_columns(catalog, label_cols, where)
     counts = np.empty((len(catalog), len(label_cols)), dtype=np.int32)
     for i, column in enumerate(label_cols):
-        values = catalog[column]
+        values = as_numbers(catalog[column])
         if not pd.api.types.is_numeric_dtype(values):
             values = pd.to_numeric(values, errors="coerce")
         numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
@@ -43,6 +44,17 @@ def votes(catalog: pd.DataFrame, label_cols: Sequence[str], where: str = "") -> 
     return counts
 
 
+def as_numbers(labels: pd.Series) -> pd.Series:
+    """Numbers in a column of objects or categories as a column of numbers; others as they are."""
+    if pd.api.types.is_numeric_dtype(labels):
+        return labels
+    values = labels.astype(object)
+    missing = values.isna()
+    if missing.all() or not all(isinstance(x, Real | np.bool_) for x in values[~missing]):
+        return labels
+    return pd.to_numeric(values)
+
+
 def label_array(catalog: pd.DataFrame, label_cols: Sequence[str], where: str = "") -> np.ndarray:
     """Label columns as one array (N, L).
 
@@ -56,20 +68,20 @@ def label_array(catalog: pd.DataFrame, label_cols: Sequence[str], where: str = "
     require_columns(catalog, label_cols, where)
     if not label_cols:
         return np.empty((len(catalog), 0), np.float32)
-    for column in label_cols:
-        if not pd.api.types.is_numeric_dtype(catalog[column]):
-            value = catalog[column].iloc[_row_of_text(catalog[column])] if len(catalog) else None
+    columns = [as_numbers(catalog[column]) for column in label_cols]
+    for column in columns:
+        if not pd.api.types.is_numeric_dtype(column):
+            value = column.iloc[_row_of_text(column)] if len(catalog) else None
             raise UserError(
-                f"catalog {where}: label column {column!r} holds {value!r}, "
+                f"catalog {where}: label column {column.name!r} holds {value!r}, "
                 "which is no number; number the classes from 0 (finetune.py does that itself)"
             )
-    values = catalog[list(label_cols)]
+    values = pd.concat(columns, axis=1)
     whole = all(pd.api.types.is_integer_dtype(dtype) for dtype in values.dtypes)
     whole = whole and len(values) and not values.isna().any(axis=None)
     whole = whole and values.abs().to_numpy().max() <= MAX_VOTES
     if whole:
         return np.array(values, dtype=np.int32, order="C")
-    columns = [values.iloc[:, i] for i in range(values.shape[1])]
     return np.stack([c.to_numpy(dtype=np.float32, na_value=np.nan) for c in columns], axis=1)
 
 
@@ -80,13 +92,14 @@ def _row_of_text(labels: pd.Series) -> int:
 
 def _as_floats(table: pd.DataFrame, column: str, where: str) -> np.ndarray:
     """A column of numbers as (N,) float64; ValueError, with the first text, for another one."""
-    if len(table) and not pd.api.types.is_numeric_dtype(table[column]):
-        row = _row_of_text(table[column])
+    values = as_numbers(table[column])
+    if len(table) and not pd.api.types.is_numeric_dtype(values):
+        row = _row_of_text(values)
         raise UserError(
             f"catalog {where}: column {column!r} of id_str {table['id_str'].iloc[row]!r} holds "
             f"{table[column].iloc[row]!r}: no number"
         )
-    return table[column].to_numpy(dtype=np.float64, na_value=np.nan)
+    return values.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
 def number_classes(splits: dict[str, pd.DataFrame], column: str, where: str) -> list[str]:
@@ -109,20 +122,21 @@ def number_classes(splits: dict[str, pd.DataFrame], column: str, where: str) -> 
         ValueError: a text label is missing or is not in the training galaxies; a name is not
             allowed; or a number is too large for the number of training galaxies.
     """
-    labels = splits["train"][column]
+    labels = as_numbers(splits["train"][column])
     if pd.api.types.is_numeric_dtype(labels):
-        largest = labels.max()
-        if not largest < max(2, len(labels)):
+        largest = labels.max() if labels.notna().any() else np.nan
+        if not 0 <= largest < max(2, len(labels)):
             raise UserError(
                 f"catalog {where}: column {column!r} holds {largest}, which is no class number: "
-                f"there are only {len(labels)} galaxies to train on"
+                f"these start from 0, and there are only {len(labels)} galaxies to train on"
             )
         return [str(number) for number in range(max(2, int(largest) + 1))]
     names = sorted(labels.dropna().astype(str).unique())
     for name in names:
         check_name(name, f"catalog {where}: column {column!r}: class")
     for split, table in splits.items():
-        numbers = table[column].map({name: i for i, name in enumerate(names)})
+        texts = table[column].astype(object).map(str, na_action="ignore")
+        numbers = texts.map({name: i for i, name in enumerate(names)})
         if numbers.isna().any():
             row = int(np.flatnonzero(numbers.isna())[0])
             raise UserError(

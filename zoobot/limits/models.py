@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,11 +86,12 @@ def is_moderate(value: Any, depth: int = DEEPEST_SETTING) -> bool:
 
 
 @contextlib.contextmanager
-def building(path: str | Path) -> Iterator[None]:
+def building(path: str | Path, given: Collection[str] = ()) -> Iterator[None]:
     """In this ``with`` block, build the model that an untrusted file or folder describes.
 
     The model's values are counted while it is built, and building stops as soon as there are many
-    more of them than the file has bytes. Any error becomes a ValueError that names the file.
+    more of them than the file has bytes. Any error becomes a ValueError that names the file, and
+    the arguments that were ``given`` beside it.
 
     A plain check does not serve. The number of values is known only once timm has built the model,
     and building can take too long: 20,000 ConvNeXt blocks, which a few bytes describe, take 2
@@ -117,6 +118,9 @@ def building(path: str | Path) -> Iterator[None]:
         if isinstance(error, UserError) and str(path) in str(error):
             raise
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        raise UserError(f"{path} describes a model that can't be built: {reason:.500}") from error
+        beside = f" with {', '.join(given)} as given" if given else ""
+        raise UserError(
+            f"{path} describes a model that can't be built{beside}: {reason:.500}"
+        ) from error
     finally:
         handle.remove()

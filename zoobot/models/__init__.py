@@ -1,11 +1,8 @@
 """Models: an encoder under a head."""
 
-from zoobot.models.encoders import (
-    get_encoder_dim,
-    get_pytorch_encoder,
-    load_pretrained_zoobot,
-    save_encoder,
-)
+from zoobot.models.architectures import get_pytorch_encoder
+from zoobot.models.encoders import load_pretrained_zoobot, save_encoder
+from zoobot.models.features import get_encoder_dim
 from zoobot.models.finetune import (
     FinetuneableZoobotClassifier,
     FinetuneableZoobotRegressor,

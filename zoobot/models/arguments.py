@@ -1,13 +1,20 @@
 """The arguments with which a model was made, by name and as plain types."""
 
 import inspect
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 from zoobot.schemas import Schema
+from zoobot.system.errors import UserError, did_you_mean
+
+# Arguments that say where the encoder comes from, or have no effect: no checkpoint needs them.
+OF_SOURCE = ("name", "encoder", "zoobot_checkpoint_loc", "timm_kwargs")
+NOT_KEPT = (*OF_SOURCE, "prog_bar", "visualize_images")
 
 
 def by_name(cls: type, args: tuple, kwargs: dict) -> dict:
@@ -25,6 +32,55 @@ def by_name(cls: type, args: tuple, kwargs: dict) -> dict:
         elif kind is not inspect.Parameter.VAR_POSITIONAL:  # its own class names those
             named[name] = value
     return named
+
+
+def accepted_by(cls: type) -> set[str]:
+    """Names of the arguments that a class takes, and through ``**kwargs`` its bases."""
+    names = set()
+    for base in cls.__mro__[: cls.__mro__.index(nn.Module)]:
+        if "__init__" in vars(base):
+            parameters = inspect.signature(base.__init__).parameters.values()
+            names |= {p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+                break
+    return names - {"self"}
+
+
+def check_overrides(cls: type, overrides: dict, of_source: Collection[str] = ()) -> None:
+    """ValueError for arguments of ``load_from_checkpoint`` that the class does not have.
+
+    Args:
+        of_source: arguments that say where the encoder comes from: from the checkpoint.
+    """
+    known = accepted_by(cls) - {*of_source}
+    for name in overrides:
+        if name in of_source:
+            raise UserError(
+                f"{cls.__name__}.load_from_checkpoint takes no {name}=: the checkpoint holds the "
+                f"encoder; leave {name} out"
+            )
+        if name not in known:
+            raise UserError(
+                f"{cls.__name__} has no argument {name!r}{did_you_mean(name, sorted(known))}"
+            )
+
+
+def known_to(cls: type, arguments: dict) -> dict:
+    """Those of a checkpoint's arguments that a class takes, without the encoder's source."""
+    known = accepted_by(cls) - {*NOT_KEPT}
+    return {name: value for name, value in arguments.items() if name in known}
+
+
+def kept(given: dict) -> dict:
+    """Those of the arguments given that a checkpoint keeps, as plain types."""
+    values = {name: plain(value) for name, value in given.items() if name not in NOT_KEPT}
+    return {name: value for name, value in values.items() if is_plain(value)}
+
+
+def unkept(given: dict, arguments: dict) -> dict:
+    """Those of the arguments given that are not among the ``arguments`` of a checkpoint."""
+    lost = given.keys() - {*NOT_KEPT, *arguments}
+    return {name: value for name, value in given.items() if name in lost}
 
 
 def plain(value: Any) -> Any:

@@ -11,6 +11,7 @@
 
 import importlib.util
 from collections.abc import Sequence
+from numbers import Integral
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ import torch.nn.functional as F
 
 from zoobot import losses
 from zoobot.data.labels import check_classes, check_numbers, votes
+from zoobot.limits.models import LARGEST_SETTING
 from zoobot.metrics import ExampleMeasures, VoteMeasures
 from zoobot.models.arguments import plain
 from zoobot.models.finetune_base import FinetuneableZoobotAbstract
@@ -27,6 +29,7 @@ from zoobot.models.tree import schema_of
 from zoobot.schemas import Schema
 from zoobot.system.errors import UserError
 
+MOST_CLASSES = LARGEST_SETTING  # as many as a checkpoint may tell
 LOSSES = {"mse": "mse", "mean_squared_error": "mse", "mae": "mae", "mean_absolute_error": "mae"}
 
 
@@ -44,18 +47,30 @@ def cross_entropy_loss(
     """
     if weight is not None:
         weight = torch.as_tensor(weight, dtype=torch.float32, device=y_pred.device)
-    y_pred, y = y_pred.float(), y.long()
+    y_pred, y = y_pred.float(), _one_a_galaxy(y, y_pred[:, 0]).long()
     return F.cross_entropy(y_pred, y, weight, label_smoothing=label_smoothing, reduction="none")
 
 
 def mse_loss(y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Squared error, not reduced: the shape of ``y_pred``."""
-    return F.mse_loss(y_pred, y.to(y_pred.dtype), reduction="none")
+    """Squared error, not reduced: the shape of ``y_pred``. Labels (B, 1) are taken as (B,)."""
+    return F.mse_loss(y_pred, _one_a_galaxy(y, y_pred).to(y_pred.dtype), reduction="none")
 
 
 def l1_loss(y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Absolute error, not reduced: the shape of ``y_pred``."""
-    return F.l1_loss(y_pred, y.to(y_pred.dtype), reduction="none")
+    """Absolute error, not reduced: the shape of ``y_pred``. Labels (B, 1) are taken as (B,)."""
+    return F.l1_loss(y_pred, _one_a_galaxy(y, y_pred).to(y_pred.dtype), reduction="none")
+
+
+def _one_a_galaxy(y: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+    """Labels in the shape of the outputs: (B, 1) as (B,). Else they would be spread over (B, B)."""
+    if y.shape == outputs.shape:
+        return y
+    if y.shape != (*outputs.shape, 1):
+        raise UserError(
+            f"labels have shape {tuple(y.shape)}, but the model predicts {tuple(outputs.shape)}: "
+            "give one label a galaxy"
+        )
+    return y.squeeze(-1)
 
 
 def _class_weights(weights, num_classes: int) -> torch.Tensor:
@@ -68,14 +83,14 @@ def _class_weights(weights, num_classes: int) -> torch.Tensor:
 
 
 def _is_right(y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    return y_pred.argmax(1) == y
+    return y_pred.argmax(1) == _one_a_galaxy(y, y_pred[:, 0])
 
 
 class FinetuneableZoobotClassifier(FinetuneableZoobotAbstract):
     """Predicts the class of a galaxy, softmax probabilities (B, num_classes).
 
     Args:
-        num_classes: labels are 0 to ``num_classes - 1``.
+        num_classes: labels are 0 to ``num_classes - 1``; at most 100,000.
         label_col: their column.
         label_smoothing: of the cross-entropy (Szegedy et al. 2016).
         class_weights: of ``cross_entropy_loss``; ``balanced`` weighs classes by the inverse of
@@ -85,8 +100,8 @@ class FinetuneableZoobotClassifier(FinetuneableZoobotAbstract):
         super_kwargs: of ``FinetuneableZoobotAbstract``.
 
     Raises:
-        ValueError: for fewer than 2 classes, weights of another number, or a sanity check without
-            scikit-learn.
+        ValueError: for fewer than 2 classes or more than 100,000, weights of another number, or a
+            sanity check without scikit-learn.
     """
 
     task = "classification"
@@ -102,9 +117,9 @@ class FinetuneableZoobotClassifier(FinetuneableZoobotAbstract):
         class_names: Sequence[str] | None = None,
         **super_kwargs,
     ):
+        if not isinstance(num_classes, Integral) or not 2 <= num_classes <= MOST_CLASSES:
+            raise UserError(f"num_classes is {num_classes!r}: a classifier has 2 to {MOST_CLASSES}")
         super().__init__(**super_kwargs)
-        if num_classes < 2:
-            raise UserError(f"num_classes is {num_classes}: a classifier has 2 or more")
         self.num_classes = int(num_classes)
         self.label_col = label_col
         self.label_smoothing = label_smoothing
@@ -252,6 +267,10 @@ class FinetuneableZoobotTree(FinetuneableZoobotAbstract):
             lambda: DirichletHead(self.encoder_dim, len(schema.answers), dropout)
         )
         self.measure = VoteMeasures(schema)
+
+    def label_columns(self) -> list[str]:
+        """The columns of votes."""
+        return self.schema.label_cols
 
     def batch_to_supervised_tuple(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
         """Images, and the votes (B, A)."""

@@ -1,7 +1,7 @@
 """FinetuneableZoobotAbstract: a pretrained encoder under a head, whatever the task."""
 
+import copy
 import functools
-import inspect
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,19 +12,17 @@ from torch import nn
 
 from zoobot import optim
 from zoobot.data.dataset import ImagesSeen
-from zoobot.limits.models import building
 from zoobot.metrics import ExampleMeasures
-from zoobot.models import encoders
-from zoobot.models.arguments import by_name, is_plain, plain
+from zoobot.models.architectures import download
+from zoobot.models.arguments import OF_SOURCE, by_name, check_overrides, kept, known_to, unkept
+from zoobot.models.descriptions import build_encoder, describe_encoder
+from zoobot.models.encoders import from_one_source
+from zoobot.models.features import get_encoder_dim, pooled
 from zoobot.models.heads import label_tensor
-from zoobot.runs import checkpoint
-from zoobot.runs.checkpoint import load_exactly
+from zoobot.models.loading import Location, load_built
 from zoobot.system.errors import UserError, did_you_mean
 
 TRAINING_MODES = ("full", "head_only")
-# Arguments that say where the encoder comes from, or have no effect: no checkpoint needs them.
-OF_SOURCE = ("name", "encoder", "zoobot_checkpoint_loc", "timm_kwargs")
-NOT_KEPT = (*OF_SOURCE, "prog_bar", "visualize_images")
 
 
 class FinetuneableZoobotAbstract(nn.Module):
@@ -37,13 +35,13 @@ class FinetuneableZoobotAbstract(nn.Module):
     Args:
         name: a timm encoder, ``hf_hub:OWNER/NAME`` or ``local-dir:FOLDER``, pretrained.
         encoder: or a module, images (B, C, H, W) to features (B, D), as it is; parameters that are
-            frozen stay so.
+            frozen stay so. One from ``torch.compile`` is compiled in place.
         zoobot_checkpoint_loc: or a checkpoint of this package or of Zoobot 2.x.
         training_mode: ``full``, or ``head_only``: the encoder is frozen, its BatchNorm statistics
             and stochastic depth too.
         layer_decay: the head's learning rate is ``learning_rate``, that of encoder blocks from the
-            top ``learning_rate * layer_decay**0``, ``**1``, ...; with 0 the blocks below the top
-            are frozen.
+            top ``learning_rate * layer_decay**0``, ``**1``, ...; 0 to 1; with 0 the blocks below
+            the top are frozen.
         weight_decay: of the encoder's matrices.
         head_dropout_prob: of the head.
         scheduler_kwargs: of ``timm.scheduler.create_scheduler_v2``; None: a constant rate.
@@ -88,30 +86,27 @@ class FinetuneableZoobotAbstract(nn.Module):
     ):
         super().__init__()
         if training_mode not in TRAINING_MODES:
-            near = did_you_mean(str(training_mode), TRAINING_MODES)
-            raise UserError(
-                f"training_mode {training_mode!r} is neither 'full' nor 'head_only'{near}"
-            )
+            near = did_you_mean(training_mode, TRAINING_MODES)
+            raise UserError(f"training_mode {training_mode!r} is not 'full' or 'head_only'{near}")
+        optim.check_layer_decay(layer_decay)
         self.training_mode = training_mode
         self.layer_decay = layer_decay
         self.weight_decay = weight_decay
         self.learning_rate = learning_rate
         self.head_dropout_prob = head_dropout_prob
-        if not isinstance(scheduler_kwargs, dict | None):
-            raise UserError(f"scheduler_kwargs must be a dict, not {scheduler_kwargs!r}")
+        optim.check_schedule(scheduler_kwargs)
         self.scheduler_kwargs = None if scheduler_kwargs is None else dict(scheduler_kwargs)
-        optim.check_schedule(self.scheduler_kwargs)
         self.greyscale = greyscale
         self.seed = seed
         sources = {"name": name, "encoder": encoder, "zoobot_checkpoint_loc": zoobot_checkpoint_loc}
-        self.encoder, description, self.encoder_source = encoders.from_one_source(
+        self.encoder, description, self.encoder_source = from_one_source(
             sources, self.channels, dict(timm_kwargs or {})
         )
         if description is not None:
             self.encoder_description = description
         self.images_seen = ImagesSeen()
         self.measure = ExampleMeasures()
-        self.encoder_dim = encoders.get_encoder_dim(self.encoder, self.channels)
+        self.encoder_dim = get_encoder_dim(self.encoder, self.channels)
         self._frozen_as_given = {
             name for name, p in self.encoder.named_parameters() if not p.requires_grad
         }
@@ -122,10 +117,14 @@ class FinetuneableZoobotAbstract(nn.Module):
         """Channels of the images."""
         return 1 if self.greyscale else 3
 
+    def label_columns(self) -> list[str]:
+        """The label columns that it learns."""
+        return [self.label_col]
+
     @functools.cached_property
     def encoder_description(self) -> dict | None:
-        """How to build the encoder again; None if it is not timm's."""
-        return encoders.describe_encoder(self.encoder)
+        """How to build the encoder again; None if it is not timm's, or not as timm made it."""
+        return describe_encoder(self.encoder, self.images_seen.image_size)
 
     def _seeded(self, make_head: Callable[[], nn.Module]) -> nn.Module:
         """Make a head with weights drawn from ``seed``, leaving torch's generator as it was."""
@@ -159,19 +158,18 @@ class FinetuneableZoobotAbstract(nn.Module):
         return self
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (B, C, H, W), 0 to 1, to the head's float32 output."""
+        """Images (B, C, H, W), 0 to 1, to the head's float32 output.
+
+        Nothing is kept for gradients of a frozen encoder, unless the images ask for theirs.
+        """
         if self.greyscale and images.shape[1] != 1:
             raise UserError(
                 f"the encoder takes 1 channel, the images have {images.shape[1]}: set greyscale "
                 "in the view's config, or channels=1 in the data module"
             )
-        frozen = not any(p.requires_grad for p in self.encoder.parameters())
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-            features = self.encoder(images)
-        if features.ndim != 2:
-            raise UserError(
-                f"the encoder gives {tuple(features.shape)}: it must pool to (galaxies, features)"
-            )
+        needed = any(x.requires_grad for x in (images, *self.encoder.parameters()))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and needed):
+            features = pooled(self.encoder, images, self.encoder_dim)
         return self.head(features)
 
     def batch_to_supervised_tuple(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
@@ -247,8 +245,7 @@ class FinetuneableZoobotAbstract(nn.Module):
         A subclass's own arguments are those that it was given. One that changes them overrides
         this.
         """
-        own = {k: plain(v) for k, v in self._given.items() if k not in NOT_KEPT}
-        return {k: v for k, v in own.items() if is_plain(v)} | {
+        return kept(self._given) | {
             "training_mode": self.training_mode,
             "layer_decay": self.layer_decay,
             "weight_decay": self.weight_decay,
@@ -264,68 +261,73 @@ class FinetuneableZoobotAbstract(nn.Module):
 
         Warns of arguments that a checkpoint can't keep.
         """
-        kept = self.arguments()
-        lost = [name for name in self._given if name not in NOT_KEPT and name not in kept]
-        if lost:
+        if lost := unkept(self._given, self.arguments()):
             warnings.warn(
-                f"checkpoints can't keep {', '.join(lost)}, which are no plain types: give them to "
-                f"{type(self).__name__}.load_from_checkpoint",
+                f"checkpoints can't keep {', '.join(lost)}, which are no plain types: give them "
+                f"to {type(self).__name__}.load_from_checkpoint",
                 stacklevel=2,
             )
         return {
             "class": type(self).__name__,
             "task": self.task,
             "encoder": self.encoder_description,
-            "arguments": kept,
+            "arguments": self.arguments(),
         }
 
     @classmethod
     def load_from_checkpoint(
-        cls, checkpoint_path: str | Path, encoder: nn.Module | None = None, **overrides
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Location = None,
+        hparams_file: str | Path | None = None,
+        strict: bool | None = None,
+        *,
+        encoder: nn.Module | None = None,
+        **overrides,
     ) -> "FinetuneableZoobotAbstract":
         """A finetuned model from a checkpoint of ours or of Zoobot 2.x. Nothing is downloaded.
 
         Args:
+            map_location: the device to move the model to, by default the CPU.
+            hparams_file: of Lightning's scripts, without effect: checkpoints have the arguments.
+            strict: False leaves weights alone that only the file or only the model has, and warns.
             encoder: to load the weights into, where the file doesn't tell how to build it.
             overrides: arguments of the class, over those of the checkpoint.
 
         Raises:
-            ValueError: for a checkpoint of another class, or weights that don't fit exactly.
+            ValueError: for a checkpoint of another class, weights that don't fit, or an argument
+                or a device that there is not.
         """
-        weights, saved = checkpoint.load_model(checkpoint_path)
-        if saved.get("class") not in (None, cls.__name__):
-            raise UserError(
-                f"{checkpoint_path} holds a {saved['class']}, not a {cls.__name__}"
-                + (
-                    "; finetune from its encoder with zoobot_checkpoint_loc="
-                    if saved["class"] == "ZoobotTree"
-                    else f": use {saved['class']}.load_from_checkpoint"
-                )
-            )
+        check_overrides(cls, overrides, OF_SOURCE)
+        build = functools.partial(cls._built, encoder=encoder)
+        return load_built(checkpoint_path, cls.__name__, build, overrides, map_location, strict)
+
+    @classmethod
+    def _built(
+        cls, described: dict, encoder: nn.Module | None = None, **overrides
+    ) -> "FinetuneableZoobotAbstract":
+        """The model that ``describe`` described, with fresh weights."""
+        arguments = described.get("arguments") or {}
+        if described.get("class") is None:
+            arguments = cls._known_arguments(arguments)
         if encoder is None:
-            if saved.get("encoder") is None:
-                raise UserError(
-                    f"{checkpoint_path} does not tell how to build its encoder: give encoder="
-                )
-            with building(checkpoint_path):
-                encoder = encoders.build_encoder(saved["encoder"])
-        with building(checkpoint_path):
-            arguments = saved.get("arguments") or {}
-            if saved.get("class") is None:
-                arguments = cls._known_arguments(arguments)
-            model = cls(encoder=encoder, **(cls._rebuilt_arguments(arguments) | overrides))
-        if saved.get("encoder"):
-            model.encoder_description = saved["encoder"]
-        load_exactly(model, weights, f"{checkpoint_path}, a {cls.__name__}")
-        model.images_seen = ImagesSeen.from_dict(saved)
-        return model.eval()
+            if described.get("encoder") is None:
+                raise UserError("it does not tell how to build its encoder: give encoder=")
+            encoder = build_encoder(described["encoder"])
+        model = cls(encoder=encoder, **(cls._rebuilt_arguments(arguments) | overrides))
+        if described.get("encoder"):
+            model.encoder_description = described["encoder"]
+        return model
+
+    def build_again(self, described: dict) -> "FinetuneableZoobotAbstract":
+        """Another model as this one's ``describe`` described it, with fresh weights."""
+        lost = unkept(self._given, self.arguments())
+        return type(self)._built(described, **copy.deepcopy(lost))
 
     @classmethod
     def _known_arguments(cls, of_lightning: dict) -> dict:
         """Those of a Zoobot 2.x checkpoint's arguments that this class and its bases take."""
-        bases = cls.__mro__[: cls.__mro__.index(nn.Module)]
-        known = {name for base in bases for name in inspect.signature(base.__init__).parameters}
-        return {k: v for k, v in of_lightning.items() if k in known and k not in NOT_KEPT}
+        return known_to(cls, of_lightning)
 
     @classmethod
     def _rebuilt_arguments(cls, arguments: dict) -> dict:
@@ -339,11 +341,5 @@ class FinetuneableZoobotAbstract(nn.Module):
         Raises:
             ValueError: if the file can't be had; huggingface_hub's cache and offline mode serve.
         """
-        from huggingface_hub import hf_hub_download
-
-        repository = name.partition(":")[2] or name
-        try:
-            path = hf_hub_download(repository, f"{cls.__name__}.ckpt")
-        except Exception as error:  # huggingface_hub raises many kinds
-            raise encoders.unreachable(f"hf_hub:{repository}", error) from error
+        path = download(name.partition(":")[2] or name, f"{cls.__name__}.ckpt")
         return cls.load_from_checkpoint(path, **overrides)

@@ -75,24 +75,45 @@ def get_pytorch_dirichlet_head(
 def label_tensor(batch: dict, columns: Sequence[str]) -> torch.Tensor:
     """The labels (B, L) of a batch in these columns' order, from either form of batch.
 
-    ``labels`` without ``label_cols`` are taken to be these columns.
+    One form has the tensor ``labels`` (B, L), or (B,) for one column, with the columns' names in
+    ``label_cols``, which are taken to be these if it is left out. The other has an entry a column,
+    (B,) or (B, 1).
 
     Raises:
-        ValueError: if the batch lacks a column.
+        ValueError: if the batch lacks a column, or has labels of another shape.
     """
     columns = list(columns)
-    is_one_tensor = "labels" in batch and batch["labels"].ndim == 2  # else a column of this name
+    labels = batch.get("labels")
+    if labels is not None and labels.ndim == 1 and not {*columns} <= batch.keys():
+        labels = labels[:, None]
+    is_one_tensor = labels is not None and labels.ndim == 2  # else a column of this name
     names = batch.get("label_cols", columns) if is_one_tensor else [*batch]
     for column in columns:
         if column not in names:
             found = [name for name in names if name not in ("image", "id_str")]
             raise UserError(f"batches have no label column {column!r}; they have {found[:10]}")
     if not is_one_tensor:
-        return _single(torch.stack([batch[column] for column in columns], dim=1))
+        return _single(torch.stack([_one_column(batch, column) for column in columns], dim=1))
+    if labels.shape[1] != len(names):
+        raise UserError(
+            f"batches have labels of shape {tuple(labels.shape)} for {len(names)} label columns: "
+            f"{', '.join(names[:10])}"
+        )
     if names == columns:
-        return _single(batch["labels"])
-    of_columns = [batch["labels"][:, names.index(column)] for column in columns]
+        return _single(labels)
+    of_columns = [labels[:, names.index(column)] for column in columns]
     return _single(torch.stack(of_columns, dim=1))  # an index list would make a GPU wait
+
+
+def _one_column(batch: dict, column: str) -> torch.Tensor:
+    """A label column's entry, (B,)."""
+    labels = batch[column]
+    if labels.shape[1:] not in ((), (1,)):
+        raise UserError(
+            f"batches have labels {column!r} of shape {tuple(labels.shape)}: give one number a "
+            "galaxy, or several columns"
+        )
+    return labels.reshape(-1)
 
 
 def _single(labels: torch.Tensor) -> torch.Tensor:

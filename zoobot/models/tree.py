@@ -10,11 +10,13 @@ from torch import nn
 from zoobot import losses, optim
 from zoobot.data.dataset import ImagesSeen
 from zoobot.data.labels import votes
-from zoobot.limits.models import building
 from zoobot.metrics import VoteMeasures
-from zoobot.models import encoders
+from zoobot.models.architectures import check_set_elsewhere, get_pytorch_encoder
+from zoobot.models.arguments import check_overrides
+from zoobot.models.descriptions import describe, layout
+from zoobot.models.features import get_encoder_dim, pooled
 from zoobot.models.heads import DirichletHead, label_tensor
-from zoobot.runs import checkpoint
+from zoobot.models.loading import Location, load_built
 from zoobot.schemas import Schema
 from zoobot.system.errors import UserError
 
@@ -25,7 +27,8 @@ class ZoobotTree(nn.Module):
     Args:
         output_dim: number of answers A; must agree with the tree. May be left out.
         question_answer_pairs, dependencies: the tree, as ``Schema`` takes it; or give ``schema``.
-        architecture_name, channels, timm_kwargs: the timm encoder.
+        architecture_name, channels: the timm encoder.
+        timm_kwargs: further arguments of ``timm.create_model``, as plain types.
         test_time_dropout: keep the head's dropout on in evaluation.
         compile_encoder: run the encoder through ``torch.compile``.
         dropout_rate: of the head.
@@ -37,7 +40,8 @@ class ZoobotTree(nn.Module):
         images_seen: how the images it was validated with were made, once it was.
 
     Raises:
-        ValueError: without a tree, or if ``output_dim`` is not its number of answers.
+        ValueError: without a tree, if ``output_dim`` is not its number of answers, or for an
+            encoder that timm does not have, or that does not pool.
     """
 
     task = "tree"
@@ -80,9 +84,12 @@ class ZoobotTree(nn.Module):
         optim.check_schedule(scheduler_kwargs)
         self.seed = seed
         self.images_seen = ImagesSeen()
-        self.encoder = encoders.get_pytorch_encoder(architecture_name, channels, **self.timm_kwargs)
+        self.encoder_description = describe(architecture_name, channels, self.timm_kwargs)
+        check_set_elsewhere(self.timm_kwargs, {"num_classes": 0})
+        self.encoder = get_pytorch_encoder(architecture_name, channels, **self.timm_kwargs)
+        self.encoder_dim = get_encoder_dim(self.encoder, channels)
         self.head = DirichletHead(
-            encoders.get_encoder_dim(self.encoder, channels),
+            self.encoder_dim,
             len(schema.answers),
             dropout_rate,
             dropout_always=test_time_dropout,
@@ -91,9 +98,13 @@ class ZoobotTree(nn.Module):
         if compile_encoder:
             self.encoder.compile(dynamic=False)
 
+    def label_columns(self) -> list[str]:
+        """The columns of votes."""
+        return self.schema.label_cols
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Images (B, C, H, W), 0 to 1, to float32 concentrations (B, A)."""
-        return self.head(self.encoder(images))
+        return self.head(pooled(self.encoder, images, self.encoder_dim))
 
     def batch_to_supervised_tuple(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
         """Images and votes (B, A): from one ``labels`` tensor, or one entry a label column."""
@@ -155,40 +166,55 @@ class ZoobotTree(nn.Module):
         return {
             "class": "ZoobotTree",
             "task": self.task,
-            "encoder": encoders.describe(self.architecture_name, self.channels, self.timm_kwargs),
+            "encoder": self.encoder_description,
             "dropout_rate": self.head.dropout.p,
             "schema": self.schema.to_dict(),
         }
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: str | Path, **overrides) -> "ZoobotTree":
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Location = None,
+        hparams_file: str | Path | None = None,
+        strict: bool | None = None,
+        **overrides,
+    ) -> "ZoobotTree":
         """The model of a checkpoint of ours or of Zoobot 2.x. Nothing is downloaded.
 
         Args:
+            map_location: the device to move the model to, by default the CPU.
+            hparams_file: of Lightning's scripts, without effect: checkpoints have the arguments.
+            strict: False leaves weights alone that only the file or only the model has, and warns.
             overrides: arguments of the class, over those of the checkpoint.
 
         Raises:
-            ValueError: for a checkpoint of another class, or weights that don't fit exactly.
+            ValueError: for a checkpoint of another class, weights that don't fit, an argument that
+                the class does not have, or a device that is not there.
         """
-        weights, saved = checkpoint.load_model(checkpoint_path)
-        if saved.get("class") not in (None, "ZoobotTree") or saved.get("encoder") is None:
-            raise UserError(
-                f"{checkpoint_path} holds a {saved.get('class') or 'model that tells no encoder'}, "
-                "not a ZoobotTree"
-            )
-        encoder, told = saved["encoder"], saved.get("arguments") or saved
-        with building(checkpoint_path):
-            arguments = {
-                "schema": schema_of(told),
-                "architecture_name": encoder["architecture"],
-                "channels": encoder["channels"],
-                "timm_kwargs": encoders.layout(encoder["timm_kwargs"]),
-                "dropout_rate": told.get("dropout_rate", 0.2),
-            }
-            model = cls(**(arguments | overrides))
-        checkpoint.load_exactly(model, weights, f"{checkpoint_path}, a ZoobotTree")
-        model.images_seen = ImagesSeen.from_dict(saved)
-        return model.eval()
+        check_overrides(cls, overrides)
+        return load_built(
+            checkpoint_path, "ZoobotTree", cls._built, overrides, map_location, strict
+        )
+
+    @classmethod
+    def _built(cls, described: dict, **overrides) -> "ZoobotTree":
+        """The model that ``describe`` described, with fresh weights."""
+        encoder, told = described.get("encoder"), described.get("arguments") or described
+        if encoder is None:
+            raise UserError("it does not tell how to build its encoder")
+        arguments = {
+            "schema": schema_of(told),
+            "architecture_name": encoder["architecture"],
+            "channels": encoder["channels"],
+            "timm_kwargs": layout(encoder["timm_kwargs"]),
+            "dropout_rate": told.get("dropout_rate", 0.2),
+        }
+        return cls(**(arguments | overrides))
+
+    def build_again(self, described: dict) -> "ZoobotTree":
+        """Another model as this one's ``describe`` described it, with fresh weights."""
+        return type(self)._built(described)
 
 
 def schema_of(arguments: dict) -> Schema | None:

@@ -12,25 +12,14 @@ from torch import nn
 from zoobot.data.dataset import ImagesSeen
 from zoobot.data.views import get_galaxy_transform, minimal_view_config
 from zoobot.models import encoders
-from zoobot.models.finetune import (
-    FinetuneableZoobotClassifier,
-    FinetuneableZoobotRegressor,
-    FinetuneableZoobotTree,
-)
-from zoobot.models.tree import ZoobotTree
+from zoobot.models.architectures import is_file
+from zoobot.models.features import get_encoder_dim, pooled
+from zoobot.models.loading import Location, device_of
+from zoobot.models.rebuild import MODELS
+from zoobot.models.wrapped import unwrapped
 from zoobot.runs import checkpoint
 from zoobot.schemas import Schema
 from zoobot.system.errors import UserError
-
-MODELS = {
-    model.__name__: model
-    for model in (
-        ZoobotTree,
-        FinetuneableZoobotClassifier,
-        FinetuneableZoobotRegressor,
-        FinetuneableZoobotTree,
-    )
-}
 
 
 @runtime_checkable
@@ -68,14 +57,14 @@ class ZoobotEncoder(nn.Module):
 
     def __init__(self, encoder: nn.Module, channels: int = 3):
         super().__init__()
-        self.encoder = encoder
+        self.encoder = unwrapped(encoder)
         self.channels = channels
         self.images_seen = ImagesSeen()
-        self.encoder_dim = encoders.get_encoder_dim(encoder, channels)
+        self.encoder_dim = get_encoder_dim(self.encoder, channels)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Images (B, C, H, W), 0 to 1, to features (B, D)."""
-        return self.encoder(images)
+        return pooled(self.encoder, images, self.encoder_dim)
 
     def predictions(self, outputs: torch.Tensor) -> torch.Tensor:
         """Features are predicted as they are."""
@@ -95,12 +84,23 @@ class ZoobotEncoder(nn.Module):
         return cls(encoders.load_encoder(name, channels)[0], channels).eval()
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: str | Path) -> "ZoobotEncoder":
-        """The encoder of a checkpoint of ours or of Zoobot 2.x."""
-        encoder, description = encoders.encoder_from_checkpoint(checkpoint_path)
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Location = None,
+        hparams_file: str | Path | None = None,
+        strict: bool | None = None,
+    ) -> "ZoobotEncoder":
+        """The encoder of a checkpoint of ours or of Zoobot 2.x.
+
+        Args:
+            map_location, hparams_file, strict: see ``FinetuneableZoobotAbstract``'s.
+        """
+        device = device_of(map_location)
+        encoder, description = encoders.encoder_from_checkpoint(checkpoint_path, strict=strict)
         model = cls(encoder, description["channels"])
         model.images_seen = ImagesSeen.from_dict(checkpoint.load_model(checkpoint_path)[1])
-        return model.eval()
+        return model.to(device).eval()
 
 
 class AnyModule(nn.Module):
@@ -119,8 +119,15 @@ class AnyModule(nn.Module):
         self.images_seen = ImagesSeen()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """What the module makes of images."""
-        return self.encoder(images)
+        """What the module makes of images; ValueError if that is not one tensor (B, A) or (B,)."""
+        outputs = self.encoder(images)
+        if not torch.is_tensor(outputs) or outputs.ndim not in (1, 2):
+            told = tuple(outputs.shape) if torch.is_tensor(outputs) else type(outputs).__name__
+            raise UserError(
+                f"{type(self.encoder).__name__} gives {told} for {len(images)} images, not one "
+                "tensor (galaxies, columns): wrap it in a module that returns one"
+            )
+        return outputs
 
     def predictions(self, outputs: torch.Tensor) -> torch.Tensor:
         """Outputs are predicted as they are."""
@@ -135,7 +142,8 @@ class AnyModule(nn.Module):
 
 
 def as_predictor(model: nn.Module) -> nn.Module:
-    """The model if it is a ``Predictor``, else the model in ``AnyModule``."""
+    """The model, unwrapped, if it is a ``Predictor``, else in ``AnyModule``."""
+    model = unwrapped(model)
     return model if isinstance(model, Predictor) else AnyModule(model)
 
 
@@ -150,7 +158,7 @@ def load_predictor(path: str, representations: bool = False) -> nn.Module:
         ValueError: for a file that holds none of this package's models.
     """
     if representations:
-        if encoders.is_file(path):
+        if is_file(path):
             return ZoobotEncoder.load_from_checkpoint(path)
         return ZoobotEncoder.load_from_name(path)
     _, saved = checkpoint.load_model(path)
@@ -188,7 +196,7 @@ def predict_samples(model: nn.Module, images: torch.Tensor, num_samples: int = 1
     if num_samples == 1:
         outputs = model(images)
     else:
-        features = model.encoder(images)
+        features = pooled(model.encoder, images)
         with _dropout_on(model.head):
             outputs = model.head(features.repeat(num_samples, 1))
     predicted = model.predictions(outputs.float())
@@ -251,7 +259,7 @@ def column_names(model: nn.Module, label_cols: Sequence[str] | None) -> list[str
 def hash_weights(model: nn.Module) -> str:
     """A hash of all parameters and buffers."""
     digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(unwrapped(model).state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

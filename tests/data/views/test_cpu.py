@@ -559,7 +559,7 @@ AFFINE = default_view_config().random_affine
     [
         ("output_size", 0, "whole number >= 1"),
         ("output_size", 22.5, "whole number >= 1"),
-        ("output_size", (224, 224), "whole number >= 1"),
+        ("output_size", (224, 112), "views are square: give the side in pixels"),
         ("interpolation_method", "bicubic", "'bilinear', 'nearest'"),
         ("flip_prob", 1.5, "from 0 to 1"),
         ("flip_prob", None, "from 0 to 1"),

@@ -33,7 +33,7 @@ class GalaxyViewConfig:
     """Settings of a view. Change them by assignment. The names are those of galaxy-datasets.
 
     Attributes:
-        output_size: side of the view in pixels.
+        output_size: side of the view in pixels; or a pair of equal sides, which becomes the one.
         greyscale: the view has 1 channel (ITU-R 601 luma).
         interpolation_method: 'bilinear' (antialiased when it shrinks) or 'nearest'.
         random_affine: False, or a dict as for torchvision's RandomAffine: ``degrees`` and, if
@@ -81,6 +81,8 @@ class GalaxyViewConfig:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f", did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
             raise UserError(f"no view setting {name!r}{hint}")
+        if name == "output_size":
+            value = _one_side(value)
         super().__setattr__(name, value)
 
     def changes(self) -> dict:
@@ -124,7 +126,9 @@ def check_view_config(config: GalaxyViewConfig) -> None:
         if values[name]:
             _refuse(name, values[name], f"not supported: {cure}")
     if not _is_whole(config.output_size) or not 1 <= config.output_size <= MAX_SIDE_PX:
-        cure = f"give the side in pixels, a whole number >= 1 and <= {MAX_SIDE_PX}"
+        cure = (
+            f"views are square: give the side in pixels, a whole number >= 1 and <= {MAX_SIDE_PX}"
+        )
         _refuse("output_size", config.output_size, cure)
     if config.interpolation_method not in INTERPOLATIONS:
         _refuse("interpolation_method", config.interpolation_method, f"one of {INTERPOLATIONS}")
@@ -205,6 +209,13 @@ def _refuse(name: str, value: object, cure: str) -> NoReturn:
 
 def _is_whole(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _one_side(size: object) -> object:
+    """The side that a pair of equal sides stands for; anything else as it is, to be checked."""
+    if isinstance(size, (list, tuple)) and len(size) == 2 and size[0] == size[1]:
+        return size[0]
+    return size
 
 
 def _numbers(values: object) -> tuple[float, ...] | None:

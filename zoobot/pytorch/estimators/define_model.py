@@ -1,7 +1,8 @@
 """Encoders, heads and ``ZoobotTree``, at the import path of Zoobot 2.x; see ``zoobot.models``."""
 
 from zoobot.losses import get_dirichlet_loss_func
-from zoobot.models.encoders import get_encoder_dim, get_pytorch_encoder
+from zoobot.models.architectures import get_pytorch_encoder
+from zoobot.models.features import get_encoder_dim
 from zoobot.models.heads import get_pytorch_dirichlet_head
 from zoobot.models.tree import ZoobotTree
 
