@@ -1,5 +1,6 @@
 """``Trainer``: fits, validates, tests and predicts over the loop, by Lightning's method names."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,15 +8,13 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
-from torch.utils.data.distributed import DistributedSampler
 
 from zoobot import engine, optim
 from zoobot.contracts import DataModule, Loader, TrainableModel
 from zoobot.data.catalog import SPLITS
 from zoobot.data.datamodule import CatalogDataModule
 from zoobot.data.foreign_loaders import ForeignLoader
-from zoobot.data.loaders import GalaxyLoader, own_loader
+from zoobot.data.loaders import GalaxyLoader, RegroupedLoader, own_loader
 from zoobot.models.finetune import FinetuneableZoobotClassifier
 from zoobot.models.finetune_base import FinetuneableZoobotAbstract
 from zoobot.runs import checkpoint
@@ -52,6 +51,7 @@ class Trainer:
         save_every_minutes: float = engine.Settings.save_every_minutes,
         max_skipped_steps: int = engine.Settings.max_skipped_steps,
         on_save_error: str = "stop",
+        own_share: bool | None = None,
     ):
         self.save_dir = Path(save_dir)
         self.file_template = file_template
@@ -67,6 +67,7 @@ class Trainer:
         self.save_every_minutes = save_every_minutes
         self.max_skipped_steps = max_skipped_steps
         self.on_save_error = on_save_error
+        self.own_share = own_share
         self.device = distributed.choose_device(device)
         self.callback_metrics: dict[str, float] = {}
         self.best_model_path = ""
@@ -131,6 +132,8 @@ class Trainer:
         if ours is not None and validated is not None:
             num_val = f"{len(validated.dataset)} to validate"
             self._run.say(f"{len(ours.dataset)} galaxies to train on, {num_val}")
+        if ours is not None and ours.sampler.note:
+            self._run.warn(ours.sampler.note)
         self._run.say(
             f"{model.introduce()}; {settings.dtype} on {self.device}\n"
             f"{optim.group_table(optimizer.param_groups)}"
@@ -243,8 +246,11 @@ class Trainer:
         """
         self._load(model, ckpt_path)
         settings = engine.Settings(self.device, engine.choose_dtype(self.precision, self.device))
-        loader = _loader_of(datamodule or dataloaders, "predict")
-        loader = own_loader(loader) or ForeignLoader(loader, None, "predict", seed=self.seed or 0)
+        given = _loader_of(datamodule or dataloaders, "predict")
+        loader = own_loader(given)
+        if loader is None:
+            seed = self.seed or 0
+            loader = ForeignLoader(given, "predict", seed=seed, own_share=self.own_share)
         model.to(self.device).eval()
         with torch.inference_mode(), settings.autocast():
             return [
@@ -298,32 +304,35 @@ class Trainer:
 
     def _loop_loader(
         self, loader, model: TrainableModel, split: str, accumulation: int = 1
-    ) -> GalaxyLoader | ForeignLoader:
+    ) -> GalaxyLoader | RegroupedLoader | ForeignLoader:
         """The loader that the loop takes, for a loader of ours or any iterable of batches."""
         if loader is None:
             raise UserError("give a datamodule, or the loaders")
         ours = own_loader(loader)
-        if ours is None:
-            seed = model.seed if self.seed is None else self.seed
-            sampler = loader.sampler if isinstance(loader, DataLoader) else None
-            whole, check = not isinstance(sampler, DistributedSampler), model.check_labels
-            return ForeignLoader(loader, check, split, accumulation, seed, whole)
-        if accumulation == 1:
-            return ours
-        return ForeignLoader(ours, None, split, ours.accumulation * accumulation, whole=False)
+        if ours is not None:
+            return ours if accumulation == 1 else RegroupedLoader(ours, accumulation)
+        return ForeignLoader(
+            loader,
+            split,
+            label_cols=model.label_columns(),
+            check=model.check_labels,
+            accumulation=accumulation,
+            seed=model.seed if self.seed is None else self.seed,
+            own_share=self.own_share,
+        )
 
     def _check_with_linear_model(self, model, train, val, settings) -> None:
         features = {}
         model.eval()
         for split, loader in (("train", train), ("val", val)):
-            encoded, labels = [], []
+            encoded = []
             for batch in loader:
                 images, y = model.batch_to_supervised_tuple(engine.to_device(batch, self.device))
                 with torch.inference_mode(), settings.autocast():
-                    encoded.append(model.encoder(images).float().cpu())
-                labels.append(y.cpu())
-            parts = distributed.gather((torch.cat(encoded).numpy(), torch.cat(labels).numpy()))
-            features[split] = tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+                    own = model.encoder(images).float()
+                encoded.append((own.cpu().numpy(), y.cpu().numpy()))
+            pairs = itertools.chain(*distributed.gather(encoded))  # a rank may have none
+            features[split] = tuple(np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
         accuracy = model.linear_sanity_check(features)
         self._run.say(
             "linear model on the encoder's features as they are: accuracy "

@@ -253,6 +253,10 @@ class FinetuneableZoobotTree(FinetuneableZoobotAbstract):
         )
         self.measure = VoteMeasures(schema)
 
+    def label_columns(self) -> list[str]:
+        """The columns of votes."""
+        return self.schema.label_cols
+
     def batch_to_supervised_tuple(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
         """Images, and the votes (B, A)."""
         return batch["image"], label_tensor(batch, self.schema.label_cols)

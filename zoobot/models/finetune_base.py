@@ -122,6 +122,10 @@ class FinetuneableZoobotAbstract(nn.Module):
         """Channels of the images."""
         return 1 if self.greyscale else 3
 
+    def label_columns(self) -> list[str]:
+        """The label columns that it learns."""
+        return [self.label_col]
+
     @functools.cached_property
     def encoder_description(self) -> dict | None:
         """How to build the encoder again; None if it is not timm's."""

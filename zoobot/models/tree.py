@@ -91,6 +91,10 @@ class ZoobotTree(nn.Module):
         if compile_encoder:
             self.encoder.compile(dynamic=False)
 
+    def label_columns(self) -> list[str]:
+        """The columns of votes."""
+        return self.schema.label_cols
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Images (B, C, H, W), 0 to 1, to float32 concentrations (B, A)."""
         return self.head(self.encoder(images))

@@ -36,6 +36,7 @@ def get_trainer(
     gradient_clip_val: float | None = None,
     accumulate_grad_batches: int = 1,
     unfreeze_after: int = 0,
+    use_distributed_sampler: bool = True,
     enable_progress_bar: bool = True,
     seed: int | None = None,
     **trainer_kwargs,
@@ -56,6 +57,9 @@ def get_trainer(
         gradient_clip_val: largest gradient norm; None: none.
         accumulate_grad_batches: batches of the data module that make a step.
         unfreeze_after: freeze the encoder for so many epochs; patience counts from there.
+        use_distributed_sampler: with several processes, loaders of your own give all of them the
+            same batches, of which each keeps its share; or have a ``DistributedSampler``. False:
+            each process's loader has galaxies of its own.
         seed: of dropout, with the step; by default the model's.
 
     Raises:
@@ -85,6 +89,7 @@ def get_trainer(
         grad_clip=gradient_clip_val,
         accumulation=accumulate_grad_batches,
         unfreeze_after=unfreeze_after,
+        own_share=None if use_distributed_sampler else True,
         show_progress=enable_progress_bar,
         seed=seed,
     )
