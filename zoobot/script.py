@@ -26,6 +26,7 @@ def run_script(
     """
     debug = "--debug" in sys.argv
     try:
+        distributed.check_environment()
         options = parse()
         debug = debug or options.debug
         set_up_process(debug)
@@ -34,7 +35,7 @@ def run_script(
         if debug:
             traceback.print_exc()
         is_its_own = isinstance(error, OneProcessError | OSError)
-        if distributed.local_rank() == 0 or is_its_own:
+        if is_its_own or distributed.local_rank() == 0:
             print(f"error: {one_line(str(error))}", file=sys.stderr, flush=True)
         sys.exit(2)
     except RuntimeError as error:
