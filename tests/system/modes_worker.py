@@ -80,6 +80,7 @@ def averaged() -> dict:
     model = torch.nn.ModuleDict({name: torch.nn.BatchNorm1d(3) for name in ("trains", "frozen")})
     model["frozen"].eval()
     model["trains"].register_buffer("constant", torch.tensor([0.1, 1 / 3, float("-inf")]))
+    model["trains"].register_buffer("of_its_own", torch.tensor([1.0 + distributed.rank()]))
     for layer in model.values():
         layer.running_mean += torch.arange(3.0) * (1 + distributed.rank())
     before = distributed.gather({k: v.clone() for k, v in model.state_dict().items()})
