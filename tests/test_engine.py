@@ -1,16 +1,22 @@
 import dataclasses
+import itertools
 import json
 import math
 import os
 import signal
+import types
 
 import pytest
 import torch
+from ranks import as_ranks
 
 from zoobot import engine, optim
+from zoobot.data.samplers import TrainSampler
+from zoobot.metrics import ExampleMeasures
 from zoobot.models.tree import ZoobotTree
 from zoobot.runs.folder import Run, read_metrics
 from zoobot.runs.watch import Watch
+from zoobot.system import distributed
 
 CPU = torch.device("cpu")
 
@@ -75,6 +81,63 @@ def test_a_short_last_step_is_the_mean_over_its_own_galaxies(tree):
     merged = {k: torch.cat([b[k] for b in batches[:2]]) for k in ("image", "labels")}
     expected, _ = train(tree, Batches([merged, batches[2]]), grad_clip=None)
     assert_same_weights(expected, grouped, rtol=1e-5, atol=1e-6)
+
+
+class OneWeightAGalaxy(torch.nn.Module):
+    """The gradient of weight i is the weight of galaxy i in its step: images tell numbers."""
+
+    measure = ExampleMeasures()
+
+    def __init__(self, num_galaxies):
+        super().__init__()
+        self.weights = torch.nn.Parameter(torch.zeros(num_galaxies))
+
+    def batch_to_supervised_tuple(self, batch):
+        return batch["image"], batch["image"]
+
+    def forward(self, images):
+        return self.weights[images[:, 0, 0, 0].long()]
+
+    def losses(self, outputs, labels):
+        return outputs[:, None]
+
+
+class Dealt(TrainSampler):
+    """The sampler's micro-batches as the loop takes them; a galaxy's image is its number."""
+
+    def __iter__(self):
+        for _, batch in super().__iter__():
+            yield {"image": torch.tensor(batch).float().reshape(-1, 1, 1, 1)}
+
+
+def gradients_of_steps(num_galaxies, batch_size, accumulation):
+    """One rank's gradient of each step of an epoch: (steps, galaxies)."""
+    model = OneWeightAGalaxy(num_galaxies)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    gradients = []
+    optimizer.register_step_pre_hook(lambda *_: gradients.append(model.weights.grad.clone()))
+    loader = Dealt(num_galaxies, batch_size, accumulation)
+    scheduler = types.SimpleNamespace(step_update=lambda step: None)
+    settings = engine.Settings(CPU, grad_clip=None)
+    engine.train_one_epoch(
+        model, loader, optimizer, scheduler, settings.grad_scaler(), settings, engine.Progress()
+    )
+    return torch.stack(gradients)
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3, 4])
+def test_every_galaxy_counts_once_an_epoch_and_as_much_as_the_others_of_its_step(
+    num_ranks, monkeypatch
+):
+    monkeypatch.setattr(
+        distributed, "all_reduce_sum", lambda x: x.copy_(sum(distributed.gather(x.clone())))
+    )
+    for case in itertools.product(range(num_ranks, 10), range(1, 6), range(1, 4)):
+        ranks = as_ranks(num_ranks, lambda case=case: gradients_of_steps(*case))
+        mean = torch.stack(ranks).mean(0)  # as DistributedDataParallel makes it
+        in_step = (mean > 0).float()
+        assert torch.equal(in_step.sum(0), torch.ones(case[0]))
+        torch.testing.assert_close(mean, in_step / in_step.sum(1, keepdim=True))
 
 
 def distance(first, second):

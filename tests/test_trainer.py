@@ -11,12 +11,11 @@ import pytest
 import timm
 import torch
 from conftest import REPO
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from zoobot import engine
 from zoobot.data import CatalogDataModule, get_galaxy_transform, minimal_view_config
 from zoobot.data.catalog import read_catalog
-from zoobot.data.foreign_loaders import ForeignLoader
 from zoobot.models.finetune import (
     FinetuneableZoobotClassifier,
     FinetuneableZoobotRegressor,
@@ -498,22 +497,21 @@ def test_batches_to_accumulate_multiply_the_data_modules_own(frame, tmp_path):
     assert state["progress"]["step"] == 4  # 60 galaxies, 16 a step
 
 
-@pytest.mark.parametrize("num_galaxies", [5, 8, 9, 11, 12])
-def test_processes_share_every_foreign_batch_and_none_is_left_without(monkeypatch, num_galaxies):
-    batches = [
-        {"image": x.float()[:, None, None, None], "id_str": [str(i) for i in x.tolist()]}
-        for x in torch.arange(num_galaxies).split(4)
-    ]
-    for world_size in (1, 2, 3, 4):
-        monkeypatch.setenv("WORLD_SIZE", str(world_size))
-        shares = []
-        for rank in range(world_size):
-            monkeypatch.setenv("RANK", str(rank))
-            shares.append(list(ForeignLoader(batches, "train")))
-        assert len({len(share) for share in shares}) == 1
-        assert all(len(batch["image"]) > 0 for share in shares for batch in share)
-        seen = [i for share in shares for batch in share for i in batch["id_str"]]
-        assert sorted(seen) == sorted(str(i) for i in range(num_galaxies))
+def test_a_loader_of_pairs_trains_and_is_evaluated_as_one_of_dicts(frame, tmp_path):
+    class Pairs(Foreign):
+        def _loader(self, split, shuffle=False):
+            rows = [self._module.datasets[split][i] for i in range(17)]
+            images = torch.stack([row["image"] for row in rows])
+            return DataLoader(
+                TensorDataset(images, torch.tensor([[row["label"]] for row in rows])), batch_size=8
+            )
+
+    metrics = []
+    for number, kind in enumerate((Pairs, Foreign)):
+        model, run = classifier(), trainer(tmp_path / str(number))
+        run.fit(model, Pairs(frame, ["label"]))
+        metrics.append(run.test(model, kind(frame, ["label"]), verbose=False)[0])
+    assert metrics[0] == pytest.approx(metrics[1], rel=1e-5)
 
 
 SCRIPT = """
@@ -536,7 +534,17 @@ model = finetune.FinetuneableZoobotClassifier(
 trainer = finetune.get_trainer(sys.argv[1], max_epochs=2, precision="fp32", accelerator="cpu")
 trainer.fit(model, data)
 metrics = trainer.test(model, data, ckpt_path="best")[0]
+few = CatalogDataModule(  # the second of two ranks has no galaxy to validate, test or predict
+    ["label"], view, view, train_catalog=frame[:8], val_catalog=frame[8:9],
+    test_catalog=frame[9:10], predict_catalog=frame[10:11], batch_size=8, num_workers=0)
+model = finetune.FinetuneableZoobotClassifier(
+    encoder=encoder, num_classes=2, run_linear_sanity_check=True)
+trainer = finetune.get_trainer(sys.argv[1] + "-few", max_epochs=1, accelerator="cpu")
+trainer.fit(model, few)
+metrics["num_tested"] = len(trainer.test(model, few))
 rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+predicted = trainer.predict(model, few)
+assert sum(map(len, predicted)) == (rank == 0)
 line = json.dumps({"rank": rank, **metrics}) + chr(10)
 os.write(1, line.encode())  # in one piece, as two ranks write to one pipe
 """

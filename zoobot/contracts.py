@@ -47,6 +47,9 @@ class TrainableModel(Model, Protocol):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimiser, with groups as ``optim.parameter_groups`` makes them."""
 
+    def label_columns(self) -> list[str]:
+        """Names of the columns of its labels."""
+
     def check_labels(self, table: pd.DataFrame, where: str) -> None:
         """ValueError if labels (a table with ``id_str``) can't be learned."""
 

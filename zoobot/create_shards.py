@@ -17,6 +17,7 @@ from zoobot.data.shards.webdataset import is_webdataset, webdataset_catalog
 from zoobot.data.shards.writer import write_shards
 from zoobot.schemas import get_schema
 from zoobot.script import run_script
+from zoobot.system import distributed
 from zoobot.system.errors import UserError
 
 DEFAULT_EVAL_SIZE = 5000
@@ -84,6 +85,8 @@ def main(opt: argparse.Namespace) -> None:
     if opt.verify:
         print(f"{verify(opt.shard_dir)} galaxies in {opt.shard_dir}: all checksums match")
         return
+    if distributed.world_size() > 1:
+        raise UserError("one process and its --num-workers write shards: leave torchrun out")
     catalog, label_cols = _read_labelled(opt)
     eval_size = opt.eval_size
     if eval_size is None:

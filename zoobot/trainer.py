@@ -14,7 +14,7 @@ from zoobot.models.finetune import FinetuneableZoobotClassifier
 from zoobot.models.finetune_base import FinetuneableZoobotAbstract
 from zoobot.models.rebuild import check_rebuilds
 from zoobot.models.wrapped import unwrapped
-from zoobot.predictions.encoded import check_with_linear_model
+from zoobot.predictions.linear_check import check_with_linear_model
 from zoobot.runs import checkpoint
 from zoobot.runs.data_digest import Known, known_galaxies
 from zoobot.runs.folder import Run
@@ -125,7 +125,7 @@ class Trainer:
         train = self._loop_loader(train_dataloaders, model, "train", self.accumulation)
         val = self._loop_loader(val_dataloaders, model, "val")
         optim.check_schedule(settings.scheduler_kwargs, settings.epochs, train.num_steps)
-        validated = own_loader(val_dataloaders)
+        ours, validated = own_loader(train_dataloaders), own_loader(val_dataloaders)
         model.learn_from_labels(tables.get("train"))
         model.to(self.device)
         optimizer = model.configure_optimizers()
@@ -137,6 +137,8 @@ class Trainer:
                 f"{known.introduce()}{model.introduce()}; {settings.dtype} on {self.device}\n"
                 f"{optim.group_table(optimizer.param_groups)}"
             )
+            if ours is not None and ours.sampler.note:
+                self._run.warn(ours.sampler.note)
             if isinstance(model, FinetuneableZoobotClassifier) and model.run_linear_sanity_check:
                 self._run.say(check_with_linear_model(model, train, val, settings))
             try:
@@ -258,10 +260,11 @@ class Trainer:
         """
         model = self._load(model, ckpt_path)
         settings = engine.Settings(self.device, engine.choose_dtype(self.precision, self.device))
-        loader = _loader_of(datamodule or dataloaders, "predict")
-        loader = own_loader(loader) or ForeignLoader(
-            loader, "predict", seed=self.seed or 0, own_share=self.own_share
-        )
+        given = _loader_of(datamodule or dataloaders, "predict")
+        loader = own_loader(given)
+        if loader is None:
+            seed = self.seed or 0
+            loader = ForeignLoader(given, "predict", seed=seed, own_share=self.own_share)
         model.to(self.device).eval()
         with torch.inference_mode(), settings.autocast():
             return [

@@ -1,9 +1,12 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zoobot.data.samplers import SHARDS_MIXED, EvalSampler, TrainSampler
+from zoobot.system.errors import UserError
 
 
 def as_rank(monkeypatch, rank, world_size):
@@ -35,31 +38,48 @@ def test_few_shards_are_in_use_at_a_time_and_epochs_differ():
     assert not np.array_equal(order, sampler._order())
 
 
-@given(
-    num_galaxies=st.integers(1, 200),
-    batch_size=st.integers(1, 64),
-    accumulation=st.integers(1, 4),
-    world_size=st.sampled_from([1, 2, 3, 4]),
-)
-def test_every_galaxy_is_trained_on_once_an_epoch(
-    num_galaxies, batch_size, accumulation, world_size
-):
-    with pytest.MonkeyPatch.context() as patch:
-        per_rank = []
-        for rank in range(world_size):
-            as_rank(patch, rank, world_size)
-            if num_galaxies < world_size:
-                with pytest.raises(ValueError, match="too few"):
-                    TrainSampler(num_galaxies, batch_size, accumulation)
-                return
-            sampler = TrainSampler(num_galaxies, batch_size, accumulation)
-            per_rank.append(list(sampler))
-            assert len(sampler) == len(per_rank[-1])
-    assert len({len(batches) for batches in per_rank}) == 1
-    if num_galaxies // sampler.num_steps >= world_size:
-        assert all(len(batch) > 0 for batches in per_rank for _, batch in batches)
-    indices = [index for batches in per_rank for _, batch in batches for index in batch]
-    assert sorted(indices) == list(range(num_galaxies))
+def dealt(num_galaxies, batch_size, accumulation, num_ranks):
+    """The samplers of all ranks, and the micro-batches of each rank."""
+    samplers, batches = [], []
+    for rank in range(num_ranks):
+        with pytest.MonkeyPatch.context() as patch:
+            as_rank(patch, rank, num_ranks)
+            samplers.append(TrainSampler(num_galaxies, batch_size, accumulation))
+            batches.append([batch for _, batch in samplers[-1]])
+    return samplers, batches
+
+
+def assert_dealt_well(num_galaxies, batch_size, accumulation, num_ranks):
+    """Every galaxy once; as many micro-batches on every rank, none empty, none lone if it can."""
+    if num_galaxies < num_ranks:
+        with pytest.raises(UserError, match="too few"):
+            dealt(num_galaxies, batch_size, accumulation, num_ranks)
+        return
+    samplers, batches = dealt(num_galaxies, batch_size, accumulation, num_ranks)
+    assert sorted(i for own in batches for batch in own for i in batch) == [*range(num_galaxies)]
+    assert len({(s.num_steps, s.accumulation) for s in samplers}) == 1
+    assert {len(own) for own in batches} == {len(samplers[0])}
+    assert 1 <= samplers[0].accumulation <= accumulation
+    smallest = 2 if num_galaxies >= 2 * num_ranks else 1
+    assert min(len(batch) for own in batches for batch in own) >= smallest
+    k = samplers[0].accumulation
+    steps = [
+        sum(len(batch) for own in batches for batch in own[i : i + k])
+        for i in range(0, len(batches[0]), k)
+    ]
+    assert max(steps) - min(steps) <= 1
+    assert bool(samplers[0].note) == (max(steps) > batch_size)
+    assert max(steps) < max(batch_size + 1, 2 * smallest * num_ranks)
+
+
+def test_every_galaxy_is_dealt_once_and_no_process_is_left_without_or_with_one():
+    for case in itertools.product(range(1, 10), range(1, 6), range(1, 4), range(1, 5)):
+        assert_dealt_well(*case)
+
+
+@given(st.integers(1, 200), st.integers(1, 64), st.integers(1, 4), st.integers(1, 9))
+def test_more_galaxies_are_dealt_as_well(num_galaxies, batch_size, accumulation, num_ranks):
+    assert_dealt_well(num_galaxies, batch_size, accumulation, num_ranks)
 
 
 def test_a_step_holds_the_same_galaxies_for_any_number_of_ranks(monkeypatch):

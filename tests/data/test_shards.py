@@ -559,6 +559,16 @@ def test_misuse_is_one_line(tmp_path, small_catalog, capsys, words, message):
     assert not (tmp_path / "shards").exists()
 
 
+def test_under_torchrun_shards_are_not_begun(tmp_path, small_catalog, capsys, monkeypatch):
+    for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "2"),
+                        ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "29500")):  # fmt: skip
+        monkeypatch.setenv(name, value)
+    words = ["--labelled-catalog", small_catalog, "--label-cols", "bar_no"]
+    code, _, error = script(capsys, "--shard-dir", tmp_path / "shards", *words)
+    assert (code, "leave torchrun out" in error) == (2, True)
+    assert not (tmp_path / "shards").exists()
+
+
 def test_an_archive_that_claims_more_than_it_holds_is_refused_unread(tmp_path):
     for size, message in (
         (2**40, "a.tar is no readable.*'g.jpg' is cut short"),

@@ -10,11 +10,28 @@ import pytest
 import torch
 from conftest import REPO, draw_galaxies
 
+from zoobot.runs.checkpoint import load_weights
+
 DIFFS = re.findall(
     r"^## (.+?)$.*?```diff\n(.+?)```",
     (REPO / "docs" / "editing_the_loop.md").read_text(),
     flags=re.DOTALL | re.MULTILINE,
 )
+
+# train.py, with NaN in the images of the third training step, and so in BatchNorm's statistics.
+SPOILT_STEP = """
+import itertools, runpy
+from zoobot.models.tree import ZoobotTree
+
+forward, steps = ZoobotTree.forward, itertools.count()
+
+def spoilt(self, images):
+    is_third = self.training and next(steps) == 2
+    return forward(self, images * float("nan") if is_third else images)
+
+ZoobotTree.forward = spoilt
+runpy.run_path("train.py", run_name="__main__")
+"""
 
 
 @pytest.mark.parametrize("diff", [d for _, d in DIFFS], ids=[title for title, _ in DIFFS])
@@ -26,10 +43,11 @@ def test_a_documented_change_is_short_applies_and_trains(diff, tmp_path, tree):
     (tmp_path / "change.diff").write_text(diff)
     subprocess.run(["git", "apply", "change.diff"], cwd=tmp_path, check=True)
 
+    (tmp_path / "spoilt.py").write_text(SPOILT_STEP)
     draw_galaxies(tmp_path, tree, 40)
     (tmp_path / "tree.json").write_text(json.dumps(tree.to_dict()))
     command = [
-        sys.executable, "train.py", "--catalog", "catalog.csv", "--schema", "tree.json",
+        sys.executable, "spoilt.py", "--catalog", "catalog.csv", "--schema", "tree.json",
         "--encoder", "test_resnet", "--image-size", "32", "--batch-size", "8",
         "--num-workers", "0", "--save-dir", "run", "--no-report", "--epochs",
     ]  # fmt: skip
@@ -38,6 +56,10 @@ def test_a_documented_change_is_short_applies_and_trains(diff, tmp_path, tree):
     state = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     assert state["progress"]["epoch"] == 2
     assert ("average" in state) == ("AveragedModel" in diff)
+    assert len((tmp_path / "run" / "skipped_steps.jsonl").read_text().splitlines()) >= 1
+    weights, _ = load_weights(tmp_path / "run" / "best.safetensors")
+    for tensor in (*state["model"].values(), *state.get("average", {}).values(), *weights.values()):
+        assert torch.isfinite(tensor).all()
 
 
 def test_both_changes_are_documented():

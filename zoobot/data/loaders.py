@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 from zoobot.data.dataset import CatalogDataset, float_images
 from zoobot.data.images import ImageError
 from zoobot.data.samplers import EvalSampler, TrainSampler
-from zoobot.system import distributed
+from zoobot.system import distributed, threads
 from zoobot.system.distributed import STOP_SIGNALS
 from zoobot.system.errors import OneProcessError, UserError
 
@@ -56,6 +56,7 @@ class BatchSampler(Protocol):
     """What ``GalaxyLoader`` asks of a sampler: it says which galaxies make each batch."""
 
     accumulation: int
+    note: str  # what a user should know of how galaxies are dealt; may be empty
 
     def __len__(self) -> int:
         """Number of batches."""
@@ -176,6 +177,8 @@ class GalaxyLoader:
         is_main_thread = threading.current_thread() is threading.main_thread()
         try:
             handler = signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL
+            if self._loader.num_workers:
+                threads.wait_until_threads_rest()
             batches = iter(self._loader)
             _end_with(self, {*multiprocessing.active_children()} - others)
             return batches
@@ -203,10 +206,6 @@ class GalaxyLoader:
                     yield first()
             while waiting:
                 yield first()
-            # Threads that end while the next loader forks its workers can block these for ever
-            # (CPython 3.11: the child waits for a lock that an ending thread held).
-            pool.close()
-            pool.join()
 
     def _worker_error(self, key: tuple[int, list[int]], told: str) -> WorkerError:
         ids = [self.dataset.galaxies.id_str(index) for index in key[1]]
@@ -242,6 +241,26 @@ def _end_with(loader: GalaxyLoader, workers: set[BaseProcess]) -> None:
     if workers:  # none: those of an earlier epoch go on
         atexit.register(kill)
         weakref.finalize(loader, kill).atexit = False
+
+
+class RegroupedLoader:
+    """A ``GalaxyLoader``, several of whose steps make one; the last may be shorter."""
+
+    def __init__(self, loader: GalaxyLoader, steps: int):
+        self._loader = loader
+        self._steps = steps
+        self.accumulation = loader.accumulation * steps
+        self.num_steps = -(-loader.num_steps // steps)
+
+    def set_epoch(self, epoch: int, first_step: int = 0) -> None:
+        """The epoch to give next, from this optimiser step on."""
+        self._loader.set_epoch(epoch, first_step * self._steps)
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[dict]:
+        return iter(self._loader)
 
 
 class CatalogLoader:

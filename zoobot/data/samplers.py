@@ -11,6 +11,7 @@ from torch.utils.data import Sampler
 from zoobot.system import distributed
 from zoobot.system.errors import UserError
 
+SMALLEST_MICRO_BATCH = 2  # galaxies of a rank, where there are enough
 SHARDS_MIXED = 16  # galaxies are shuffled within groups of this many shards
 
 
@@ -23,6 +24,11 @@ class TrainSampler(Sampler):
     not on the number of ranks. Every galaxy is used exactly once per epoch: there is no padding,
     and none is dropped.
 
+    A micro-batch has two galaxies or more, because BatchNorm has no variance of one. Where
+    ``batch_size`` asks for less, steps are larger and fewer, and ``note`` says so; where
+    ``accumulation`` does, there are fewer micro-batches. Only if the epoch has fewer than two
+    galaxies a rank, some ranks get one.
+
     Args:
         num_galaxies: N.
         batch_size: the most galaxies in a step, over all ranks.
@@ -31,6 +37,10 @@ class TrainSampler(Sampler):
         shard_sizes: number of galaxies in each shard, if galaxies are in shards. Shards are
             shuffled, and then galaxies within groups of ``SHARDS_MIXED`` shards. So the disk reads
             from few shards at a time.
+
+    Attributes:
+        num_steps: optimiser steps of an epoch.
+        note: in words, that steps are larger than ``batch_size``; empty if they are not.
 
     Raises:
         ValueError: there are fewer galaxies than ranks.
@@ -47,12 +57,20 @@ class TrainSampler(Sampler):
         ranks = distributed.world_size()
         if num_galaxies < ranks:
             raise UserError(f"{num_galaxies} training galaxies are too few for {ranks} processes")
+        smallest_share = min(SMALLEST_MICRO_BATCH, num_galaxies // ranks)
         self.num_galaxies = num_galaxies
-        self.num_steps = -(-num_galaxies // batch_size)
-        micro_batch_size = -(-batch_size // (ranks * accumulation))
+        possible = num_galaxies // (ranks * smallest_share)
+        self.num_steps = min(-(-num_galaxies // batch_size), possible)
         smallest, largest = num_galaxies // self.num_steps, -(-num_galaxies // self.num_steps)
+        micro_batch_size = -(-batch_size // (ranks * accumulation))
         needed = -(-largest // (ranks * micro_batch_size))
-        self.accumulation = max(1, min(accumulation, needed, smallest // ranks))
+        self.accumulation = min(accumulation, needed, smallest // (ranks * smallest_share))
+        self.note = ""
+        if largest > batch_size:
+            self.note = (
+                f"steps have up to {largest} galaxies, not the batch size of {batch_size}: each of "
+                f"{ranks} processes needs {smallest_share} or more of them in a step"
+            )
         self.seed = seed
         self.shard_sizes = shard_sizes
         self.set_epoch(0)
@@ -88,6 +106,7 @@ class EvalSampler(Sampler):
     """Batches of this rank's galaxies in a fixed order. Every galaxy is on exactly one rank."""
 
     accumulation = 1
+    note = ""
 
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:
         """Do nothing: every epoch is the same."""

@@ -10,20 +10,27 @@ import contextlib
 import datetime
 import os
 import signal
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DistributedDataParallel
 
-from zoobot.system.errors import UserError
+from zoobot.system import threads
+from zoobot.system.errors import OneProcessError, UserError
 
+LONGEST_START = datetime.timedelta(minutes=30)  # until all processes have found each other
 # Long, because all ranks wait while the main process joins parts or writes a report. If a process
 # dies, torchrun ends the others.
 LONGEST_WAIT = datetime.timedelta(hours=24)
+PARTS_OF = (
+    ("RANK", "WORLD_SIZE"),
+    ("LOCAL_RANK", "WORLD_SIZE"),
+    ("LOCAL_RANK", "LOCAL_WORLD_SIZE"),
+)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # Slurm sends SIGUSR1 before the time is over
 
 
@@ -57,12 +64,43 @@ def local_world_size() -> int:
 
 def num_restarts() -> int:
     """How many times ``torchrun --max-restarts`` has restarted the processes."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+    return _number("TORCHELASTIC_RESTART_COUNT", 0)
 
 
 def is_main() -> bool:
     """True in the main process (rank 0), which writes files and shows progress."""
     return rank() == 0
+
+
+def check_environment() -> None:
+    """Check what the environment tells of the run's processes, before anything relies on it.
+
+    Raises:
+        OneProcessError: it names a process that can't be, or only half of a run.
+    """
+    try:
+        num_restarts()
+        for name, of_name in PARTS_OF:
+            number = _number(name, 0)
+            of = _number(of_name, 1 if of_name == "WORLD_SIZE" else number + 1)
+            if number >= of:
+                raise UserError(
+                    f"the environment has {_told(name)} and {_told(of_name)}: start several "
+                    f"processes with torchrun, or unset {name} and {of_name} for one"
+                )
+    except UserError as error:
+        raise OneProcessError(str(error)) from error
+    needed = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    missing = [name for name in needed if not os.environ.get(name)]
+    if world_size() > 1 and missing:
+        raise OneProcessError(
+            f"the environment has WORLD_SIZE={world_size()} but no {', '.join(missing)}: start "
+            "several processes with torchrun, or unset WORLD_SIZE for one"
+        )
+
+
+def _told(name: str) -> str:
+    return f"{name}={os.environ[name]}" if name in os.environ else f"no {name}"
 
 
 @contextlib.contextmanager
@@ -78,18 +116,30 @@ def join(device: torch.device) -> None:
 
     The connection ends with the process. torchrun keeps its store of addresses over a restart, and
     the addresses of ended processes are still in it. So each start uses keys of its own in it.
+
+    Raises:
+        OneProcessError: the environment does not say how to find the others, or they don't come.
     """
+    check_environment()
     if world_size() > 1 and not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
         try:
-            store, _, _ = next(dist.rendezvous("env://", timeout=LONGEST_WAIT))
-        except ValueError as error:  # an incomplete environment
-            raise UserError(f"the other processes can't be found: {error}; use torchrun") from error
-        store = dist.PrefixStore(f"start {num_restarts()}", store)
-        dist.init_process_group(
-            backend, store=store, rank=rank(), world_size=world_size(), timeout=LONGEST_WAIT
-        )
-        atexit.register(dist.destroy_process_group)
+            store, _, _ = next(dist.rendezvous("env://", timeout=LONGEST_START))
+            store = dist.PrefixStore(f"start {num_restarts()}", store)
+            dist.init_process_group(
+                backend, store=store, rank=rank(), world_size=world_size(), timeout=LONGEST_WAIT
+            )
+        except (ValueError, dist.DistError) as error:
+            raise OneProcessError(
+                f"process {rank()} can't find the other processes at {os.environ['MASTER_ADDR']}, "
+                f"port {os.environ['MASTER_PORT']}: {error}"
+            ) from error
+        atexit.register(_leave)
+
+
+def _leave() -> None:
+    dist.destroy_process_group()
+    threads.wait_until_threads_rest()
 
 
 def has_lost_another(error: RuntimeError) -> bool:
@@ -127,12 +177,16 @@ def wrap(model: nn.Module, device: torch.device) -> nn.Module:
     """
     if world_size() == 1:
         return model
-    return DistributedDataParallel(
-        model,
-        device_ids=[device.index] if device.type == "cuda" else None,
-        gradient_as_bucket_view=True,
-        broadcast_buffers=False,
-    )
+    with warnings.catch_warnings():
+        # torch 2.14 deprecates what has no substitute yet: buffers not exchanged at the start, when
+        # a resumed run's ranks have their own.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        return DistributedDataParallel(
+            model,
+            device_ids=[device.index] if device.type == "cuda" else None,
+            gradient_as_bucket_view=True,
+            broadcast_buffers=False,
+        )
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -160,18 +214,23 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def average_buffers(model: nn.Module) -> None:
-    """Set BatchNorm statistics on every rank to their mean over all ranks.
+    """Set statistics of layers, such as BatchNorm's, on every rank to their mean over all ranks.
 
-    Layers in evaluation mode (frozen layers) are left as they are.
+    Those are all buffers of floating-point numbers. What is the same on all ranks stays the same
+    to the last bit. Layers in evaluation mode (frozen layers) are left as they are.
     """
-    if world_size() == 1:
+    layers = [layer for layer in model.modules() if layer.training]
+    buffers = [b for layer in layers for b in layer.buffers(recurse=False) if b.is_floating_point()]
+    if world_size() == 1 or not buffers:
         return
-    for module in model.modules():
-        has_statistics = isinstance(module, _NormBase) and module.running_mean is not None
-        if module.training and has_statistics:
-            for statistic in (module.running_mean, module.running_var):
-                dist.all_reduce(statistic)
-                statistic.div_(world_size())
+    own = torch.cat([buffer.reshape(-1).double() for buffer in buffers])
+    main = own.clone()
+    dist.broadcast(main, src=0)
+    difference = torch.where(own == main, 0.0, own - main)
+    mean = main + all_reduce_sum(difference) / world_size()
+    parts = mean.split([buffer.numel() for buffer in buffers])
+    for buffer, part in zip(buffers, parts, strict=True):
+        buffer.copy_(part.view_as(buffer))
 
 
 def barrier() -> None:

@@ -1,5 +1,7 @@
 """How far a linear model comes on the encoder's features as they are."""
 
+import itertools
+
 import numpy as np
 import torch
 
@@ -27,12 +29,12 @@ def _encoded(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features (N, F) float32 and labels (N,) of the galaxies of all ranks."""
     model.eval()
-    features, labels = [], []
+    encoded = []
     for batch in loader:
-        images, y = model.batch_to_supervised_tuple(engine.to_device(batch, settings.device))
+        images, labels = model.batch_to_supervised_tuple(engine.to_device(batch, settings.device))
         with settings.autocast():
-            features.append(model.encoder(images).float().cpu())
-        labels.append(y.cpu())
-    parts = distributed.gather((torch.cat(features).numpy(), torch.cat(labels).numpy()))
-    features, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+            features = model.encoder(images).float()
+        encoded.append((features.cpu().numpy(), labels.cpu().numpy()))
+    everywhere = itertools.chain(*distributed.gather(encoded))  # a rank may have none
+    features, labels = (np.concatenate(arrays) for arrays in zip(*everywhere, strict=True))
     return features, labels
