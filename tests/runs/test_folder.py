@@ -9,17 +9,25 @@ import pytest
 from dying import in_another_process, killed_before_step, lock_of_another_process
 from small_runs import find, open_run, save_epochs
 
-from zoobot.runs.earlier import RUN_FILES, set_aside
+from zoobot.runs.earlier import OTHERS, RESULTS, set_aside
 from zoobot.system import files
 
 
-@pytest.mark.parametrize("left", RUN_FILES)
-def test_any_file_that_a_run_has_left_is_set_aside_before_another_begins(tmp_path, left):
+@pytest.mark.parametrize("left", ["checkpoints/last.ckpt", *RESULTS[1:]])
+def test_any_result_that_a_run_has_left_is_set_aside_before_another_begins(tmp_path, left):
     (tmp_path / left).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / left).write_text("an earlier run's")
     with open_run(tmp_path) as run:
         save_epochs(run, [1.0, 2.0])
     assert (tmp_path / "earlier-1" / left).read_text() == "an earlier run's"
+
+
+def test_runs_that_died_before_any_result_are_not_set_aside_one_by_one(tmp_path):
+    for _ in range(3):
+        with open_run(tmp_path):
+            pass
+    assert all((tmp_path / name).exists() for name in OTHERS)
+    assert not (tmp_path / "earlier-1").exists()
 
 
 def test_a_run_that_died_in_its_first_epoch_leaves_no_state_to_the_next(tmp_path):
@@ -64,7 +72,7 @@ def test_a_run_holds_its_folder_until_its_end_whatever_becomes_of_an_earlier_one
 
 
 def test_a_run_that_can_not_begin_frees_its_folder(tmp_path):
-    (tmp_path / "config.json").mkdir()  # nor be set aside
+    (tmp_path / "report").mkdir()  # an earlier run's, whose first name is taken
     (tmp_path / "earlier-1").write_text("")
     with lock_of_another_process(tmp_path / ".lock"), pytest.raises(ValueError, match="in use"):
         open_run(tmp_path)

@@ -218,7 +218,10 @@ def save_weights(path: str | Path, state_dict: dict[str, torch.Tensor], descript
     Returns:
         The weights' SHA-256, by which ``weights_digest`` knows them.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
+    tensors = {  # copies, because safetensors refuses weights that layers share
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in state_dict.items()
+    }
     sha256 = weights_digest(tensors)
     told = {"format_version": FORMAT_VERSION, **description, "sha256": sha256}
     metadata = {"zoobot": json.dumps(told)}

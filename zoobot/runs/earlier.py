@@ -5,20 +5,22 @@ from pathlib import Path
 
 # Checkpoints come first: a process that is killed meanwhile leaves none in their place, from which
 # the next could go on.
-RUN_FILES = (
-    "checkpoints best.safetensors metrics.jsonl skipped_steps.jsonl config.json tensorboard report "
+RESULTS = (
+    "checkpoints best.safetensors metrics.jsonl skipped_steps.jsonl report "
     "val_predictions.parquet test_predictions.parquet curves.png questions.png galaxies.png"
 ).split()
+OTHERS = ["config.json", "tensorboard"]  # what a run leaves that died before its first result
 
 
 def set_aside(save_dir: Path) -> None:
-    """Move what a run has left, if anything, to ``earlier-1``, ``earlier-2``, ...
+    """Move an earlier run's files, if it has results, to ``earlier-1``, ``earlier-2``, ...
 
     Files in ``checkpoints/best`` stay: their names are never those of another run.
     """
-    earlier = [name for name in RUN_FILES if (save_dir / name).exists()]
-    if not earlier:
+    states = (save_dir / "checkpoints").glob("*.ckpt")
+    if not any(states) and not any((save_dir / name).exists() for name in RESULTS[1:]):
         return
+    earlier = [name for name in RESULTS + OTHERS if (save_dir / name).exists()]
     numbered = (save_dir / f"earlier-{number}" for number in itertools.count(1))
     aside = next(folder for folder in numbered if not folder.exists())
     aside.mkdir()
