@@ -10,13 +10,8 @@ REFUSED = {  # at 64 px
     "efficientformer": r"efficientformer_l1' can't take images of 64 px .*made for 224 px",
     "inception_v3": r"inception_v3' can't take images of 64 px .*Kernel size",
 }
-QUICK = {"coat", "csatv2", "rdnet", "swin_transformer_v2_cr", "tresnet"}  # each failed otherwise
-    "coat",
-    "csatv2",
-    "rdnet",
-    "swin_transformer_v2_cr",
-    "tresnet",
-}  # each failed in its own way
+# Each failed in a way of its own.
+QUICK = {"coat", "csatv2", "rdnet", "swin_transformer_v2_cr", "tresnet"}
 
 
 def cases():
