@@ -2,7 +2,7 @@
 
     python finetune.py --catalog rings.csv --label-col ring \\
         --encoder hf_hub:mwalmsley/zoobot-encoder-convnext_nano --save-dir runs/rings
-    python finetune.py --catalog bars.csv --task regression --label-col bar_length \\
+    python finetune.py --catalog bars.csv --task regression --label-col bar_length bar_width \\
         --encoder runs/evo/best.safetensors
     torchrun --nproc-per-node 8 finetune.py --catalog cat.parquet --task tree \\
         --schema tree.json --encoder convnext_nano
@@ -21,7 +21,13 @@ def make_parser() -> options.Parser:
     task = parser.add_argument_group("task")
     add = task.add_argument
     add("--task", choices=["classification", "regression", "tree"], default="classification")
-    add("--label-col", default="label", help="column of the label, but for trees")
+    add(
+        "--label-col",
+        nargs="+",
+        default="label",
+        metavar="COLUMN",
+        help="column of the label, but for trees; of regression also several",
+    )
     add("--num-classes", type=int, help="by default as many as the catalog has")
     add("--class-weights", help="balanced, or a weight a class as a JSON list")
     add("--label-smoothing", type=options.fraction, default=0.0, help="of classification")
@@ -32,6 +38,13 @@ def make_parser() -> options.Parser:
         help="of regression",
     )
     add("--unit-interval", action="store_true", help="regression labels lie within 0-1")
+    add(
+        "--label-scale",
+        choices=["auto", "linear", "log"],
+        default="auto",
+        help="regression labels are standardised as they are, or as logarithms; auto: as "
+        "logarithms if positive, over more than a decade and skewed",
+    )
     add("--schema", help="of a tree: a named decision tree, or PATH.json")
     options.add_data_options(parser, catalog=None)
     model = parser.add_argument_group("model")
@@ -72,7 +85,13 @@ def make_parser() -> options.Parser:
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    return make_parser().parse(argv)
+    parser = make_parser()
+    opt = parser.parse(argv)
+    if isinstance(opt.label_col, list) and len(opt.label_col) == 1:
+        (opt.label_col,) = opt.label_col
+    if isinstance(opt.label_col, list) and opt.task != "regression":
+        parser.error(f"--label-col takes one column for --task {opt.task}")
+    return opt
 
 
 if __name__ == "__main__":
@@ -107,7 +126,8 @@ def run(opt: argparse.Namespace) -> None:
     schema = get_schema(opt.schema) if opt.task == "tree" and opt.schema else None
     if opt.task == "tree" and schema is None:
         raise UserError("--task tree needs --schema: a named tree, or PATH.json")
-    label_cols = schema.label_cols if schema else [opt.label_col]
+    own_cols = opt.label_col if isinstance(opt.label_col, list) else [opt.label_col]
+    label_cols = schema.label_cols if schema else own_cols
     splits = from_options.load_galaxies(opt, opt.catalog, label_cols)
     class_names = None
     if opt.task == "classification":
@@ -157,7 +177,11 @@ def make_model(
         return finetune.FinetuneableZoobotTree(schema, **arguments)
     if opt.task == "regression":
         return finetune.FinetuneableZoobotRegressor(
-            opt.label_col, opt.loss, opt.unit_interval, **arguments
+            opt.label_col,
+            opt.loss,
+            opt.unit_interval,
+            label_scale=None if opt.unit_interval else opt.label_scale,
+            **arguments,
         )
     weights = opt.class_weights
     return finetune.FinetuneableZoobotClassifier(

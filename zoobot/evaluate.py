@@ -152,13 +152,13 @@ def report_run(
     """Report on a run's test galaxies, or its validation galaxies if there are no others.
 
     The main process calls it. Leaves ``{split}_predictions.parquet`` and ``report/`` in the run's
-    folder.
+    folder. A run that learned several numbers has a report of each, ``report/COLUMN/``.
 
     Args:
         predictions: of each split, as ``evaluate_run`` collects them.
 
     Returns:
-        The page's path.
+        The page's path; the first page's if there are several.
     """
     save_dir = Path(save_dir)
     for split, predicted in predictions.items():
@@ -167,14 +167,21 @@ def report_run(
     if last == "test" and predictions[last].metadata["schema"] is not None:
         other = (predictions["val"], data.labels("val"))
     name = {"val": "validation", "test": "test"}[last]
-    return evaluate(
-        predictions[last],
-        data.table(last),
-        save_dir / "report",
-        recalibrate_on=other,
-        title=title,
-        subtitle=f"{data.num_galaxies(last)} {name} galaxies",
-    )
+    columns, folder = predictions[last].metadata["label_col"], save_dir / "report"
+    several = columns if isinstance(columns, list) else []
+    pages = [
+        evaluate(
+            predictions[last],
+            data.table(last),
+            folder / (column or ""),
+            label_col=column,
+            recalibrate_on=other,
+            title=": ".join(filter(None, (title, column))),
+            subtitle=f"{data.num_galaxies(last)} {name} galaxies",
+        )
+        for column in several or [None]
+    ]
+    return pages[0]
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

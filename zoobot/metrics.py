@@ -45,11 +45,11 @@ class Means:
         """The mean of each quantity over the galaxies of all ranks.
 
         Every process must call it. Quantities whose weights are all 0 are left out. For ``rmse``
-        the values are squared errors, and the result is the root of their mean.
+        and ``rmse/COLUMN`` the values are squared errors, and the result is the root of their mean.
         """
         sums, counts = distributed.all_reduce_sum(self.totals.clone()).tolist()
         means = {n: s / c for n, s, c in zip(self.names, sums, counts, strict=True) if c > 0}
-        return {n: math.sqrt(m) if n == "rmse" else m for n, m in means.items()}
+        return {n: math.sqrt(m) if n.split("/")[0] == "rmse" else m for n, m in means.items()}
 
 
 class Measure(Protocol):
@@ -68,30 +68,30 @@ class Measure(Protocol):
 
 
 class ExampleMeasures:
-    """Measures the loss and one other quantity, for galaxies with one label each.
+    """Measures the loss and other quantities, for galaxies with one label each, or a few.
 
     Args:
-        name: name of the other quantity; None: only the loss.
-        measure: ``measure(outputs, labels)`` gives its values (B,).
+        names: of the other quantities, K.
+        measure: ``measure(outputs, labels)`` gives their values, (B, K), or (B,) for one.
     """
 
     def __init__(
         self,
-        name: str | None = None,
+        *names: str,
         measure: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
     ):
-        self.names = ["loss", name] if name else ["loss"]
+        self.names = ["loss", *names]
         self._measure = measure
 
     def __call__(
         self, losses: torch.Tensor, outputs: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Values and weights, (B, 1) or (B, 2), from losses (B, K); all weights are 1."""
-        values = [losses.sum(1)]
+        """Values and weights, (B, 1 + K), from losses (B, L); all weights are 1."""
+        values = losses.sum(1, keepdim=True)
         if self._measure is not None:
-            values.append(self._measure(outputs, labels).to(values[0].dtype))
-        stacked = torch.stack(values, dim=1)
-        return stacked, torch.ones_like(stacked)
+            others = self._measure(outputs, labels).to(values.dtype)
+            values = torch.cat([values, others.reshape(len(values), -1)], dim=1)
+        return values, torch.ones_like(values)
 
 
 class VoteMeasures:

@@ -19,18 +19,26 @@ import torch
 import torch.nn.functional as F
 
 from zoobot import losses
-from zoobot.data.labels import check_classes, check_numbers, votes
+from zoobot.data.labels import check_classes, votes
 from zoobot.limits.models import LARGEST_SETTING
 from zoobot.metrics import ExampleMeasures, VoteMeasures
 from zoobot.models.arguments import plain
 from zoobot.models.finetune_base import FinetuneableZoobotAbstract
-from zoobot.models.heads import DirichletHead, LinearHead, label_tensor
+from zoobot.models.heads import DirichletHead, LinearHead, label_tensor, one_a_galaxy
+from zoobot.models.regressor import FinetuneableZoobotRegressor, l1_loss, mse_loss
 from zoobot.models.tree import schema_of
 from zoobot.schemas import Schema
 from zoobot.system.errors import UserError
 
+__all__ = [
+    "FinetuneableZoobotClassifier",
+    "FinetuneableZoobotRegressor",
+    "FinetuneableZoobotTree",
+    "cross_entropy_loss",
+    "l1_loss",
+    "mse_loss",
+]
 MOST_CLASSES = LARGEST_SETTING  # as many as a checkpoint may tell
-LOSSES = {"mse": "mse", "mean_squared_error": "mse", "mae": "mae", "mean_absolute_error": "mae"}
 
 
 def cross_entropy_loss(
@@ -47,30 +55,8 @@ def cross_entropy_loss(
     """
     if weight is not None:
         weight = torch.as_tensor(weight, dtype=torch.float32, device=y_pred.device)
-    y_pred, y = y_pred.float(), _one_a_galaxy(y, y_pred[:, 0]).long()
+    y_pred, y = y_pred.float(), one_a_galaxy(y, y_pred[:, 0]).long()
     return F.cross_entropy(y_pred, y, weight, label_smoothing=label_smoothing, reduction="none")
-
-
-def mse_loss(y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Squared error, not reduced: the shape of ``y_pred``. Labels (B, 1) are taken as (B,)."""
-    return F.mse_loss(y_pred, _one_a_galaxy(y, y_pred).to(y_pred.dtype), reduction="none")
-
-
-def l1_loss(y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Absolute error, not reduced: the shape of ``y_pred``. Labels (B, 1) are taken as (B,)."""
-    return F.l1_loss(y_pred, _one_a_galaxy(y, y_pred).to(y_pred.dtype), reduction="none")
-
-
-def _one_a_galaxy(y: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
-    """Labels in the shape of the outputs: (B, 1) as (B,). Else they would be spread over (B, B)."""
-    if y.shape == outputs.shape:
-        return y
-    if y.shape != (*outputs.shape, 1):
-        raise UserError(
-            f"labels have shape {tuple(y.shape)}, but the model predicts {tuple(outputs.shape)}: "
-            "give one label a galaxy"
-        )
-    return y.squeeze(-1)
 
 
 def _class_weights(weights, num_classes: int) -> torch.Tensor:
@@ -83,7 +69,7 @@ def _class_weights(weights, num_classes: int) -> torch.Tensor:
 
 
 def _is_right(y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    return y_pred.argmax(1) == _one_a_galaxy(y, y_pred[:, 0])
+    return y_pred.argmax(1) == one_a_galaxy(y, y_pred[:, 0])
 
 
 class FinetuneableZoobotClassifier(FinetuneableZoobotAbstract):
@@ -134,7 +120,7 @@ class FinetuneableZoobotClassifier(FinetuneableZoobotAbstract):
         self.head = self._seeded(
             lambda: LinearHead(self.encoder_dim, num_classes, self.head_dropout_prob)
         )
-        self.measure = ExampleMeasures("acc", _is_right)
+        self.measure = ExampleMeasures("acc", measure=_is_right)
 
     def loss(self, y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Cross-entropy (B,), smoothed and weighted."""
@@ -194,57 +180,6 @@ class FinetuneableZoobotClassifier(FinetuneableZoobotAbstract):
         fitted = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
         fitted.fit(*features["train"])
         return {split: float(fitted.score(*pair)) for split, pair in features.items()}
-
-
-class FinetuneableZoobotRegressor(FinetuneableZoobotAbstract):
-    """Predicts one number of a galaxy, (B,).
-
-    Args:
-        label_col: its column.
-        loss: ``mse`` (or ``mean_squared_error``) or ``mae`` (or ``mean_absolute_error``).
-        unit_interval: labels lie within 0-1, and a sigmoid keeps predictions there.
-        super_kwargs: of ``FinetuneableZoobotAbstract``.
-
-    Raises:
-        ValueError: for another loss.
-    """
-
-    task = "regression"
-
-    def __init__(
-        self,
-        label_col: str = "label",
-        loss: str = "mse",
-        unit_interval: bool = False,
-        **super_kwargs,
-    ):
-        super().__init__(**super_kwargs)
-        if loss not in LOSSES:
-            raise UserError(f"loss {loss!r} is none of {', '.join(LOSSES)}")
-        self.label_col = label_col
-        self.loss_name = LOSSES[loss]
-        self.unit_interval = unit_interval
-        self.loss = {"mse": mse_loss, "mae": l1_loss}[self.loss_name]
-        activation = torch.sigmoid if unit_interval else None
-        self.head = self._seeded(
-            lambda: LinearHead(self.encoder_dim, 1, self.head_dropout_prob, activation)
-        )
-        self.measure = ExampleMeasures("rmse", mse_loss)
-
-    def prediction_columns(self) -> list[str]:
-        """The label column's name."""
-        return [self.label_col]
-
-    def arguments(self) -> dict:
-        return super().arguments() | {
-            "label_col": self.label_col,
-            "loss": self.loss_name,
-            "unit_interval": self.unit_interval,
-        }
-
-    def check_labels(self, table: pd.DataFrame, where: str) -> None:
-        """ValueError unless every label is a finite number, within 0-1 if ``unit_interval``."""
-        check_numbers(table, self.label_col, self.unit_interval, where)
 
 
 class FinetuneableZoobotTree(FinetuneableZoobotAbstract):

@@ -119,3 +119,15 @@ def _one_column(batch: dict, column: str) -> torch.Tensor:
 def _single(labels: torch.Tensor) -> torch.Tensor:
     """float64 labels, as other data modules give them, in float32."""
     return labels.float() if labels.dtype == torch.float64 else labels
+
+
+def one_a_galaxy(y: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+    """Labels in the shape of the outputs: (B, 1) as (B,). Else they would be spread over (B, B)."""
+    if y.shape == outputs.shape:
+        return y
+    if y.shape != (*outputs.shape, 1):
+        raise UserError(
+            f"labels have shape {tuple(y.shape)}, but the model predicts {tuple(outputs.shape)}: "
+            "give one label a galaxy"
+        )
+    return y.squeeze(-1)

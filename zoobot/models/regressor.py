@@ -1,0 +1,154 @@
+"""``FinetuneableZoobotRegressor``: a pretrained encoder under a head that predicts numbers."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+
+from zoobot.data.labels import check_numbers
+from zoobot.metrics import ExampleMeasures
+from zoobot.models.arguments import plain
+from zoobot.models.finetune_base import FinetuneableZoobotAbstract
+from zoobot.models.heads import LinearHead, label_tensor, one_a_galaxy
+from zoobot.models.scales import KINDS, LabelScale, check_kind, fit_scale
+from zoobot.system.errors import UserError
+
+LOSSES = {"mse": "mse", "mean_squared_error": "mse", "mae": "mae", "mean_absolute_error": "mae"}
+
+
+def mse_loss(y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Squared error, not reduced: the shape of ``y_pred``. Labels (B, 1) are taken as (B,)."""
+    return F.mse_loss(y_pred, one_a_galaxy(y, y_pred).to(y_pred.dtype), reduction="none")
+
+
+def l1_loss(y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Absolute error, not reduced: the shape of ``y_pred``. Labels (B, 1) are taken as (B,)."""
+    return F.l1_loss(y_pred, one_a_galaxy(y, y_pred).to(y_pred.dtype), reduction="none")
+
+
+class FinetuneableZoobotRegressor(FinetuneableZoobotAbstract):
+    """Predicts one number of a galaxy, (B,), or several, (B, L), in the labels' own units.
+
+    It learns labels that are standardised by the mean and spread of the training galaxies, or
+    their logarithms; ``loss`` is that of standardised labels, ``rmse`` is in the labels' own units.
+
+    Args:
+        label_col: its column; several columns in a list.
+        loss: ``mse`` (or ``mean_squared_error``) or ``mae`` (or ``mean_absolute_error``).
+        unit_interval: labels lie within 0-1, and a sigmoid keeps predictions there. They are
+            learned as they are.
+        label_scale: ``linear`` standardises labels, ``log`` their logarithms, ``auto`` chooses (see
+            ``scales.fit_scale``), None takes them as they are. A dict is a scale that was fitted.
+        super_kwargs: of ``FinetuneableZoobotAbstract``.
+
+    Attributes:
+        scale: fitted to the training labels, if the loader tells them all.
+
+    Raises:
+        ValueError: for another loss or scale, or no or repeated columns.
+    """
+
+    task = "regression"
+
+    def __init__(
+        self,
+        label_col: str | Sequence[str] = "label",
+        loss: str = "mse",
+        unit_interval: bool = False,
+        *,
+        label_scale: str | dict | None = "auto",
+        **super_kwargs,
+    ):
+        super().__init__(**super_kwargs)
+        if loss not in LOSSES:
+            raise UserError(f"loss {loss!r} is none of {', '.join(LOSSES)}")
+        check_kind(label_scale, unit_interval)
+        self._label_cols = [label_col] if isinstance(label_col, str) else list(label_col)
+        if not self._label_cols or len({*self._label_cols}) < len(self._label_cols):
+            raise UserError(f"label_col={label_col!r}: give one column, or several that differ")
+        self.label_col = self._label_cols[0] if len(self._label_cols) == 1 else self._label_cols
+        self.loss_name = LOSSES[loss]
+        self.unit_interval = unit_interval
+        self.loss = {"mse": mse_loss, "mae": l1_loss}[self.loss_name]
+        self.label_scale = None if unit_interval else plain(label_scale)
+        self._positive = dict.fromkeys(self._label_cols, True)  # in all labels checked
+        is_fitted = isinstance(self.label_scale, dict)
+        self.scale = LabelScale(**self.label_scale) if is_fitted else LabelScale()
+        num_cols = len(self._label_cols)
+        activation = torch.sigmoid if unit_interval else None
+        self.head = self._seeded(
+            lambda: LinearHead(self.encoder_dim, num_cols, self.head_dropout_prob, activation)
+        )
+        names = ["rmse"] if num_cols == 1 else [f"rmse/{column}" for column in self._label_cols]
+        self.measure = ExampleMeasures(*names, measure=mse_loss)
+
+    def label_columns(self) -> list[str]:
+        """The columns of the numbers."""
+        return self._label_cols
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (B, C, H, W), 0 to 1, to numbers (B,) or (B, L) in the labels' own units."""
+        return self.scale.in_own_unit(super().forward(images))
+
+    def batch_to_supervised_tuple(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images, and the label column (B,), or columns (B, L)."""
+        labels = label_tensor(batch, self._label_cols)
+        return batch["image"], labels[:, 0] if len(self._label_cols) == 1 else labels
+
+    def losses(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Each galaxy's loss of standardised labels: (B, L)."""
+        return super().losses(self.scale.standardised(outputs), self.scale.standardised(labels))
+
+    def learn_from_labels(self, table: pd.DataFrame | None) -> None:
+        """Fit the scale to the training labels, unless it is fitted."""
+        if self.label_scale in KINDS and table is not None:
+            labels = table[self._label_cols].to_numpy(dtype=np.float64)
+            scale = fit_scale(labels, self.label_scale, [*self._positive.values()])
+            self.label_scale, self.scale = scale.to_dict(), scale
+
+    def introduce(self) -> str:
+        """What a run says of its model at the start, with the scale of the labels."""
+        told = super().introduce()
+        for i, column in enumerate(self._label_cols if isinstance(self.label_scale, dict) else []):
+            mean, std, log = (values[i] for values in self.label_scale.values())
+            of = "logarithms" if log else "numbers"
+            told += f"\nlabel {column!r}: {of} of mean {mean:.4g} and spread {std:.4g} are learned"
+        return told
+
+    def prediction_columns(self) -> list[str]:
+        """The label columns' names."""
+        return self._label_cols
+
+    def arguments(self) -> dict:
+        """With the label scale as the numbers that it came to."""
+        return super().arguments() | {
+            "label_col": self.label_col,
+            "loss": self.loss_name,
+            "unit_interval": self.unit_interval,
+            "label_scale": self.label_scale,
+        }
+
+    @classmethod
+    def _rebuilt_arguments(cls, arguments: dict) -> dict:
+        """Models of earlier versions, and of Zoobot 2.x, predict labels as they are."""
+        return {"label_scale": None, **arguments}
+
+    def check_labels(self, table: pd.DataFrame, where: str) -> None:
+        """ValueError unless every label is a finite number, within 0-1 if ``unit_interval``.
+
+        And positive, where logarithms are learned.
+        """
+        for i, column in enumerate(self._label_cols):
+            check_numbers(table, column, self.unit_interval, where)
+            low = table[column].astype(float).idxmin() if len(table) else None
+            if low is None or table[column][low] > 0:
+                continue
+            self._positive[column] = False
+            fitted = isinstance(self.label_scale, dict) and self.label_scale["log"][i]
+            if fitted or self.label_scale == "log":
+                raise UserError(
+                    f"catalog {where}: column {column!r} of id_str {table['id_str'][low]!r} holds "
+                    f"{table[column][low]}, which has no logarithm: use label_scale='linear'"
+                )
