@@ -25,8 +25,15 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes long; runs only with -m slow")
     if chosen := config.getoption("--auto-precision"):
         os.environ["ZOOBOT_AUTO_PRECISION"] = chosen
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.option.markexpr:
+        for item in filter(lambda item: item.get_closest_marker("slow"), items):
+            item.add_marker(pytest.mark.skip(reason="slow: run with -m slow"))
 
 
 @pytest.fixture(params=["fp32", "bf16"])

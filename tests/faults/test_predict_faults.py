@@ -274,7 +274,10 @@ def test_a_full_disk_of_any_process_is_told(monkeypatch, capsys):
     def full(_):
         raise OSError(28, "No space left on device", "p.csv.parts/part-0000003.safetensors")
 
-    monkeypatch.setenv("LOCAL_RANK", "1")
+    second = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+              "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}  # fmt: skip
+    for name, value in second.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit, match="2"):
         run_script(full, lambda: argparse.Namespace(debug=False))
     told = "error: [Errno 28] No space left on device: 'p.csv.parts/part-0000003.safetensors'\n"
