@@ -73,6 +73,7 @@ def predict_to_file(
     summary: bool = False,
     split: str = "",
     seed: int = 42,
+    id_from: str = "path",
     resume: bool = True,
     show_progress: bool = True,
 ) -> Path:
@@ -96,6 +97,8 @@ def predict_to_file(
             proportion asked; for trees.
         split: only galaxies with this value in the catalog's column ``split``.
         seed: of the dropout.
+        id_from: ids of images in a folder: ``path`` (below it) or ``stem`` (the file's name), both
+            without suffix.
         resume: go on from the parts of a killed run; False deletes them.
 
     Raises:
@@ -117,7 +120,7 @@ def predict_to_file(
     folder = save_loc.with_name(save_loc.name + ".parts")
     only = locks.only_run(folder / "lock") if distributed.is_main() else nullcontext()
     with only:
-        galaxies, digest = _galaxies(catalog, folder, split)
+        galaxies, digest = _galaxies(catalog, folder, split, id_from)
         dataset = _dataset(galaxies, model, transform, num_views, fits_scaling)
         schema = Schema.from_dict(template.metadata["schema"]) if summary else None
         work = Work(folder, len(galaxies), batch_size, template, schema, seed, num_views)
@@ -173,7 +176,7 @@ def _check_options(model, num_samples, num_views, batch_size, on_bad_image) -> N
 
 
 def _galaxies(
-    catalog: pd.DataFrame | str | Path | Galaxies, folder: Path, split: str
+    catalog: pd.DataFrame | str | Path | Galaxies, folder: Path, split: str, id_from: str
 ) -> tuple[Galaxies, str | None]:
     """The galaxies by number, and in the main process a hash of them."""
     if not isinstance(catalog, pd.DataFrame | str | Path):
@@ -181,7 +184,7 @@ def _galaxies(
     digest = None
     with distributed.main_first():
         if distributed.is_main():
-            digest = listing.write_listing(catalog, folder / "galaxies.arrow", split)
+            digest = listing.write_listing(catalog, folder / "galaxies.arrow", split, id_from)
     return TableGalaxies(listing.open_listing(folder / "galaxies.arrow")), digest
 
 
