@@ -149,7 +149,7 @@ def with_no_data() -> dict[str, tuple[bytes, np.ndarray, np.ndarray]]:
     for value in (-9999, -99, -1e30, -3.4e38, np.nan):
         add(f"one {value}", flux, one, value)
         add(f"corner {value}", flux, corner, value)
-    add("two values", np.where(one, np.float32(-99), flux), corner & ~one, -9999)
+    add("two values", flux, corner, np.where(one, -99, -9999))
     add("corner 1e20", flux, corner, 1e20)
     add("corner 9999", flux, corner, 9999)
     add("zeros around a bias", biased, edge, 0)

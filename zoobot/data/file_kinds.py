@@ -3,7 +3,7 @@
 import os
 from typing import BinaryIO
 
-from PIL import TiffImagePlugin
+from PIL import Image, TiffImagePlugin
 
 FITS_MAGIC = b"SIMPLE  ="
 GZIP_MAGIC = b"\x1f\x8b"
@@ -13,6 +13,9 @@ FITS_SUFFIXES = (".fits", ".fit", ".fts")
 PACKED_SUFFIXES = (".gz", ".bz2", ".fz")
 PILLOW_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")
 READABLE = "png, jpg, tif, webp or FITS image"
+JPEG_END, PNG_END = b"\xff\xd9", b"IEND\xaeB`\x82"
+TAIL_BYTES = 1024  # in which a JPEG's end is looked for
+TIFF_PLACES = ((273, 279), (324, 325))  # tags: where strips, or tiles, begin, and their bytes
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 FOREIGN = {  # first bytes -> what a file is that is no image we read
     b"GIF8": "a GIF image",
@@ -63,6 +66,30 @@ def is_image_content(head: bytes) -> bool:
     """Whether a file's first bytes are those of an image that ``read_image`` reads."""
     magics = (FITS_MAGIC, b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", *TIFF_MAGICS)
     return head.startswith(magics) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+
+
+def ends_well(file: BinaryIO, image: Image.Image) -> bool:
+    """Whether a file has the end that its format asks for; False also where that is in doubt.
+
+    Args:
+        file: the image's file.
+        image: opened with Pillow, its pixels not yet decoded.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - TAIL_BYTES))
+    tail = file.read()
+    if image.format == "JPEG":
+        return tail.rstrip(b"\0\r\n ").endswith(JPEG_END)
+    if image.format == "PNG":
+        return tail.endswith(PNG_END)
+    if image.format == "WEBP":
+        file.seek(4)
+        return int.from_bytes(file.read(4), "little") + 8 <= size
+    for starts, lengths in TIFF_PLACES:
+        places = zip(image.tag_v2.get(starts, ()), image.tag_v2.get(lengths, ()), strict=True)
+        if ends := [start + length for start, length in places]:
+            return max(ends) <= size
+    return False
 
 
 def what_it_is(file: BinaryIO) -> str:

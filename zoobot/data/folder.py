@@ -13,6 +13,7 @@ from zoobot.system.errors import UserError
 
 ID_FROM = ("path", "stem")
 NAMED = 5  # files that a message names
+PARTS = ".parts"  # the folder of a prediction that is not finished
 SKIPPED_FOLDERS = ("__MACOSX", "lost+found")
 
 
@@ -112,6 +113,8 @@ class ImageFolder:
         linked, own = [], []
         for name in sorted(folders):
             path = os.path.join(parent, name)
+            if name.endswith(PARTS):
+                continue
             if name.startswith(".") or name in SKIPPED_FOLDERS:
                 self._pass_over(path, "a hidden folder" if name[0] == "." else "a system's folder")
             elif os.path.islink(path):

@@ -5,10 +5,11 @@ what it is, not its suffix. EXIF orientation is ignored. Row 0 of a FITS image i
 file has more than one image, the first is read.
 """
 
+import contextlib
 import io
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,7 +18,7 @@ import torch
 from PIL import Image
 
 from zoobot.data.brightness import FITS_SCALINGS, scale_to_8bit
-from zoobot.data.file_kinds import BZIP2_MAGIC, FITS_MAGIC, GZIP_MAGIC, what_it_is
+from zoobot.data.file_kinds import BZIP2_MAGIC, FITS_MAGIC, GZIP_MAGIC, ends_well, what_it_is
 from zoobot.data.fits_images import first_image, pixels_of, unpack
 from zoobot.system.errors import OneProcessError, UserError
 
@@ -77,47 +78,38 @@ def read_image(
         grey = source.shape[-1] == 1
         return Image.fromarray(source[..., 0] if grey else source).convert(MODES[channels])
     file, name = _resolve(source, name)
-    try:
-        with open(file, "rb") if isinstance(file, str) else file as opened:
-            return _decode(opened, channels, fits_scaling, min_side_px, name)
-    except ImageError:
-        raise
-    except UserError as error:
-        raise ImageError(f"{name}: {error}") from error
-    # The decoders raise exceptions of many types for a damaged file.
-    except Exception as error:
-        raise ImageError(f"{name}: {_reason(error)}") from error
+    with _opened(file, name) as opened:
+        content, is_fits = _unpacked(opened, name)
+        if is_fits:
+            with first_image(content.read()) as hdu:
+                _check_size(hdu.shape[:-3:-1], name)
+                return _from_float(pixels_of(hdu), channels, fits_scaling, name)
+        image = _open_with_pillow(content, name)
+        if image.format == "JPEG":
+            _shrink_on_load(image, channels, min_side_px)
+        image.load()
+        return to_8bit(image, channels, fits_scaling, name)
 
 
-def _decode(
-    file: BinaryIO, channels: int, fits_scaling: str, min_side_px: int | None, name: AnyPath
-) -> Image.Image:
-    """The image in an open file; see ``read_image``."""
-    head = file.read(len(FITS_MAGIC))
-    for magic in (GZIP_MAGIC, BZIP2_MAGIC):
-        if head.startswith(magic):
-            file.seek(0)
-            file = io.BytesIO(unpack(file, magic, MAX_FILE_BYTES))
-            head = file.read(len(FITS_MAGIC))
-            break
-    if not head:
-        raise ImageError(f"{name}: empty file")
-    if head == FITS_MAGIC:
-        file.seek(0)
-        with first_image(file.read()) as hdu:
-            _check_size(hdu.shape[:-3:-1], name)
-            return _from_float(pixels_of(hdu), channels, fits_scaling, name)
-    try:
-        image = Image.open(file, formats=PILLOW_FORMATS)
-    except Image.UnidentifiedImageError as error:
-        raise ImageError(f"{name}: {what_it_is(file)}") from error
-    _check_size(image.size, name)
-    if image.format == "TIFF":
-        _check_size([image.tag_v2.get(tag) or 1 for tag in TIFF_TILE_SIDES], name)
-    if image.format == "JPEG":
-        _shrink_on_load(image, channels, min_side_px)
-    image.load()
-    return to_8bit(image, channels, fits_scaling, name)
+def check_image(source: ImageSource, name: str | None = None) -> None:
+    """Raise ImageError for an image that can't be read, as far as its header and end tell.
+
+    A file that does not end as it should is decoded, which has the last word. So a file that is cut
+    short is found, but not one with damage within.
+
+    Args:
+        source, name: as for ``read_image``, but no pixels.
+    """
+    file, name = _resolve(source, name)
+    with _opened(file, name) as opened:
+        content, is_fits = _unpacked(opened, name)
+        if is_fits:
+            with first_image(content.read()) as hdu:
+                _check_size(hdu.shape[:-3:-1], name)
+            return
+        image = _open_with_pillow(content, name)
+        if not ends_well(content, image):
+            image.load()
 
 
 def read_pixels(
@@ -185,6 +177,48 @@ def _resolve(source: ImageSource, name: str | None) -> tuple[str | io.BytesIO, A
         check_file(source, name or source)
         return os.fspath(source), name or source
     raise ImageError(f"{name or 'image'}: no path and no bytes, but {type(source).__name__}")
+
+
+@contextlib.contextmanager
+def _opened(file: str | io.BytesIO, name: AnyPath) -> Iterator[BinaryIO]:
+    """The file, open; errors within the ``with`` block become ImageErrors that name it."""
+    try:
+        with open(file, "rb") if isinstance(file, str) else file as opened:
+            yield opened
+    except ImageError:
+        raise
+    except UserError as error:
+        raise ImageError(f"{name}: {error}") from error
+    # The decoders raise exceptions of many types for a damaged file.
+    except Exception as error:
+        raise ImageError(f"{name}: {_reason(error)}") from error
+
+
+def _unpacked(file: BinaryIO, name: AnyPath) -> tuple[BinaryIO, bool]:
+    """The file at its start, unpacked if it is packed; and whether it is FITS."""
+    head = file.read(len(FITS_MAGIC))
+    for magic in (GZIP_MAGIC, BZIP2_MAGIC):
+        if head.startswith(magic):
+            file.seek(0)
+            file = io.BytesIO(unpack(file, magic, MAX_FILE_BYTES))
+            head = file.read(len(FITS_MAGIC))
+            break
+    if not head:
+        raise ImageError(f"{name}: empty file")
+    file.seek(0)
+    return file, head == FITS_MAGIC
+
+
+def _open_with_pillow(file: BinaryIO, name: AnyPath) -> Image.Image:
+    """An image within the limits of size, its pixels not yet decoded."""
+    try:
+        image = Image.open(file, formats=PILLOW_FORMATS)
+    except Image.UnidentifiedImageError as error:
+        raise ImageError(f"{name}: {what_it_is(file)}") from error
+    _check_size(image.size, name)
+    if image.format == "TIFF":
+        _check_size([image.tag_v2.get(tag) or 1 for tag in TIFF_TILE_SIDES], name)
+    return image
 
 
 def check_file(path: AnyPath, name: AnyPath) -> None:

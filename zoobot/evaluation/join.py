@@ -178,8 +178,8 @@ def _match_names(
     free = np.setdiff1d(np.arange(len(ids)), places)
     names = pd.Series([_name(predicted[i]) for i in lone], index=lone)
     free_names = pd.Series(free, index=[_name(ids[i]) for i in free])
-    is_repeated = names.duplicated(keep=False).to_numpy()
-    is_repeated |= names.isin(free_names.index[free_names.index.duplicated()]).to_numpy()
+    taken = free_names.index[free_names.index.duplicated()]
+    is_repeated = (names.duplicated(keep=False) | names.isin(taken)).to_numpy()
     is_there = names.isin(free_names.index).to_numpy()
     places = places.copy()
     for i, name in names[is_there & ~is_repeated].items():
