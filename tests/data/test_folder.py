@@ -54,9 +54,12 @@ def test_many_links_to_links_are_listed_in_no_time(folder):
     assert ImageFolder(folder).files == ["40/g0.png"]
 
 
-def test_a_name_that_is_no_utf_8_is_named_with_its_bytes(folder, capfd, tmp_path):
-    files_people_have.latin_1_name(folder)
-    with pytest.raises(ValueError, match=r"not UTF-8, such as b'galaxia_\\xf1.png': rename"):
+def test_images_whose_names_are_no_utf_8_are_counted_and_one_is_named(folder, tmp_path):
+    (folder / "deep").mkdir()
+    for parent in (folder, folder / "deep"):
+        files_people_have.latin_1_name(parent)
+    told = r"^image 'galaxia_\\udcf1.png' in '.*deep', and 1 more: its name is not UTF-8, rename it"
+    with pytest.raises(ValueError, match=told):
         listing.write_listing(folder, tmp_path / "galaxies.arrow")
 
 

@@ -34,6 +34,7 @@ FOREIGN = {  # first bytes -> what a file is that is no image we read
     b"\xfd7zXZ": "packed with xz: unpack it",
     b"\x28\xb5\x2f\xfd": "packed with zstd: unpack it",
     b"version https://git-lfs": "a Git LFS pointer (git lfs pull fetches the file)",
+    b"\x1f\x9d": "packed with compress: unpack it",
     GZIP_MAGIC: "packed twice: unpack it",
     BZIP2_MAGIC: "packed twice: unpack it",
 }

@@ -46,9 +46,11 @@ class ImageFolder:
                     self.files.append(self._below(path))
         self.files.sort(key=lambda below: below.split(os.sep))
         if odd := [below for below in self.files if not is_utf8(below)]:
+            parent, name = os.path.split(os.path.join(folder, odd[0]))
+            more = f", and {len(odd) - 1} more" if len(odd) > 1 else ""
             raise UserError(
-                f"{folder}: the names of {len(odd)} images are not UTF-8, such as "
-                f"{os.fsencode(odd[0])!r}: rename them, for example with convmv"
+                f"image {name!r} in {parent!r}{more}: its name is not UTF-8, rename it, for "
+                "example with convmv"
             )
 
     def ids(self, id_from: str = "path") -> list[str]:
