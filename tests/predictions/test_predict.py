@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 
+import files_people_have
 import numpy as np
 import pandas as pd
 import predict_worker
@@ -373,3 +374,12 @@ def test_images_that_show_nothing_are_warned_of_by_count(
     assert line.startswith("warning: 4 of 36 images")
     assert "2 black, 1 white, 1 of one grey or colour" in line
     assert line.endswith("id_str 'g2', 'g3', 'g11', 'g12'")
+
+
+def test_values_taken_for_no_data_are_told_by_count(model, catalog, tmp_path, capsys):
+    pytest.importorskip("astropy")
+    for i in (4, 30):
+        content = files_people_have.with_no_data()["corner -9999"][0]
+        (tmp_path / "images" / f"g{i}.png").write_bytes(content)
+    predict.predict_to_file(catalog, model, tmp_path / "p.csv", **QUICK)
+    assert "-9999 is taken for no data in 2 of 37 images" in capsys.readouterr().out

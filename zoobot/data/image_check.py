@@ -19,6 +19,8 @@ from zoobot.system import distributed
 from zoobot.system.errors import UserError
 from zoobot.system.files import delete_files, write_whole
 
+CHECKS = ("headers", "all", "none")
+ON_BAD_IMAGE = ("error", "drop")
 MOST_HEADERS = 200_000  # beyond, a sample is looked at
 SAMPLED_HEADERS = 20_000
 SAMPLED_PIXELS = 1_000
@@ -75,6 +77,11 @@ def check_images(
         ValueError: images can't be read and ``on_bad_image`` is 'error', or a split would lose all
             its galaxies.
     """
+    if how not in CHECKS or on_bad_image not in ON_BAD_IMAGE:
+        raise UserError(
+            f"{how!r}, {on_bad_image!r}: use one of {', '.join(CHECKS)}, and one of "
+            f"{', '.join(ON_BAD_IMAGE)}"
+        )
     tables = {name: table for name, table in splits.items() if isinstance(table, pd.DataFrame)}
     if how == "none" or not any(map(len, tables.values())):
         if how != "none":
@@ -89,7 +96,7 @@ def check_images(
     missing = find_missing_files(whole["image"]) if len(rows) < len(whole) else []
     bad = dict.fromkeys(missing, GONE)
     bad |= {row: look.fault for row, look in looks.items() if look.fault}
-    _tell(whole, looks, len(rows), len(with_pixels))
+    _tell(whole, looks, len(rows), int(with_pixels.sum()))
     path = Path(save_dir) / LIST_NAME
     if not bad:
         if distributed.is_main():
@@ -148,26 +155,48 @@ def blank_warning(kinds: Counter[str], ids: Sequence[str], num_images: int) -> s
     )
 
 
+def no_data_notes(values: Counter[float], num_images: int) -> list[str]:
+    """A sentence for each of the most frequent values that were taken for no data.
+
+    Args:
+        values: in how many images each was found.
+        num_images: that were looked at.
+    """
+    return [
+        f"{value:g} is taken for no data in {number} of {num_images} images, and shown black"
+        for value, number in values.most_common(NAMED)
+    ]
+
+
 def _images_of(split: str, table: pd.DataFrame) -> pd.DataFrame:
     column = "file_loc" if "file_loc" in table else "image"
     columns = {"split": split, "id_str": table["id_str"], "image": table[column]}
     return pd.DataFrame(columns, dtype=object)
 
 
-def _choose(num_images: int, how: str, seed: int) -> tuple[np.ndarray, set[int]]:
-    """Rows to look at, and those among them whose pixels are looked at; for all processes alike."""
+def _choose(num_images: int, how: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to look at, and (N,) of all rows, whether their pixels are looked at.
+
+    They are the same in all processes.
+    """
     rng = np.random.default_rng(seed)
     rows = np.arange(num_images)
     if how == "all":
-        return rows, set(rows.tolist())
+        return rows, np.ones(num_images, dtype=bool)
     if num_images > MOST_HEADERS:
         rows = np.sort(rng.choice(rows, SAMPLED_HEADERS, replace=False))
     sample = rng.choice(rows, min(SAMPLED_PIXELS, len(rows)), replace=False)
-    return rows, set(sample.tolist())
+    with_pixels = np.zeros(num_images, dtype=bool)
+    with_pixels[sample] = True
+    return rows, with_pixels
 
 
 def _look_at_all(
-    whole: pd.DataFrame, rows: np.ndarray, with_pixels: set[int], channels: int, fits_scaling: str
+    whole: pd.DataFrame,
+    rows: np.ndarray,
+    with_pixels: np.ndarray,
+    channels: int,
+    fits_scaling: str,
 ) -> dict[int, Look]:
     """Row -> what was seen, where it is worth telling; each process looks at its share."""
     mine = rows[distributed.rank() :: distributed.world_size()].tolist()
@@ -178,19 +207,20 @@ def _look_at_all(
         for row in some:
             name = None if isinstance(images[row], str) else f"id_str {ids[row]!r}"
             looks.append(
-                (row, look_at(images[row], name, row in with_pixels, channels, fits_scaling))
+                (row, look_at(images[row], name, bool(with_pixels[row]), channels, fits_scaling))
             )
         return looks
 
     shown = None if distributed.is_main() else True  # None: in a terminal only
     seen = {}
-    with (
-        ThreadPoolExecutor(THREADS) as threads,
-        tqdm(total=len(mine), desc="looking at images", unit="image", disable=shown) as bar,
-    ):
-        for looks in threads.map(look_at_some, _pieces(mine)):
-            seen |= {row: look for row, look in looks if look != Look()}
-            bar.update(len(looks))
+    threads = ThreadPoolExecutor(THREADS)
+    try:
+        with tqdm(total=len(mine), desc="looking at images", unit="image", disable=shown) as bar:
+            for looks in threads.map(look_at_some, _pieces(mine)):
+                seen |= {row: look for row, look in looks if look != Look()}
+                bar.update(len(looks))
+    finally:
+        threads.shutdown(cancel_futures=True)  # when interrupted, don't look at the others first
     return {row: look for share in distributed.gather(seen) for row, look in share.items()}
 
 
@@ -208,8 +238,8 @@ def _tell(whole: pd.DataFrame, looks: dict[int, Look], num_rows: int, num_pixels
         ids = [str(whole["id_str"][row]) for row in sorted(blank)]
         _say(blank_warning(Counter(blank.values()), ids, num_pixels), file=sys.stderr)
     values = Counter(itertools.chain.from_iterable(look.no_data for look in looks.values()))
-    for value, number in values.most_common(NAMED):
-        _say(f"{value:g} is taken for no data in {number} of {num_pixels} images, and shown black")
+    for note in no_data_notes(values, num_pixels):
+        _say(note)
 
 
 def _say(text: str, **options: Any) -> None:

@@ -27,8 +27,8 @@ from zoobot.data.loaders import GalaxyLoader
 from zoobot.data.sources import Galaxies, TableGalaxies
 from zoobot.data.views.cpu import GalaxyView
 from zoobot.data.views.turned import TurnedViews
-from zoobot.predictions.blank import Blank
 from zoobot.predictions.files import Predictions, check_save_loc
+from zoobot.predictions.image_notes import ImageNotes
 from zoobot.predictions.models import (
     AnyModule,
     as_predictor,
@@ -152,10 +152,10 @@ def predict_to_file(
         )
         bar = _progress_bar(work, mine, len(todo), show_progress)
         with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []), bar:
-            blank = _predict_parts(
+            notes = _predict_parts(
                 model, loader, mine, work, galaxies, settings, compile_encoder, bar
             )
-        blank.warn()
+        notes.tell()
         distributed.barrier()
         if distributed.is_main():
             join_parts(work, galaxies, save_loc)
@@ -240,9 +240,11 @@ def _progress_bar(work: Work, mine: list[int], num_todo: int, show_progress: boo
     )
 
 
-def _predict_parts(model, loader, parts, work, galaxies, settings, compile_encoder, bar) -> Blank:
+def _predict_parts(
+    model, loader, parts, work, galaxies, settings, compile_encoder, bar
+) -> ImageNotes:
     """Predict parts; earlier ones are summarised and written meanwhile."""
-    blank = Blank()
+    notes = ImageNotes()
     model = model.to(settings.device, memory_format=torch.channels_last).eval()
     if compile_encoder:
         model.encoder.compile(dynamic=False)
@@ -253,7 +255,7 @@ def _predict_parts(model, loader, parts, work, galaxies, settings, compile_encod
             predicted, errors = [], {}
             for rows in work.batches(part):
                 batch = next(batches)
-                blank.look_at(batch)
+                notes.look_at(batch)
                 torch.manual_seed((work.seed * 1_000_003 + rows.start) % 2**63)
                 pad_to = work.batch_size if compile_encoder else None
                 predicted.append(_predict_batch(model, batch, len(rows), work, settings, pad_to))
@@ -266,7 +268,7 @@ def _predict_parts(model, loader, parts, work, galaxies, settings, compile_encod
                 writing.popleft().result()
         while writing:
             writing.popleft().result()
-    return blank
+    return notes
 
 
 def _predict_batch(model, batch, num_galaxies, work, settings, pad_to=None) -> torch.Tensor:
