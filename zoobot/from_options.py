@@ -8,6 +8,7 @@ import pandas as pd
 
 from zoobot.data import CatalogDataModule
 from zoobot.data.catalog import load_splits
+from zoobot.data.image_check import check_images
 from zoobot.data.shards.reader import open_splits
 from zoobot.data.sources import Galaxies
 from zoobot.data.views import (
@@ -24,14 +25,32 @@ from zoobot.trainer import Trainer
 
 MAY_CHANGE_ON_RESUME = set(
     "config debug resume save_dir epochs patience num_workers device compile no_report save_every "
-    "on_save_error max_skipped_steps allow_changes".split()
+    "on_save_error max_skipped_steps allow_changes check_images".split()
 )
 
 
 def load_galaxies(
     options: argparse.Namespace, path: str | Path | None, label_cols: list[str]
 ) -> dict[str, pd.DataFrame | Galaxies]:
-    """Train, val and test galaxies: tables of the catalog ``path``, or the galaxies of shards."""
+    """Train, val and test galaxies: tables of the catalog ``path``, or the galaxies of shards.
+
+    Their images are looked at as ``--check-images`` says.
+    """
+    splits = _load_splits(options, path, label_cols)
+    return check_images(
+        splits,
+        options.check_images,
+        options.on_bad_image,
+        options.save_dir,
+        channels=options.channels,
+        fits_scaling=options.fits_scaling,
+        seed=options.seed,
+    )
+
+
+def _load_splits(
+    options: argparse.Namespace, path: str | Path | None, label_cols: list[str]
+) -> dict[str, pd.DataFrame | Galaxies]:
     if not options.shards:
         if not path:
             raise UserError("give --catalog or --shards")

@@ -172,6 +172,19 @@ def add_data_options(parser: Parser, *, catalog: str | None) -> argparse._Argume
     add("--channels", type=int, choices=[1, 3], default=3, help="of the images")
     add("--fits-scaling", default="asinh", help="brightness of FITS images")
     add(
+        "--check-images",
+        choices=["headers", "all", "none"],
+        default="headers",
+        help="what to look at before training; headers: of all images up to 200,000, else of "
+        "20,000, and the pixels of 1,000; all: the pixels of all",
+    )
+    add(
+        "--on-bad-image",
+        choices=["error", "drop"],
+        default="error",
+        help="images can't be read, as listed in bad_images.csv: stop, or train without them",
+    )
+    add(
         "--shear",
         type=non_negative,
         default=20.0,

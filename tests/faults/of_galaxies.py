@@ -161,6 +161,7 @@ def _damaged_within_gzip(rng: random.Random, content: bytes) -> bytes:
 
 def image_steps(folder: Path) -> Steps:
     path = next(folder.iterdir())
+    yield partial(images.check_image, path)
     yield partial(images.read_image, path)
     yield partial(images.read_image, path.read_bytes(), 1, "linear", min_side_px=8)
     yield partial(images.read_pixels, str(path), 3, "none")

@@ -8,8 +8,9 @@ value, where there is one.
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -206,26 +207,34 @@ def check_ids(catalog: pd.DataFrame, where: str) -> None:
 
 
 def check_image_files(catalog: pd.DataFrame, where: str) -> None:
-    """Raise ValueError if image files are missing. The message names five and gives the total.
-
-    Each folder is listed only once, so a check of millions of files takes seconds.
-    """
+    """Raise ValueError if image files are missing. The message names five and gives the total."""
     if "file_loc" not in catalog:
         return
-    listings: dict[str, set[str]] = {}
-    missing = []
-    for file_loc in catalog["file_loc"]:
-        folder, name = os.path.split(file_loc)
-        if folder not in listings:
-            listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-        if name not in listings[folder]:
-            missing.append(file_loc)
-    if missing:
+    file_locs = catalog["file_loc"].tolist()
+    if missing := [file_locs[i] for i in find_missing_files(file_locs)]:
         raise UserError(
             f"catalog {where}: {len(missing)} of {len(catalog)} image files are missing: "
             + ", ".join(missing[:5])
             + (", ..." if len(missing) > 5 else "")
         )
+
+
+def find_missing_files(file_locs: Iterable[Any]) -> list[int]:
+    """The places of files that are missing; what is no path is not missing.
+
+    Each folder is listed only once, so a check of millions of files takes seconds.
+    """
+    listings: dict[str, set[str]] = {}
+    missing = []
+    for place, file_loc in enumerate(file_locs):
+        if not isinstance(file_loc, str):
+            continue
+        folder, name = os.path.split(file_loc)
+        if folder not in listings:
+            listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        if name not in listings[folder]:
+            missing.append(place)
+    return missing
 
 
 def split_catalog(
@@ -295,12 +304,11 @@ def load_splits(
     - train galaxies only if there is a separate validation catalog.
 
     Raises:
-        ValueError: a fault of a catalog; a label column or an image file is missing; there are no
-            train or no val galaxies; or a galaxy is both train and val.
+        ValueError: a fault of a catalog; a label column is missing; there are no train or no val
+            galaxies; or a galaxy is both train and val.
     """
     separate = {"val": val_catalog, "test": test_catalog}
     main = read_catalog(catalog, label_cols)
-    check_image_files(main, str(catalog))
     splits = dict.fromkeys(SPLITS, main.iloc[:0])
     if "split" in main or not (val_catalog or test_catalog):
         splits = split_catalog(main, seed=seed, where=str(catalog))
@@ -311,7 +319,6 @@ def load_splits(
     for split, path in separate.items():
         if path:
             splits[split] = read_catalog(path, label_cols)
-            check_image_files(splits[split], str(path))
     for split in ("train", "val"):
         if len(splits[split]) == 0:
             raise UserError(

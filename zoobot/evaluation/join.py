@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from zoobot.data.catalog import check_ids, read_catalog, require_columns
+from zoobot.data.file_kinds import image_stem
 from zoobot.data.labels import check_classes, check_numbers
 from zoobot.limits.text import check_name
 from zoobot.predictions.files import Predictions, read_predictions
@@ -50,6 +51,9 @@ def join(
     class_names: Sequence[str] | None = None,
 ) -> Joined:
     """Match predictions with labels by ``id_str``.
+
+    An id that is the end of another one's path matches it, if no other id has that name: ``g0``
+    and ``img/g0``, the id of an image in a folder. Suffixes of images don't count.
 
     Args:
         predictions, catalog: objects, or the paths of their files.
@@ -118,18 +122,26 @@ def _match(
     predictions: Predictions, catalog: pd.DataFrame, where: str
 ) -> tuple[Predictions, pd.DataFrame, list[str]]:
     """Predictions and catalog rows of the galaxies that are in both, and notes about the others."""
-    places = pd.Index(catalog["id_str"].astype(str)).get_indexer(predictions.ids)
+    ids = catalog["id_str"].astype(str).to_numpy()
+    places = pd.Index(ids).get_indexer(predictions.ids)
+    num_same = (places >= 0).sum()
+    places, ambiguous = _match_names(predictions.ids, ids, places)
     found = places >= 0
     if not found.any():
         raise UserError(
             f"no prediction belongs to a galaxy of catalog {where}: predictions have ids like "
-            f"{predictions.ids[0]!r}, the catalog like {catalog['id_str'].iloc[0]!r}"
+            f"{predictions.ids[0]!r}, the catalog like {ids[0]!r}"
+            + (f"; the name of {ambiguous[0]!r} is that of several" if ambiguous else "")
         )
     readable = np.isfinite(predictions.values).all(axis=(1, 2))
     kept = found & readable
     if not kept.any():
         raise UserError("all predictions that join are NaN: their images could not be read")
     notes = [f"{found.sum()} of {len(found)} predictions belong to a galaxy of the catalog."]
+    if found.sum() > num_same:
+        notes.append(f"{found.sum() - num_same} of them by the name without folder and suffix.")
+    if ambiguous:
+        notes.append(f"The names of several galaxies, so not matched: {_some(ambiguous)}.")
     if not found.all():
         notes.append(f"Not in the catalog: {_some(predictions.ids[~found])}.")
     if found.sum() < len(catalog):
@@ -146,7 +158,48 @@ def _match(
     return matched, catalog.iloc[places[kept]].reset_index(drop=True), notes
 
 
-def _some(ids: np.ndarray) -> str:
+def _match_names(
+    predicted: np.ndarray, ids: np.ndarray, places: np.ndarray
+) -> tuple[np.ndarray, list[str]]:
+    """Match ids that have no partner by their names, without folder and suffix.
+
+    Args:
+        predicted: (P,) ids of predictions.
+        ids: (N,) ids of the catalog.
+        places: (P,) the place in the catalog of each prediction; -1 if its id is not there.
+
+    Returns:
+        The places, with those found by name; and predicted ids whose name several have, among the
+        predictions or in the catalog.
+    """
+    lone = np.flatnonzero(places < 0)
+    if len(lone) == 0:
+        return places, []
+    free = np.setdiff1d(np.arange(len(ids)), places)
+    names = pd.Series([_name(predicted[i]) for i in lone], index=lone)
+    free_names = pd.Series(free, index=[_name(ids[i]) for i in free])
+    taken = free_names.index[free_names.index.duplicated()]
+    is_repeated = (names.duplicated(keep=False) | names.isin(taken)).to_numpy()
+    is_there = names.isin(free_names.index).to_numpy()
+    places = places.copy()
+    for i, name in names[is_there & ~is_repeated].items():
+        place = free_names.at[name]
+        if _is_end_of_path(predicted[i], ids[place]):
+            places[i] = place
+    return places, predicted[lone[is_there & is_repeated]].tolist()
+
+
+def _name(id_str: str) -> str:
+    return image_stem(id_str).rpartition("/")[2]
+
+
+def _is_end_of_path(a: str, b: str) -> bool:
+    """Whether one id, without suffix, is the end of the other: 'g0' of 'img/g0', not 'x/g0'."""
+    short, long = sorted((image_stem(a), image_stem(b)), key=len)
+    return f"/{long}".endswith(f"/{short}")
+
+
+def _some(ids: Sequence[str]) -> str:
     """The first five ids, and how many more there are."""
     more = f" and {len(ids) - 5} more" if len(ids) > 5 else ""
     return ", ".join(ids[:5]) + more
