@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 
 from zoobot.data import CatalogDataModule
-from zoobot.data.catalog import load_splits
 from zoobot.data.shards.reader import open_splits
 from zoobot.data.sources import Galaxies
+from zoobot.data.splits import load_splits
 from zoobot.data.views import (
     default_view_config,
     get_galaxy_transform,
