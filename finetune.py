@@ -104,6 +104,7 @@ import torch
 from torch import nn
 
 from zoobot import evaluate, from_options
+from zoobot.data import overview
 from zoobot.data.labels import number_classes
 from zoobot.data.sources import label_frame
 from zoobot.evaluation import run_figures
@@ -126,12 +127,10 @@ def run(opt: argparse.Namespace) -> None:
     schema = get_schema(opt.schema) if opt.task == "tree" and opt.schema else None
     if opt.task == "tree" and schema is None:
         raise UserError("--task tree needs --schema: a named tree, or PATH.json")
-    own_cols = opt.label_col if isinstance(opt.label_col, list) else [opt.label_col]
-    label_cols = schema.label_cols if schema else own_cols
-    splits = from_options.load_galaxies(opt, opt.catalog, label_cols)
-    class_names = None
-    if opt.task == "classification":
-        class_names = class_names_of(opt, splits)
+    label_cols = schema.label_cols if schema else number_cols(opt)
+    splits = from_options.load_galaxies(opt, opt.catalog, label_cols, schema)
+    class_names = class_names_of(opt, splits) if opt.task == "classification" else None
+    from_options.tell(overview_of(opt, splits, schema, class_names))
     data = from_options.make_data(opt, splits, label_cols)
     resume_from = from_options.state_to_resume(opt)
     try:
@@ -151,11 +150,29 @@ def run(opt: argparse.Namespace) -> None:
             print(f"report {evaluate.report_run(predictions, data, opt.save_dir, title)}")
 
 
+def number_cols(opt: argparse.Namespace) -> list[str]:
+    """``--label-col`` as a list."""
+    return opt.label_col if isinstance(opt.label_col, list) else [opt.label_col]
+
+
 def class_names_of(opt: argparse.Namespace, splits: dict) -> list[str]:
     """Names of the classes; a catalog's text labels become their numbers, in place."""
     if not opt.shards:
         return number_classes(splits, opt.label_col, opt.catalog)
     return number_classes({"train": label_frame(splits["train"])}, opt.label_col, opt.shards)
+
+
+def overview_of(
+    opt: argparse.Namespace, splits: dict, schema: Schema | None, class_names: list[str] | None
+) -> str:
+    """A table of the galaxies, by split."""
+    if schema is not None:
+        return overview.vote_overview(splits, schema)
+    if class_names is None:
+        return "\n\n".join(overview.number_overview(splits, c) for c in number_cols(opt))
+    numbered = [str(i) for i in range(opt.num_classes or 0)]
+    more = class_names if len(class_names) >= len(numbered) else numbered
+    return overview.class_overview(splits, opt.label_col, more)
 
 
 def make_model(

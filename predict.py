@@ -41,8 +41,14 @@ def make_parser() -> options.Parser:
     source = data.add_mutually_exclusive_group(required=True)
     source.add_argument("--catalog", help="galaxies; demo: simulated on the spot")
     source.add_argument("--shards", metavar="DIR", help="galaxies in shards, of create_shards")
-    source.add_argument("--images", metavar="FOLDER", help="all images below it; ids are paths")
+    source.add_argument("--images", metavar="FOLDER", help="all images below it")
     add = data.add_argument
+    add(
+        "--id-from",
+        choices=["path", "stem"],
+        default="path",
+        help="ids of --images: the path below the folder, or the file's name, without suffix",
+    )
     add(
         "--split",
         choices=["train", "val", "test"],
@@ -107,6 +113,7 @@ def main(opt: argparse.Namespace) -> None:
             summary=opt.summary,
             split="" if opt.shards else opt.split,
             seed=opt.seed,
+            id_from=opt.id_from,
         )
         if distributed.is_main():
             print(f"predictions {path}")

@@ -68,7 +68,7 @@ from pathlib import Path
 import torch
 
 from zoobot import evaluate, from_options, metrics, optim
-from zoobot.data import CatalogDataModule, demo
+from zoobot.data import CatalogDataModule, demo, overview
 from zoobot.data.labels import votes
 from zoobot.evaluation import run_figures
 from zoobot.models import ZoobotTree
@@ -93,7 +93,8 @@ def train(opt: argparse.Namespace) -> None:
     schema = get_schema(opt.schema)
     with distributed.main_first():
         catalog = demo.demo_catalog() if opt.catalog == "demo" else opt.catalog
-    splits = from_options.load_galaxies(opt, catalog, schema.label_cols)
+    splits = from_options.load_galaxies(opt, catalog, schema.label_cols, schema)
+    from_options.tell(overview.vote_overview(splits, schema))
     data = from_options.make_data(opt, splits, schema.label_cols)
     torch.manual_seed(opt.seed)
     model = make_model(opt, schema)

@@ -22,11 +22,12 @@ import pandas as pd
 import torch
 from predict_memory import write_catalogs
 
-from zoobot.data.catalog import read_catalog, split_catalog
+from zoobot.data.catalog import read_catalog
 from zoobot.data.labels import votes
 from zoobot.data.listing import write_listing
 from zoobot.data.loaders import TrainSampler
 from zoobot.data.sources import TableGalaxies
+from zoobot.data.splits import split_catalog
 from zoobot.models.tree import ZoobotTree
 from zoobot.runs import checkpoint
 from zoobot.schemas import get_schema

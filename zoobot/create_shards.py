@@ -11,7 +11,7 @@ import pandas as pd
 from zoobot import options
 from zoobot.data.catalog import read_catalog, require_columns
 from zoobot.data.images import FITS_SCALINGS
-from zoobot.data.labels import votes
+from zoobot.data.labels import round_votes, votes
 from zoobot.data.shards.reader import ENCODINGS, verify
 from zoobot.data.shards.webdataset import is_webdataset, webdataset_catalog
 from zoobot.data.shards.writer import write_shards
@@ -38,6 +38,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     labels.add_argument(
         "--label-cols", nargs="+", metavar="COLUMN", help="columns of labels (numbers)"
     )
+    add("--round-votes", action="store_true", help=options.ROUND_VOTES_HELP)
     add(
         "--img-size",
         type=options.positive_int,
@@ -120,8 +121,15 @@ def _read_labelled(opt: argparse.Namespace) -> tuple[pd.DataFrame, list[str]]:
         raise UserError("which columns are labels can't be guessed: give --schema or --label-cols")
     schema = get_schema(opt.schema) if opt.schema else None
     label_cols = schema.label_cols if schema else opt.label_cols
-    catalog = webdataset_catalog(path) if is_webdataset(path) else read_catalog(path)
-    require_columns(catalog, label_cols, path)
+    if is_webdataset(path):
+        catalog = webdataset_catalog(path)
+        require_columns(catalog, label_cols, path)
+    else:
+        catalog = read_catalog(path, label_cols)
+    if opt.round_votes:
+        if schema is None:
+            raise UserError("--round-votes needs --schema: it is for vote counts of a tree")
+        catalog = round_votes(catalog, label_cols, path)
     if schema:
         counts = votes(catalog, label_cols, path)
         catalog = catalog.assign(**dict(zip(label_cols, counts.T, strict=True)))

@@ -238,7 +238,9 @@ def evaluate(
         collect(batch, outputs)
         if number <= in_common:
             watch.reduce_flags()
-            watch.handle_flags(wait=number == in_common)
+            watch.handle_flags()
+    if watch:
+        watch.handle_flags(wait=True)
     return means.result()
 
 

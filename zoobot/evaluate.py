@@ -47,6 +47,7 @@ def evaluate(
     label_col: str | None = None,
     class_names: Sequence[str] | None = None,
     min_votes: int | None = None,
+    round_votes: bool = False,
     recalibrate_on: tuple | None = None,
     max_galaxies: int = MAX_GALAXIES,
     title: str | None = None,
@@ -60,6 +61,7 @@ def evaluate(
         task, schema, label_col, class_names: what was predicted; by default what the file says.
         min_votes: votes on a question that make the volunteers' fractions worth comparing with;
             by default 10, or 1 if no galaxy has so many.
+        round_votes: round weighted counts of the catalog to whole numbers.
         recalibrate_on: predictions and catalog of other galaxies, to which a temperature for each
             question is fitted; the report then also tells the coverage with them.
         max_galaxies: how many may be looked at on the page.
@@ -71,7 +73,7 @@ def evaluate(
         ValueError: for unreadable files, labels that are missing or don't fit, or if no
             prediction belongs to a galaxy of the catalog.
     """
-    joined = join(predictions, catalog, task, schema, label_col, class_names)
+    joined = join(predictions, catalog, task, schema, label_col, class_names, round_votes)
     out = Report(Path(report_dir))
     if out.folder.is_file():
         raise UserError(f"report folder {out.folder} is a file: write the report elsewhere")
@@ -194,6 +196,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--schema", help="decision tree, if the file doesn't tell")
     add("--label-col", help="column of the label, if the file doesn't tell")
     add("--class-names", nargs="+", metavar="NAME", help="of classes that are only numbered")
+    add("--round-votes", action="store_true", help=options.ROUND_VOTES_HELP)
     add("--min-votes", type=options.positive_int, help="enough for fractions; by default 10")
     add(
         "--recalibrate-on",
@@ -216,6 +219,7 @@ def main(opt: argparse.Namespace) -> None:
         label_col=opt.label_col,
         class_names=opt.class_names,
         min_votes=opt.min_votes,
+        round_votes=opt.round_votes,
         recalibrate_on=(opt.recalibrate_on, catalog) if opt.recalibrate_on else None,
         max_galaxies=opt.max_galaxies,
         title=opt.title,

@@ -7,9 +7,12 @@ from pathlib import Path
 import pandas as pd
 
 from zoobot.data import CatalogDataModule
-from zoobot.data.catalog import load_splits
+from zoobot.data.catalog import check_not_reserved
+from zoobot.data.image_check import check_images
+from zoobot.data.labels import round_votes
 from zoobot.data.shards.reader import open_splits
 from zoobot.data.sources import Galaxies
+from zoobot.data.splits import load_splits
 from zoobot.data.views import (
     default_view_config,
     get_galaxy_transform,
@@ -18,28 +21,68 @@ from zoobot.data.views import (
 )
 from zoobot.models import architectures
 from zoobot.runs.resume import find_state
+from zoobot.schemas import Schema
 from zoobot.system import distributed
 from zoobot.system.errors import UserError
 from zoobot.trainer import Trainer
 
 MAY_CHANGE_ON_RESUME = set(
     "config debug resume save_dir epochs patience num_workers device compile no_report save_every "
-    "on_save_error max_skipped_steps allow_changes".split()
+    "on_save_error max_skipped_steps allow_changes check_images".split()
 )
 
 
 def load_galaxies(
-    options: argparse.Namespace, path: str | Path | None, label_cols: list[str]
+    options: argparse.Namespace,
+    path: str | Path | None,
+    label_cols: list[str],
+    schema: Schema | None = None,
 ) -> dict[str, pd.DataFrame | Galaxies]:
-    """Train, val and test galaxies: tables of the catalog ``path``, or the galaxies of shards."""
-    if not options.shards:
-        if not path:
-            raise UserError("give --catalog or --shards")
-        others = (options.val_catalog, options.test_catalog)
-        return load_splits(path, *others, label_cols, options.seed)
-    if path or options.val_catalog or options.test_catalog:
-        raise UserError("give --shards or catalogs, not both")
-    return open_splits(options.shards, label_cols)
+    """Train, val and test galaxies: tables of the catalog ``path``, or the galaxies of shards.
+
+    Their images are looked at as ``--check-images`` says.
+
+    Args:
+        schema: of votes; None for other labels.
+    """
+    splits = _load_splits(options, path, label_cols, schema)
+    return check_images(
+        splits,
+        options.check_images,
+        options.on_bad_image,
+        options.save_dir,
+        channels=options.channels,
+        fits_scaling=options.fits_scaling,
+        seed=options.seed,
+    )
+
+
+def _load_splits(
+    options: argparse.Namespace,
+    path: str | Path | None,
+    label_cols: list[str],
+    schema: Schema | None,
+) -> dict[str, pd.DataFrame | Galaxies]:
+    check_not_reserved(label_cols, "label column")
+    if options.round_votes and (schema is None or options.shards):
+        raise UserError("--round-votes is for vote counts of a decision tree in a catalog")
+    if options.shards:
+        if path or options.val_catalog or options.test_catalog:
+            raise UserError("give --shards or catalogs, not both")
+        return open_splits(options.shards, label_cols)
+    if not path:
+        raise UserError("give --catalog or --shards")
+    others = (options.val_catalog, options.test_catalog)
+    splits = load_splits(path, *others, label_cols, options.seed, schema)
+    if options.round_votes:
+        splits = {s: round_votes(t, label_cols, str(path)) for s, t in splits.items()}
+    return splits
+
+
+def tell(overview: str) -> None:
+    """Print what a run trains on, once."""
+    if distributed.is_main():
+        print(f"{overview}\n", flush=True)
 
 
 def make_data(

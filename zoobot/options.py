@@ -15,6 +15,7 @@ from zoobot.system.errors import UserError, did_you_mean
 PRECISIONS = ("bf16", "fp16", "fp32")
 ON_SAVE_ERROR = ("stop", "continue")
 LARGEST_SEED = 2**32 - 1
+ROUND_VOTES_HELP = "round weighted vote counts, such as 8.73, to whole numbers"
 
 
 class Parser(argparse.ArgumentParser):
@@ -168,9 +169,23 @@ def add_data_options(parser: Parser, *, catalog: str | None) -> argparse._Argume
     add("--shards", metavar="DIR", help="instead of a catalog: shards of create_shards")
     add("--val-catalog", help="validation galaxies, if not split off")
     add("--test-catalog", help="test galaxies, if not split off")
+    add("--round-votes", action="store_true", help=ROUND_VOTES_HELP)
     add("--image-size", type=positive_int, default=224, help="side of a view, pixels")
     add("--channels", type=int, choices=[1, 3], default=3, help="of the images")
     add("--fits-scaling", default="asinh", help="brightness of FITS images")
+    add(
+        "--check-images",
+        choices=["headers", "all", "none"],
+        default="headers",
+        help="what to look at before training; headers: of all images up to 200,000, else of "
+        "20,000, and the pixels of 1,000; all: the pixels of all",
+    )
+    add(
+        "--on-bad-image",
+        choices=["error", "drop"],
+        default="error",
+        help="images can't be read, as listed in bad_images.csv: stop, or train without them",
+    )
     add(
         "--shear",
         type=non_negative,

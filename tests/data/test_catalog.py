@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from zoobot.data import catalog
 from zoobot.data.labels import votes
+from zoobot.data.splits import load_splits, split_catalog
 
 
 def table(num_galaxies=4, **columns):
@@ -88,8 +89,8 @@ def test_the_split_does_not_depend_on_row_order_and_loses_nothing(num_galaxies, 
     frame = table(num_galaxies)
     order = list(range(num_galaxies))
     random.shuffle(order)
-    first = catalog.split_catalog(frame, seed=seed)
-    second = catalog.split_catalog(frame.iloc[order], seed=seed)
+    first = split_catalog(frame, seed=seed)
+    second = split_catalog(frame.iloc[order], seed=seed)
     for split in catalog.SPLITS:
         assert set(first[split]["id_str"]) == set(second[split]["id_str"])
     assert sum(map(len, first.values())) == num_galaxies
@@ -97,24 +98,24 @@ def test_the_split_does_not_depend_on_row_order_and_loses_nothing(num_galaxies, 
 
 
 def test_splits_differ_between_seeds():
-    first, second = (catalog.split_catalog(table(200), seed=s)["val"]["id_str"] for s in (0, 1))
+    first, second = (split_catalog(table(200), seed=s)["val"]["id_str"] for s in (0, 1))
     assert set(first) != set(second)
 
 
 def test_a_split_column_wins_and_its_values_are_checked():
     frame = table(split=["train", "val", "train", "test"])
-    assert catalog.split_catalog(frame)["train"]["id_str"].tolist() == ["g0", "g2"]
+    assert split_catalog(frame)["train"]["id_str"].tolist() == ["g0", "g2"]
     with pytest.raises(ValueError, match="'split' holds 'valid'"):
-        catalog.split_catalog(table(split=["train", "valid", "train", "test"]))
+        split_catalog(table(split=["train", "valid", "train", "test"]))
     with pytest.raises(ValueError, match="'split' holds None"):
-        catalog.split_catalog(table(split=["train", None, "train", "test"]))
+        split_catalog(table(split=["train", None, "train", "test"]))
 
 
 def test_fractions_of_zero_are_allowed_and_wrong_sums_are_not():
-    parts = catalog.split_catalog(table(10), (0.8, 0.2, 0.0))
+    parts = split_catalog(table(10), (0.8, 0.2, 0.0))
     assert [len(parts[s]) for s in catalog.SPLITS] == [8, 2, 0]
     with pytest.raises(ValueError, match="sum to 1"):
-        catalog.split_catalog(table(10), (0.8, 0.3, 0.0))
+        split_catalog(table(10), (0.8, 0.3, 0.0))
 
 
 def test_separate_catalogs_replace_the_split(small_catalog, tree, tmp_path):
@@ -122,10 +123,10 @@ def test_separate_catalogs_replace_the_split(small_catalog, tree, tmp_path):
     frame["file_loc"] = [str(tmp_path / f) for f in frame["file_loc"]]
     train = write(tmp_path, frame.head(40), "train.csv")
     val = write(tmp_path, frame.tail(20), "val.csv")
-    splits = catalog.load_splits(train, val, None, tree.label_cols, seed=0)
+    splits = load_splits(train, val, None, tree.label_cols, seed=0)
     assert [len(splits[s]) for s in catalog.SPLITS] == [40, 20, 0]
     with pytest.raises(ValueError, match="10 galaxies are in both train and val"):
-        catalog.load_splits(
+        load_splits(
             train, write(tmp_path, frame.iloc[30:50], "val2.csv"), None, tree.label_cols, seed=0
         )
 
@@ -134,7 +135,7 @@ def test_an_empty_split_is_refused(small_catalog, tree, tmp_path):
     frame = pd.read_csv(small_catalog).assign(split="train")
     path = write(tmp_path, frame, "all_train.csv")
     with pytest.raises(ValueError, match="no galaxies in split 'val' .60 galaxies in all"):
-        catalog.load_splits(path, None, None, tree.label_cols, seed=0)
+        load_splits(path, None, None, tree.label_cols, seed=0)
 
 
 def test_a_column_that_repeats_is_told(tmp_path):

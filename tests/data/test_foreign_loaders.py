@@ -1,4 +1,7 @@
+import signal
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from ranks import as_ranks
@@ -72,7 +75,9 @@ def own_share():
 
 
 def test_loaders_with_galaxies_of_their_own_are_refused_until_declared():
-    with pytest.raises(UserError, match="process 1 got other galaxies than process 0 in batch 1"):
+    with pytest.raises(
+        UserError, match="process 1 has got other galaxies than process 0 by batch 1"
+    ):
         given(2, own_share)
     per_rank = given(2, own_share, own_share=True)
     assert sorted(sum(map(ids, per_rank), [])) == sorted(map(str, range(32)))
@@ -82,7 +87,7 @@ def test_without_ids_other_galaxies_are_known_by_their_labels():
     def without_ids():
         return [{k: v for k, v in batch.items() if k != "id_str"} for batch in own_share()]
 
-    with pytest.raises(UserError, match="process 1 got other galaxies"):
+    with pytest.raises(UserError, match="process 1 has got other galaxies"):
         given(2, without_ids)
 
 
@@ -93,7 +98,7 @@ def test_an_order_that_differs_later_is_noticed():
             whole[3], whole[4] = whole[4], whole[3]
         return whole
 
-    with pytest.raises(UserError, match="in batch 4 of the train loader"):
+    with pytest.raises(UserError, match="by batch 4 of the train loader"):
         given(2, swapped)
 
 
@@ -203,11 +208,115 @@ def test_what_is_not_of_galaxies_is_left_whole():
         ((torch.zeros(4, 3, 8, 8),) * 3, "not a tuple"),
         ({"image": torch.zeros(3, 8, 8), "ring": torch.zeros(3)}, r"must be \(B, C, H, W\), not"),
         ((torch.zeros(4, 3, 8, 8), torch.zeros(4, 2)), r"shape \(4, 2\); the model learns 1 col"),
+        ((torch.zeros(4, 3, 8, 8), ["yes", "no"] * 2), "'labels' holds 'yes', which is no number"),
+        ({"image": torch.zeros(4, 3, 8, 8), "ring": np.array(["a"] * 4)}, "'ring' holds 'a', whi"),
+        ({"image": torch.zeros(4, 3, 8, 8), "ring": [0, 1, 1]}, r"shape \(3,\) for 4 images"),
+        ({"image": torch.zeros(4, 3, 8, 8), "ring": torch.zeros(4, 2)}, r"shape \(4, 2\) for 4"),
+        ((torch.zeros(0, 3, 8, 8), torch.zeros(0)), r"must be \(B, C, H, W\), not a Tensor of sh"),
+        ((torch.zeros(4, 64, 64, 3), torch.zeros(4)), "put channels first"),
+        ((torch.zeros(4, 3, 8, 8, dtype=torch.int16), torch.zeros(4)), "'image' is torch.int16"),
+        (([torch.zeros(3, 8, 8), torch.zeros(3, 9, 9)], [0, 1]), r"\(B, C, H, W\), not a list"),
     ],
 )
 def test_another_kind_of_batch_is_named(batch, told):
     with pytest.raises(UserError, match=told):
         one_batch(batch, label_cols=["ring"])
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [[0, 1, 1, 0], np.array([0, 1, 1, 0], dtype=object), pd.Series([0, 1, 1, 0], [7, 8, 9, 3]),
+     np.array([[0], [1], [1], [0]]), torch.tensor([False, True, True, False])],
+)  # fmt: skip
+def test_labels_and_images_come_in_any_kind_of_list(labels):
+    images = [np.full((3, 8, 8), i / 4) for i in range(4)]  # float64
+    for batch in ({"image": images, "ring": labels}, (np.stack(images), labels)):
+        found = one_batch(batch, label_cols=["ring"])
+        assert found["ring"].tolist() == [0, 1, 1, 0]
+        assert found["image"].dtype == torch.float32
+        assert found["image"][:, 0, 0, 0].tolist() == [0, 0.25, 0.5, 0.75]
+
+
+@pytest.mark.parametrize("kind", [list, np.array, pd.Series, torch.tensor])
+def test_ids_of_any_kind_are_texts_and_are_shared_and_joined_with_their_galaxies(kind):
+    def batches():
+        numbers = torch.arange(10).split(4)
+        return [
+            {"image": x.reshape(-1, 1, 1, 1) / 10, "id_str": kind(x.tolist()), "label": x}
+            for x in numbers
+        ]
+
+    for own in given(2, batches, label_cols=["label"]):
+        for batch in own:
+            assert batch["id_str"] == [str(i) for i in batch["label"].tolist()]
+
+
+def test_floats_outside_0_1_are_warned_of():
+    with pytest.warns(UserWarning, match="images hold values from 0 to 255"):
+        one_batch((torch.rand(4, 3, 8, 8).round() * 255.0, torch.zeros(4)))
+
+
+def test_a_model_with_columns_of_its_own_may_leave_the_usual_one_out():
+    batch = {"image": torch.zeros(4, 3, 8, 8), "length": torch.ones(4)}
+    assert "label" not in one_batch(batch, label_cols=["label"])
+
+
+class Miscounting(list):
+    """Batches that are not as many as their length says."""
+
+    def __init__(self, batches, said):
+        super().__init__(batches)
+        self.said = said
+
+    def __len__(self):
+        return self.said
+
+
+@pytest.mark.parametrize(("said", "given_"), [(3, "more"), (10, "only 5"), (5, None)])
+def test_another_number_of_batches_than_the_loader_said_is_an_error(said, given_):
+    loader = ForeignLoader(Miscounting(batches_of([4] * 5), said), "train")
+    if given_ is None:
+        assert len(list(loader)) == 5
+        return
+    with pytest.raises(OneProcessError, match=f"has {said} batches, and gave {given_}: mend"):
+        list(loader)
+
+
+def test_an_order_that_differs_in_any_batch_is_noticed_by_the_end():
+    def swapped():
+        whole = batches_of([4] * 8)
+        if distributed.rank() == 1:
+            whole[4], whole[5] = whole[5], whole[4]
+        return whole
+
+    with pytest.raises(UserError, match="by batch 8 of the train loader"):
+        given(2, swapped)
+
+
+def test_a_lone_last_galaxy_of_own_shares_joins_the_batch_before_on_all_processes():
+    def shares():
+        sizes = [4, 4, 1] if distributed.rank() == 0 else [4, 4, 2]
+        first = 100 * distributed.rank()
+        return [{**b, "id_str": [f"{first}-{i}" for i in b["id_str"]]} for b in batches_of(sizes)]
+
+    sizes = [[len(b["image"]) for b in own] for own in given(2, shares, own_share=True)]
+    assert sizes == [[4, 5], [4, 6]]
+
+
+def test_workers_of_a_foreign_loader_do_not_hear_what_asks_a_run_to_stop():
+    class Deafness(torch.utils.data.Dataset):
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+            heard = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1} - blocked
+            return {"image": torch.zeros(1, 4, 4), "heard": len(heard)}
+
+    before = signal.getsignal(signal.SIGCHLD)
+    (batch,) = ForeignLoader(DataLoader(Deafness(), batch_size=4, num_workers=1), "train")
+    assert batch["heard"].tolist() == [0] * 4
+    assert signal.getsignal(signal.SIGCHLD) is before
 
 
 def test_a_wrong_label_in_one_processs_share_is_its_own_to_tell():

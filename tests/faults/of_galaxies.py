@@ -29,6 +29,7 @@ from zoobot.data.shards.reader import (
 from zoobot.data.shards.webdataset import webdataset_catalog
 from zoobot.data.shards.writer import write_shards
 from zoobot.data.sources import TableGalaxies, image_frame, label_frame
+from zoobot.data.splits import load_splits, split_catalog, strata_of
 from zoobot.predictions.files import read_predictions
 
 MOST_IMAGES = 3
@@ -104,7 +105,7 @@ def catalog_steps(folder: Path) -> Steps:
 
 
 def _train_on(path: Path) -> None:
-    splits = catalog.load_splits(path, None, None, sound.LABEL_COLS, seed=1)
+    splits = load_splits(path, None, None, sound.LABEL_COLS, seed=1)
     for table in splits.values():
         labels.votes(table, sound.LABEL_COLS, str(path))
         _read_images(TableGalaxies(table, sound.LABEL_COLS))
@@ -112,7 +113,8 @@ def _train_on(path: Path) -> None:
 
 def _finetune_on(path: Path) -> None:
     table = catalog.read_catalog(path, ["kind", "size"])
-    splits = catalog.split_catalog(table, where=str(path))
+    strata = strata_of(table, ["kind"])
+    splits = split_catalog(table, where=str(path), strata=strata)
     for column in ("kind", "id_str"):
         names = labels.number_classes(splits, column, str(path))
         labels.check_classes(splits["train"], column, len(names), str(path))
@@ -161,6 +163,7 @@ def _damaged_within_gzip(rng: random.Random, content: bytes) -> bytes:
 
 def image_steps(folder: Path) -> Steps:
     path = next(folder.iterdir())
+    yield partial(images.check_image, path)
     yield partial(images.read_image, path)
     yield partial(images.read_image, path.read_bytes(), 1, "linear", min_side_px=8)
     yield partial(images.read_pixels, str(path), 3, "none")

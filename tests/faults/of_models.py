@@ -17,7 +17,7 @@ import finetune
 import predict
 import train
 from zoobot import create_shards, from_options, schemas
-from zoobot.data import catalog
+from zoobot.data.splits import hash_ids, split_catalog
 from zoobot.predictions.models import (
     column_names,
     load_predictor,
@@ -118,8 +118,8 @@ def _make_run(words: list[str]) -> None:
     options = train.parse(words)
     schemas.get_schema(options.schema)
     galaxies = sound.catalog(embedded=True)
-    splits = catalog.split_catalog(galaxies, seed=options.seed)
-    catalog.hash_ids(galaxies["id_str"], options.seed)
+    splits = split_catalog(galaxies, seed=options.seed)
+    hash_ids(galaxies["id_str"], options.seed)
     from_options.make_data(options, splits, sound.LABEL_COLS)
     torch.manual_seed(options.seed)
 

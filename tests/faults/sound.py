@@ -1,5 +1,6 @@
 """Sound inputs of every kind, small, the same in every process: what the fuzzer damages."""
 
+import bz2
 import functools
 import gzip
 import io
@@ -106,10 +107,14 @@ def images() -> dict[str, bytes]:
         "packed.fits": encode_fits(
             fits.CompImageHDU(sky.astype(np.int32), compression_type="RICE_1")
         ),
+        "tiles.fits": encode_fits(
+            fits.CompImageHDU(sky, compression_type="GZIP_2", tile_shape=(8, 8))
+        ),
     }
     for name in ("raw", "tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits", "group4"):
         image = rgb if name != "group4" else grey.convert("1")
         found[f"{name}.tif"] = encode(image, "TIFF", compression=name)
+    found["small.fits.bz2"] = bz2.compress(found["fixed.fits"])
     found["small.fits.gz"] = gzip.compress(found["fixed.fits"], mtime=0)
     return found
 

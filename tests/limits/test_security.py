@@ -23,6 +23,7 @@ import pytest
 import timm
 import torch
 from conftest import draw_galaxies
+from files_people_have import tiled_bytes
 from PIL import Image
 
 import train as script
@@ -309,11 +310,44 @@ def test_a_packed_fits_image_is_unpacked_to_a_limit_only(cheap, tmp_path, monkey
     assert "over the limit" in refused(lambda: read_image(tmp_path / "a.fits.gz"), "a.fits.gz")
 
 
-def test_a_fits_image_compressed_in_tiles_is_told_how_to_unpack(cheap, tmp_path):
-    fits = pytest.importorskip("astropy.io.fits")
-    tiles = fits.CompImageHDU(np.zeros((64, 64), np.int16), compression_type="GZIP_1")
-    fits.HDUList([fits.PrimaryHDU(), tiles]).writeto(tmp_path / "a.fits")
+@pytest.mark.parametrize("codec", ["HCOMPRESS_1", "PLIO_1"])
+def test_tiles_whose_decoder_reads_out_of_bounds_are_told_how_to_unpack(cheap, tmp_path, codec):
+    pytest.importorskip("astropy")
+    content = tiled_bytes(np.zeros((64, 64), np.int16), codec)
+    (tmp_path / "a.fits").write_bytes(content)
     assert "funpack" in refused(lambda: read_image(tmp_path / "a.fits"), "a.fits")
+
+
+def with_card(content, name, value):
+    """A FITS file with another value of the number ``name`` in its last header."""
+    start = content.rindex(f"{name:<8}= ".encode())
+    return content[: start + 10] + f"{value:>20}".encode() + content[start + 30 :]
+
+
+def test_tiles_that_claim_too_much_are_refused_before_they_are_unpacked(cheap, tmp_path):
+    pytest.importorskip("astropy")
+    rice, packed = (tiled_bytes(np.zeros((64, 64), np.int16), c) for c in ("RICE_1", "GZIP_1"))
+    bomb = gzip.compress(bytes(50_000_000))
+    small = tiled_bytes(
+        np.random.default_rng(0).integers(0, 9, (400, 400)).astype(np.int16),
+        "GZIP_1",
+        tile_shape=(400, 400),
+    )
+    start = small.index(b"\x1f\x8b")
+    assert len(bomb) < len(small) - start
+    rows = rice.rindex(b"END".ljust(80)) // 2880 * 2880 + 2880
+    whole = struct.pack(">ii", 500, 0)  # bytes of each tile, and where they begin
+    hostile = {
+        "wide.fits": (with_card(rice, "ZNAXIS1", 10**8), "over the limit"),
+        "tiles.fits": (with_card(rice, "ZTILE1", 1), "its size asks for 4,096"),
+        "block.fits": (with_card(rice, "ZVAL1", 0), "BLOCKSIZE is 0"),
+        "twice.fits": (packed[:rows] + whole * 64 + packed[rows + 512 :], "share"),
+        "bomb.fits": (small[:start] + bomb + small[start + len(bomb) :], "unpacked over"),
+        "beyond.fits": (rice[:rows] + b"\x7f" * 8 + rice[rows + 8 :], "beyond the end"),
+    }
+    for name, (content, reason) in hostile.items():
+        (tmp_path / name).write_bytes(content)
+        assert reason in refused(lambda name=name: read_image(tmp_path / name), name)
 
 
 def test_a_device_a_pipe_or_a_file_without_end_is_no_image(cheap, tmp_path, monkeypatch):

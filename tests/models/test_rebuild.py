@@ -99,6 +99,33 @@ def test_a_tree_whose_encoder_was_changed_is_told(tree):
         check_rebuilds(model, model.describe())
 
 
+def with_tanh(module):
+    for name, child in list(module.named_children()):
+        setattr(module, name, nn.Tanh() if isinstance(child, nn.ReLU) else with_tanh(child))
+    return module
+
+
+def test_a_model_whose_layers_without_weights_were_changed_is_told(tree, frame, tmp_path):
+    model = FinetuneableZoobotClassifier(
+        num_classes=2, name="test_resnet", timm_kwargs={"pretrained": False}
+    )
+    with_tanh(model.encoder)
+    with pytest.raises(ValueError, match="with the same weights it predicts something else; give"):
+        fit(model, frame, tmp_path)
+    assert not (tmp_path / "run").exists()
+    model = ZoobotTree(schema=tree, architecture_name="test_resnet", test_time_dropout=True)
+    check_rebuilds(model, model.describe())
+    with_tanh(model.encoder)
+    with pytest.raises(ValueError, match="it predicts something else"):
+        check_rebuilds(model, model.describe())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_an_encoder_in_another_precision_is_told(dtype):
+    with pytest.raises(ValueError, match=r"weights are torch.*: give encoder.float\(\)"):
+        FinetuneableZoobotClassifier(num_classes=2, encoder=encoder().to(dtype))
+
+
 def test_images_that_the_encoder_cannot_take_are_told_before_anything_is_written(frame, tmp_path):
     model = FinetuneableZoobotClassifier(num_classes=2, encoder=encoder("test_coatnet"))
     with pytest.raises(ValueError, match=r"can't take images of shape \(3, 40, 40\)"):

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 
+import files_people_have
 import numpy as np
 import pandas as pd
 import predict_worker
@@ -347,3 +348,38 @@ def test_what_the_predictions_are_of_is_in_the_file(model, catalog, tmp_path, tr
     assert metadata["task"] == "tree"
     assert metadata["schema"] == tree.to_dict()
     json.dumps(metadata)
+
+
+def test_images_of_a_folder_may_have_their_names_as_ids(model, catalog, tmp_path):
+    for id_from, id_str in (("path", "images/g0"), ("stem", "g0")):
+        (tmp_path / id_from).mkdir()
+        (tmp_path / id_from / "images").symlink_to(tmp_path / "images")
+        path = predict.predict_to_file(
+            tmp_path / id_from, model, tmp_path / f"{id_from}.csv", id_from=id_from, **QUICK
+        )
+        assert pd.read_csv(path)["id_str"][0] == id_str
+
+
+@pytest.mark.parametrize("num_views", [1, 2])
+def test_images_that_show_nothing_are_warned_of_by_count(
+    model, catalog, tmp_path, capsys, num_views
+):
+    for i, colour in ((2, "black"), (3, "white"), (11, "black"), (12, "red")):
+        Image.new("RGB", (40, 40), colour).save(tmp_path / "images" / f"g{i}.png")
+    (tmp_path / "images" / "g1.png").write_bytes(b"")
+    predict.predict_to_file(
+        catalog, model, tmp_path / "p.csv", on_bad_image="record", num_views=num_views, **QUICK
+    )
+    (line,) = (x for x in capsys.readouterr().err.splitlines() if "show nothing" in x)
+    assert line.startswith("warning: 4 of 36 images")
+    assert "2 black, 1 white, 1 of one grey or colour" in line
+    assert line.endswith("id_str 'g2', 'g3', 'g11', 'g12'")
+
+
+def test_values_taken_for_no_data_are_told_by_count(model, catalog, tmp_path, capsys):
+    pytest.importorskip("astropy")
+    for i in (4, 30):
+        content = files_people_have.with_no_data()["corner -9999"][0]
+        (tmp_path / "images" / f"g{i}.png").write_bytes(content)
+    predict.predict_to_file(catalog, model, tmp_path / "p.csv", **QUICK)
+    assert "-9999 is taken for no data in 2 of 37 images" in capsys.readouterr().out

@@ -6,8 +6,9 @@ from small_runs import find, open_run, save_epochs
 from small_shards import in_memory, write
 
 from zoobot.data import CatalogDataModule
-from zoobot.data.catalog import load_splits, read_catalog
+from zoobot.data.catalog import read_catalog
 from zoobot.data.shards.reader import open_splits
+from zoobot.data.splits import load_splits
 from zoobot.runs.data_digest import Known, known_galaxies
 from zoobot.runs.resume import compare_data
 

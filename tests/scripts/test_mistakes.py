@@ -60,10 +60,11 @@ def test_votes_may_not_be_missing(folder, capsys):
 
 @pytest.mark.parametrize("label", ["0x", [1]])
 def test_labels_of_the_test_galaxies_are_numbers_too(folder, label, capsys):
-    pd.read_csv("catalog.csv")[:5].assign(label=[label] * 5).to_parquet("test.parquet")
+    others = pd.read_csv("catalog.csv")[:5].assign(id_str=[f"t{i}" for i in range(5)])
+    others.assign(label=[label] * 5).to_parquet("test.parquet")
     words = ["--catalog", "catalog.csv", "--test-catalog", "test.parquet"]
     line = finetune_error(capsys, *words)
-    assert "column 'label' of id_str 'g0' holds" in line
+    assert "column 'label' of id_str 't0' holds" in line
     assert "no number" in line
 
 

@@ -14,6 +14,7 @@ import predict
 import train
 from zoobot import create_shards, from_options
 from zoobot.models.tree import ZoobotTree
+from zoobot.runs.folder import read_metrics
 from zoobot.script import run_script
 
 
@@ -187,8 +188,21 @@ def test_missing_images_are_found_before_training_starts(folder, capsys):
     shutil.rmtree(folder / "images")
     line = refusal(capsys, "--catalog", "catalog.csv", *QUICK)
     assert "60 of 60 image files are missing" in line
-    assert "g4.png, ..." in line
-    assert not (folder / "run").exists()
+    assert ".png, ...; all are listed in run/bad_images.csv" in line
+    assert len(pd.read_csv(folder / "run" / "bad_images.csv")) == 60
+    assert [path.name for path in (folder / "run").iterdir()] == ["bad_images.csv"]
+
+
+def test_bad_images_stop_a_run_before_training_or_are_left_out(folder, capsys):
+    for i in (3, 5, 59):
+        (folder / "images" / f"g{i}.png").write_bytes(b"<html>504</html>")
+    line = refusal(capsys, "--catalog", "catalog.csv", *QUICK)
+    assert "3 of 60 images can't be read" in line
+    assert len(pd.read_csv(folder / "run" / "bad_images.csv")) == 3
+    run_train("--catalog", "catalog.csv", *QUICK, "--epochs", "1", "--on-bad-image", "drop")
+    told = capsys.readouterr()
+    assert "without 3 of 60 galaxies" in told.err
+    assert read_metrics(folder / "run")[-1]["split"] == "test"
 
 
 def test_an_unreadable_image_is_named(folder, capsys):

@@ -6,6 +6,7 @@ import types
 import pytest
 import torch
 
+from zoobot.data.samplers import EvalSampler, TrainSampler
 from zoobot.script import run_script
 from zoobot.system import distributed
 from zoobot.system.errors import OneProcessError
@@ -71,3 +72,10 @@ def test_processes_that_are_not_found_are_one_line_that_names_the_address(monkey
     set_environment(monkeypatch, {**WHOLE, "MASTER_PORT": "no port"})
     with pytest.raises(OneProcessError, match="process 1 can't find .* 127.0.0.1, port no port"):
         distributed.join(torch.device("cpu"))
+
+
+def test_a_rank_that_can_not_be_deals_no_galaxies(monkeypatch):
+    set_environment(monkeypatch, {"RANK": "3"})
+    for sampler in (TrainSampler, EvalSampler):
+        with pytest.raises(OneProcessError, match="RANK=3 and no WORLD_SIZE"):
+            list(sampler(12, 4))

@@ -4,7 +4,7 @@ import threading
 import pytest
 
 from zoobot.data import loaders
-from zoobot.system import threads
+from zoobot.system import threads, workers
 
 
 @pytest.fixture
@@ -39,6 +39,6 @@ def test_a_system_that_does_not_tell_is_not_waited_for(busy, monkeypatch, tmp_pa
 @pytest.mark.parametrize(("num_workers", "waits"), [(0, 0), (2, 1)])
 def test_workers_are_forked_only_while_other_threads_rest(dataset, monkeypatch, num_workers, waits):
     rested = []
-    monkeypatch.setattr(threads, "wait_until_threads_rest", lambda: rested.append(True))
+    monkeypatch.setattr(workers, "wait_until_threads_rest", lambda: rested.append(True))
     list(loaders.train_loader(dataset, 16, num_workers=num_workers))
     assert len(rested) == waits

@@ -7,38 +7,37 @@ value, where there is one.
 """
 
 import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from zoobot.limits.tables import check_astropy, check_parquet
+from zoobot.data.tables import AS_TEXT, open_table
 from zoobot.system.errors import UserError, did_you_mean
 
 SPLITS = ("train", "val", "test")
-ASTROPY_FORMATS = {".fits": "fits", ".ecsv": "ascii.ecsv", ".vot": "votable"}
-AS_TEXT = {"id_str": str, "file_loc": str, "split": str}  # columns that are read as text
+RESERVED = ("id_str", "file_loc", "image", "split", "error")  # columns with a meaning of their own
+# How spreadsheets and pandas write a number that they could not keep in full: 1.2E+18.
+ROUNDED = r"^[0-9]+([.,][0-9]*[eE]\+?|[eE]\+)[0-9]+$"
 
 
 def read_catalog(path: str | Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     """Read a catalog file whole. Check its columns, and that ids are unique.
 
     Args:
-        path: a ``.csv``, ``.parquet`` or ``.pq`` file; with astropy also ``.fits``, ``.ecsv`` or
-            ``.vot``.
+        path: a file, or a folder of Parquet files, that ``tables.open_table`` reads.
         columns: columns that the catalog must have besides ``id_str`` and ``file_loc`` or
             ``image``.
 
     Returns:
-        The table. ``id_str`` is text. ``file_loc``, if it is there, has absolute paths.
+        The table. ``id_str`` is text. ``file_loc``, if it is there, has absolute paths; so have
+        paths that were in the column ``image``.
 
     Raises:
         ValueError: the file is missing, empty, damaged or of another format; a column is missing;
-            or an id or a path is missing, or an id is repeated.
+            an id or a path is missing; or an id is repeated or a number that was rounded.
     """
     catalog = next(read_galaxies(path, columns), None)
     if catalog is None:
@@ -55,37 +54,47 @@ def read_galaxies(
     Args:
         path: see ``read_catalog``.
         columns: columns that the catalog must have, see ``read_catalog``.
-        num_rows: the most rows in a piece. The pieces of a CSV or Parquet file then have only
-            ``id_str``, ``file_loc``, ``image`` and ``columns``. A file of another format comes in
-            one piece with all its columns. None: one piece with all columns, for any format.
+        num_rows: the most rows in a piece. The pieces of a text or Parquet file then have only
+            ``id_str``, ``file_loc``, ``image``, ``split`` and ``columns``. A file of another format
+            comes in one piece with all its columns. None: one piece with all columns.
 
     Yields:
         Tables with at least one row.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"no catalog {path}")
-    wanted = None
+    path = Path(path).expanduser()
+    table = open_table(path, [*AS_TEXT, "image", *columns], num_rows)
     if num_rows is not None:
-        wanted = {"id_str", "file_loc", "image", *columns}
-        header = next(_tables(path, None, 0), None)
-        if header is not None:
-            _check_columns(header, columns, path)
-    for table in _tables(path, wanted, num_rows):
-        if len(table) == 0:
-            continue
-        _check_columns(table, columns, path)
-        for column in AS_TEXT.keys() & set(table.columns):
-            missing = table[column].isna()
-            try:
-                table[column] = table[column].astype(str).mask(missing)
-            except (pa.ArrowException, UnicodeError, TypeError) as error:
-                raise UserError(
-                    f"catalog {path}: column {column!r} can't be read as text: {error!s:.100}"
-                ) from error
-        if "file_loc" in table:
-            table["file_loc"] = _absolute(table["file_loc"], path)
-        yield table
+        _check_columns(pd.DataFrame(columns=table.names), columns, path)
+    for piece in table.pieces:
+        if len(piece):
+            _check_columns(piece, columns, path)
+            yield _cleaned(piece, path)
+
+
+def _cleaned(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """The table with ids, paths and splits as text, and absolute paths of images."""
+    check_exact_ids(table["id_str"], f"catalog {path}")
+    for column in set(AS_TEXT) & set(table.columns):
+        table[column] = _as_text(table[column], path)
+    if "split" in table:
+        table["split"] = table["split"].str.strip().str.lower()
+    paths = None if "file_loc" in table else image_paths(table["image"], f"catalog {path}")
+    if paths is not None:
+        table = table.drop(columns="image").assign(file_loc=paths)
+    if "file_loc" in table:
+        table["file_loc"] = _absolute(table["file_loc"], path)
+    return table
+
+
+def _as_text(column: pd.Series, path: Path) -> pd.Series:
+    missing = column.isna()
+    try:
+        text = column.astype(str)
+    except (pa.ArrowException, UnicodeError, TypeError) as error:
+        raise UserError(
+            f"catalog {path}: column {column.name!r} can't be read as text: {error!s:.100}"
+        ) from error
+    return text.mask(missing) if missing.any() else text
 
 
 def _check_columns(table: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
@@ -98,79 +107,27 @@ def _check_columns(table: pd.DataFrame, columns: Sequence[str], path: Path) -> N
         )
 
 
-def _tables(path: Path, wanted: set[str] | None, num_rows: int | None) -> Iterator[pd.DataFrame]:
-    """Unchecked tables of a file. With ``num_rows`` 0, a CSV or Parquet file gives no rows."""
-    suffix = path.suffix.lower()
-    try:
-        if suffix == ".csv":
-            usecols = None if wanted is None else wanted.__contains__
-            if not num_rows:
-                yield pd.read_csv(path, dtype=AS_TEXT, usecols=usecols, nrows=num_rows)
-                return
-            yield from pd.read_csv(path, dtype=AS_TEXT, usecols=usecols, chunksize=num_rows)
-        elif suffix in (".parquet", ".pq"):
-            yield from _read_parquet(path, wanted, num_rows)
-        elif suffix in ASTROPY_FORMATS:
-            yield _read_astropy(path, ASTROPY_FORMATS[suffix])
-        else:
-            raise UserError(
-                f"catalog {path}: unknown format {suffix!r}; "
-                "use .csv, .parquet, .fits, .ecsv or .vot"
-            )
-    except pd.errors.EmptyDataError:
-        raise UserError(f"catalog {path} is empty") from None
-    # The readers raise exceptions of many types for a damaged file.
-    except Exception as error:
-        if isinstance(error, UserError) and str(path) in str(error):
-            raise
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"catalog {path} can't be read: {reason:.300}") from error
+def image_paths(images: pd.Series, where: str) -> pd.Series | None:
+    """The paths in a column ``image`` that has paths in place of images.
 
-
-def _read_parquet(
-    path: Path, wanted: set[str] | None, num_rows: int | None
-) -> Iterator[pd.DataFrame]:
-    """Tables of a Parquet file, see ``read_galaxies``; ``wanted`` are the columns to read."""
-    check_parquet(path)
-    start = 0
-    with pq.ParquetFile(path) as file:
-        names = file.schema_arrow.names
-        repeated = [name for name, count in Counter(names).items() if count > 1]
-        if repeated:
-            raise UserError(f"catalog {path} has more than one column {repeated[0]!r}: rename one")
-        if num_rows is None:
-            whole = file.read()
-            whole.validate(full=True)  # text that is not UTF-8 would cause errors only later
-            yield whole.to_pandas()
-            return
-        if num_rows == 0:
-            yield file.schema_arrow.empty_table().to_pandas()
-            return
-        columns = [name for name in names if name in wanted]
-        for batch in file.iter_batches(num_rows, columns=columns):
-            batch.validate(full=True)
-            table = batch.to_pandas()
-            table.index += start
-            start += len(table)
-            yield table
-
-
-def _read_astropy(path: Path, table_format: str) -> pd.DataFrame:
-    """A table that astropy reads, without its columns of arrays."""
-    try:
-        from astropy.table import Table
-    except ImportError:
+    They are texts, or dicts as Hugging Face's datasets have them, with ``path`` but without
+    ``bytes``. None if the first galaxy has an image. ValueError if others then have none.
+    """
+    if not len(images) or not _is_path(images.iloc[0]):
+        return None
+    others = [i for i, image in enumerate(images) if not _is_path(image)]
+    if others:
         raise UserError(
-            f"catalog {path} needs astropy: pip install 'zoobot-torch[astro]'"
-        ) from None
-    check_astropy(path)
-    table = Table.read(path, format=table_format)
-    flat = [name for name in table.colnames if table[name].ndim == 1]
-    catalog = table[flat].to_pandas()
-    for name in catalog.columns:
-        if catalog[name].dtype == object and isinstance(catalog[name].iloc[0], bytes):
-            catalog[name] = catalog[name].str.decode("utf-8")
-    return catalog
+            f"{where}: column 'image' has a path in its first row, and no path in row "
+            f"{images.index[others[0]]} ({len(others)} such rows): give paths, or images, to all"
+        )
+    return images.map(lambda image: image if isinstance(image, str) else image["path"])
+
+
+def _is_path(image: object) -> bool:
+    if isinstance(image, dict):
+        return image.get("bytes") is None and isinstance(image.get("path"), str)
+    return isinstance(image, str)
 
 
 def _absolute(file_locs: pd.Series, catalog_path: Path) -> pd.Series:
@@ -178,8 +135,14 @@ def _absolute(file_locs: pd.Series, catalog_path: Path) -> pd.Series:
     if file_locs.isna().any():
         row = file_locs.index[file_locs.isna()][0]
         raise UserError(f"catalog {catalog_path}: column 'file_loc' is empty in row {row}")
-    folder = str(catalog_path.resolve().parent)
-    return file_locs.map(lambda loc: loc if os.path.isabs(loc) else os.path.join(folder, loc))
+    if file_locs.str.startswith("/").all():
+        return file_locs
+    folder = catalog_path.resolve()
+    folder = str(folder if folder.is_dir() else folder.parent)
+    home = os.path.expanduser("~/")
+    return file_locs.map(
+        lambda loc: os.path.join(home, loc[2:]) if loc[:2] == "~/" else os.path.join(folder, loc)
+    )
 
 
 def require_columns(catalog: pd.DataFrame, columns: Sequence[str], where: str) -> None:
@@ -191,9 +154,46 @@ def require_columns(catalog: pd.DataFrame, columns: Sequence[str], where: str) -
         raise UserError(f"catalog {where} has no column {missing[0]!r}{more}{near}")
 
 
+def check_not_reserved(names: Sequence[str], what: str) -> None:
+    """Raise ValueError if a column of labels or a class has a name that means something else.
+
+    A file of predictions has a column for each, and columns of its own.
+
+    Args:
+        what: what the names are of, for the message.
+    """
+    for name in names:
+        if name in RESERVED:
+            raise UserError(
+                f"{what} {name!r}: catalogs and predictions have a column of that name with "
+                f"another meaning; rename it (reserved: {', '.join(RESERVED)})"
+            )
+
+
+def check_exact_ids(ids: pd.Series, where: str) -> None:
+    """Raise ValueError if ids are, or were, floating-point numbers: long ids lose digits."""
+    if isinstance(ids.dtype, pd.CategoricalDtype):
+        ids = pd.Series(ids.cat.categories)
+    if pd.api.types.is_object_dtype(ids):
+        is_float = pd.api.types.infer_dtype(ids, skipna=True) in ("floating", "mixed-integer-float")
+    else:
+        is_float = pd.api.types.is_float_dtype(ids)
+    rounded = ids.dropna() if is_float else ids[:0]
+    if pd.api.types.is_string_dtype(ids):
+        rounded = ids[ids.str.match(ROUNDED, na=False)]
+    if len(rounded):
+        raise UserError(
+            f"{where}: column 'id_str' holds {rounded.iloc[0]}, a rounded number: ids of many "
+            "digits lose their last ones, and different galaxies get one id. Go back to where the "
+            "ids are whole, and save them as text (pandas: dtype={'id_str': str}; spreadsheet: "
+            "import the column as text)"
+        )
+
+
 def check_ids(catalog: pd.DataFrame, where: str) -> None:
-    """Raise ValueError if an ``id_str`` is missing or repeated."""
+    """Raise ValueError if an ``id_str`` is missing, repeated, or a number that was rounded."""
     ids = catalog["id_str"]
+    check_exact_ids(ids, f"catalog {where}")
     if ids.isna().any():
         row = ids.index[ids.isna()][0]
         raise UserError(f"catalog {where}: column 'id_str' is empty in row {row}")
@@ -206,21 +206,11 @@ def check_ids(catalog: pd.DataFrame, where: str) -> None:
 
 
 def check_image_files(catalog: pd.DataFrame, where: str) -> None:
-    """Raise ValueError if image files are missing. The message names five and gives the total.
-
-    Each folder is listed only once, so a check of millions of files takes seconds.
-    """
+    """Raise ValueError if image files are missing. The message names five and gives the total."""
     if "file_loc" not in catalog:
         return
-    listings: dict[str, set[str]] = {}
-    missing = []
-    for file_loc in catalog["file_loc"]:
-        folder, name = os.path.split(file_loc)
-        if folder not in listings:
-            listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-        if name not in listings[folder]:
-            missing.append(file_loc)
-    if missing:
+    file_locs = catalog["file_loc"].tolist()
+    if missing := [file_locs[i] for i in find_missing_files(file_locs)]:
         raise UserError(
             f"catalog {where}: {len(missing)} of {len(catalog)} image files are missing: "
             + ", ".join(missing[:5])
@@ -228,100 +218,19 @@ def check_image_files(catalog: pd.DataFrame, where: str) -> None:
         )
 
 
-def split_catalog(
-    catalog: pd.DataFrame,
-    fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
-    seed: int = 42,
-    where: str = "",
-) -> dict[str, pd.DataFrame]:
-    """Split a catalog into train, val and test.
+def find_missing_files(file_locs: Iterable[Any]) -> list[int]:
+    """The places of files that are missing; what is no path is not missing.
 
-    If the catalog has a column ``split``, that column decides. Otherwise the galaxies are sorted
-    by a hash of ``id_str`` and the seed, and divided in this order, so the order of the rows does
-    not matter.
-
-    Args:
-        catalog: the table, with ``id_str``.
-        fractions: of train, val and test galaxies; the numbers of galaxies are rounded.
-        seed: of the hash.
-        where: name of the catalog for error messages.
-
-    Returns:
-        Tables named 'train', 'val' and 'test'. Each keeps the order of the rows, renumbered from 0.
-
-    Raises:
-        ValueError: the column ``split`` has an empty or another value, or the fractions are
-            negative or do not sum to 1.
+    Each folder is listed only once, so a check of millions of files takes seconds.
     """
-    if "split" in catalog:
-        unknown = set(catalog["split"].dropna().unique()) - set(SPLITS)
-        if unknown or catalog["split"].isna().any():
-            value = sorted(unknown)[0] if unknown else None
-            raise UserError(
-                f"catalog {where}: column 'split' holds {value!r}; use {', '.join(SPLITS)}"
-            )
-        return {s: catalog[catalog["split"] == s].reset_index(drop=True) for s in SPLITS}
-    if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise UserError(f"split fractions must be >= 0 and sum to 1, not {fractions}")
-    order = np.argsort(hash_ids(catalog["id_str"], seed), kind="stable")
-    ends = np.round(np.cumsum(fractions) * len(catalog)).astype(int)
-    parts = np.split(order, ends[:2])
-    return {
-        s: catalog.iloc[np.sort(part)].reset_index(drop=True)
-        for s, part in zip(SPLITS, parts, strict=True)
-    }
-
-
-def hash_ids(ids: pd.Series, seed: int) -> np.ndarray:
-    """Hash ids: (N,) uint64. A hash depends on the id and the seed only."""
-    key = f"{seed:016d}"[-16:]
-    return pd.util.hash_array(ids.to_numpy(dtype=object), hash_key=key, categorize=False)
-
-
-def load_splits(
-    catalog: str | Path,
-    val_catalog: str | Path | None,
-    test_catalog: str | Path | None,
-    label_cols: Sequence[str],
-    seed: int,
-) -> dict[str, pd.DataFrame]:
-    """Read and check the catalogs of a run, and return the train, val and test galaxies.
-
-    A separate validation or test catalog is used whole as that split. The main catalog is split by
-    its column ``split``. Without this column it gives:
-
-    - 70% train, 10% val and 20% test galaxies if there is no separate catalog;
-    - 90% train and 10% val galaxies if there is a separate test catalog only;
-    - train galaxies only if there is a separate validation catalog.
-
-    Raises:
-        ValueError: a fault of a catalog; a label column or an image file is missing; there are no
-            train or no val galaxies; or a galaxy is both train and val.
-    """
-    separate = {"val": val_catalog, "test": test_catalog}
-    main = read_catalog(catalog, label_cols)
-    check_image_files(main, str(catalog))
-    splits = dict.fromkeys(SPLITS, main.iloc[:0])
-    if "split" in main or not (val_catalog or test_catalog):
-        splits = split_catalog(main, seed=seed, where=str(catalog))
-    elif val_catalog:
-        splits["train"] = main
-    else:
-        splits = split_catalog(main, (0.9, 0.1, 0.0), seed, str(catalog))
-    for split, path in separate.items():
-        if path:
-            splits[split] = read_catalog(path, label_cols)
-            check_image_files(splits[split], str(path))
-    for split in ("train", "val"):
-        if len(splits[split]) == 0:
-            raise UserError(
-                f"catalog {catalog} has no galaxies in split {split!r} "
-                f"({len(main)} galaxies in all); mark some in the 'split' column"
-                + (", or give --val-catalog" if split == "val" else "")
-            )
-    shared = set(splits["val"]["id_str"]) & set(splits["train"]["id_str"])
-    if shared:
-        raise UserError(
-            f"{len(shared)} galaxies are in both train and val, for example {sorted(shared)[0]!r}"
-        )
-    return splits
+    listings: dict[str, set[str]] = {}
+    missing = []
+    for place, file_loc in enumerate(file_locs):
+        if not isinstance(file_loc, str):
+            continue
+        folder, name = os.path.split(file_loc)
+        if folder not in listings:
+            listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        if name not in listings[folder]:
+            missing.append(place)
+    return missing

@@ -1,11 +1,12 @@
 """CatalogDataModule: training, validation, test and prediction galaxies of catalogs, as loaders."""
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import pandas as pd
 import torch
 
-from zoobot.data.catalog import check_ids, split_catalog
+from zoobot.data.catalog import check_ids, check_not_reserved
 from zoobot.data.dataset import CatalogDataset
 from zoobot.data.loaders import (
     CatalogLoader,
@@ -14,6 +15,7 @@ from zoobot.data.loaders import (
     train_loader,
 )
 from zoobot.data.sources import image_frame, label_frame
+from zoobot.data.splits import overlap, split_catalog, strata_of
 from zoobot.data.views.config import default_view_config, minimal_view_config
 from zoobot.data.views.cpu import get_galaxy_transform
 from zoobot.data.views.device import device_view_of
@@ -34,7 +36,7 @@ class CatalogDataModule:
             ``default_view_config()``'s.
         test_transform: for all others; by default ``minimal_view_config()``'s.
         catalog: split by its ``split`` column if it has one, else by the fractions and a seeded
-            hash of ``id_str``.
+            hash of ``id_str``, each class in proportion (``splits.strata_of``).
         train_catalog, val_catalog, test_catalog, predict_catalog: instead of ``catalog``.
         batch_size: galaxies of an optimiser step, over all processes.
         num_workers, prefetch_factor: image-reading processes for each process, and the batches
@@ -78,6 +80,7 @@ class CatalogDataModule:
         if isinstance(label_cols, str):
             raise UserError(f"label_cols is a list of columns: use [{label_cols!r}]")
         self.label_cols = list(label_cols or [])
+        check_not_reserved(self.label_cols, "label column")
         self.train_transform = train_transform or get_galaxy_transform(default_view_config())
         self.test_transform = test_transform or get_galaxy_transform(minimal_view_config())
         self.catalogs = {
@@ -92,12 +95,17 @@ class CatalogDataModule:
                 raise UserError(f"give catalog= to be split, or {given[0]}_catalog=, not both")
             fractions = (train_fraction, val_fraction, test_fraction)
             check_ids(catalog, "catalog")
-            self.catalogs.update(split_catalog(catalog, fractions, seed, "catalog"))
+            strata = strata_of(catalog, self.label_cols)
+            self.catalogs.update(split_catalog(catalog, fractions, seed, "catalog", strata))
         elif all(table is None for table in self.catalogs.values()):
             raise UserError("give catalog=, or train_catalog= and val_catalog=, ...")
         for split, table in self.catalogs.items():
             if isinstance(table, pd.DataFrame):
                 check_ids(table, f"{split}_catalog")
+        labelled = {s: t for s, t in self.catalogs.items() if isinstance(t, pd.DataFrame)}
+        labelled.pop("predict", None)
+        if found := overlap(labelled):
+            warnings.warn(found, stacklevel=2)
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.prefetch_factor = prefetch_factor

@@ -113,14 +113,16 @@ class CatalogDataset(Dataset):
         """These galaxies as they look in this epoch.
 
         ``image`` lacks those that can't be read: ``errors`` has place in the batch -> reason.
+        ``no_data`` lists the values that were taken for no data, once for each image.
         """
-        images, errors = [], {}
+        images, errors, no_data = [], {}, []
         for place, index in enumerate(indices):
             try:
-                images.append(self._image(index, (self.seed, epoch, index)))
+                images.append(self._image(index, (self.seed, epoch, index), no_data))
             except ImageError as error:
                 errors[place] = str(error)
-        batch = {"id_str": [self.galaxies.id_str(i) for i in indices], "errors": errors}
+        ids = [self.galaxies.id_str(i) for i in indices]
+        batch = {"id_str": ids, "errors": errors, "no_data": no_data}
         if images:
             batch["image"] = self._stack(images)
         if self.is_only_decoded:
@@ -152,8 +154,13 @@ class CatalogDataset(Dataset):
         """``id_str`` and the label columns of all galaxies, for checks before training."""
         return label_frame(self.galaxies)
 
-    def _image(self, index: int, seed: tuple[int, int, int] | None = None):
-        """A galaxy's view (C, H, W); or, for a view on the device, pixels (H, W, C)."""
+    def _image(
+        self, index: int, seed: tuple[int, int, int] | None = None, no_data: list | None = None
+    ):
+        """A galaxy's view (C, H, W); or, for a view on the device, pixels (H, W, C).
+
+        Values that were taken for no data are added to the list ``no_data``.
+        """
         source = self.galaxies.source(index)
         name = None if isinstance(source, str) else f"id_str {self.galaxies.id_str(index)!r}"
         view = self.transform
@@ -161,6 +168,8 @@ class CatalogDataset(Dataset):
             return view.fit(read_pixels(source, self.channels, self.fits_scaling, name=name))
         min_side_px = view.min_side_px if isinstance(view, GalaxyView) else None
         image = read_image(source, self.channels, self.fits_scaling, min_side_px, name=name)
+        if no_data is not None:
+            no_data += image.info.get("no_data", ())
         return apply_transform(view, image, seed)
 
     def _stack(self, images: list) -> torch.Tensor:

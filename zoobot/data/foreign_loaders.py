@@ -11,16 +11,17 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-import numpy as np
 import pandas as pd
 import torch
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
+from zoobot.data.foreign_batches import as_dict, is_of_galaxies, warn_of_range
 from zoobot.system import distributed
 from zoobot.system.errors import OneProcessError, UserError
+from zoobot.system.workers import starting_workers
 
 
 @runtime_checkable
@@ -105,9 +106,10 @@ class ForeignLoader:
 
     def __iter__(self) -> Iterator[dict]:
         """Batches in an order that is a function of (seed, epoch)."""
-        batches = (_as_dict(batch, self._label_cols) for batch in self._seeded())
-        for number, batch in enumerate(batches if self._own_share else self._for_all(batches)):
-            self._compare_processes(number, batch)
+        batches = (self._as_dict(batch) for batch in self._seeded())
+        for number, batch in enumerate(self._joined(self._compared(batches))):
+            if number == 0:
+                warn_of_range(batch["image"])
             if number >= self._first_batch:
                 if self._check:
                     self._check_labels(batch)
@@ -121,23 +123,41 @@ class ForeignLoader:
         rank = distributed.rank() if self._own_share else 0
         seed = ((self._seed * 1_000_003 + self._epoch) * 65_537 + rank * 1_000_000_007) % 2**62
         torch.manual_seed(seed)
-        batches = iter(self._loader)
+        with starting_workers():
+            batches = iter(self._loader)
         for number in itertools.count():
             torch.manual_seed(seed + number)
             batch = next(batches, None)
+            if (batch is None) != (number == self._num_batches):
+                given = f"only {number}" if batch is None else "more"
+                raise OneProcessError(
+                    f"the {self._split} loader said that it has {self._num_batches} batches, and "
+                    f"gave {given}: mend its __len__, on which the learning rate's schedule and "
+                    "the steps of other processes rely"
+                )
             if batch is None:
                 return
             yield batch
 
-    def _for_all(self, batches: Iterator[dict]) -> Iterator[dict]:
-        """Batches with a galaxy for each process; a small last one is joined to the one before."""
-        num_ranks = distributed.world_size()
+    def _as_dict(self, batch: dict | Sequence) -> dict:
+        try:
+            return as_dict(batch, self._label_cols)
+        except UserError as error:  # other processes may have other batches
+            raise OneProcessError(f"a batch of the {self._split} loader: {error}") from error
+
+    def _joined(self, batches: Iterator[dict]) -> Iterator[dict]:
+        """Batches with a galaxy for each process, where all share every batch.
+
+        The last one is joined to the one before if a process would get none of it, or one to train
+        on.
+        """
+        num_ranks = 1 if self._own_share else distributed.world_size()
         ahead = deque(itertools.islice(batches, 2))
         while ahead:
             batch = ahead.popleft()
             ahead.extend(itertools.islice(batches, 1))
-            if len(ahead) == 1 and len(ahead[0]["image"]) < 2 * num_ranks:
-                batch = _joined(batch, ahead.popleft())
+            if len(ahead) == 1 and self._is_small(len(ahead[0]["image"]), num_ranks):
+                batch = _join(batch, ahead.popleft())
             if len(batch["image"]) < num_ranks:
                 raise UserError(
                     f"a batch of the {self._split} loader has {len(batch['image'])} galaxies for "
@@ -145,12 +165,29 @@ class ForeignLoader:
                 )
             yield batch
 
-    def _compare_processes(self, number: int, batch: dict) -> None:
-        """ValueError if processes don't read what they should; looks at batches 1, 2, 4, 8, ..."""
-        number += 1
-        if distributed.world_size() == 1 or number > self._num_common or number & (number - 1):
-            return
-        read = distributed.gather(_digest(batch, with_images=self._own_share))
+    def _is_small(self, size: int, num_ranks: int) -> bool:
+        """Whether the last batch, of this size, leaves a process with fewer than two galaxies."""
+        if not self._own_share:
+            return size < 2 * num_ranks
+        return self._split == "train" and min(distributed.gather(size)) < 2  # lengths are the same
+
+    def _compared(self, batches: Iterator[dict]) -> Iterator[dict]:
+        """The batches, once processes are found to read what they should.
+
+        What they have read so far is compared at batches 1, 2, 4, 8, ... and at the last one. Where
+        each has a share of its own, only the first is.
+        """
+        hashed = hashlib.blake2b()
+        for number, batch in enumerate(batches, start=1):
+            if distributed.world_size() > 1 and number <= self._num_common:
+                if not self._own_share or number == 1:
+                    _feed(hashed, batch, with_images=self._own_share)
+                    if not number & (number - 1) or number == self._num_common:
+                        self._compare(number, distributed.gather(hashed.hexdigest()))
+            yield batch
+
+    def _compare(self, number: int, read: list[str]) -> None:
+        """ValueError unless processes read the same batches, or others if each has a share."""
         if self._own_share and len({*read}) == 1:
             raise UserError(
                 f"all processes got the same galaxies in batch {number} of the {self._split} "
@@ -160,7 +197,7 @@ class ForeignLoader:
         if not self._own_share and len({*read}) > 1:
             other = next(rank for rank, digest in enumerate(read) if digest != read[0])
             raise UserError(
-                f"process {other} got other galaxies than process 0 in batch {number} of the "
+                f"process {other} has got other galaxies than process 0 by batch {number} of the "
                 f"{self._split} loader: give every process the same batches in the same order "
                 "(seed what shuffles them), of which each keeps its share. If each loader has "
                 "galaxies of its own, use torch's DistributedSampler, or "
@@ -183,85 +220,34 @@ def _has_distributed_sampler(loader: Iterable) -> bool:
     return any(isinstance(sampler, DistributedSampler) for sampler in (loader.sampler, inner))
 
 
-def _as_dict(batch: dict | Sequence, label_cols: list[str]) -> dict:
-    """A batch as a dict with ``image`` and one entry (B,) for each label column.
-
-    Raises:
-        ValueError: for another kind of batch, or other shapes.
-    """
-    if isinstance(batch, list | tuple) and len(batch) == 2:
-        images, labels = (torch.as_tensor(part) for part in batch)
-        batch = {"image": images, **_columns(labels.reshape(len(labels), -1), label_cols)}
-    if not isinstance(batch, dict) or "image" not in batch:
-        raise UserError(
-            "a batch must be a dict with 'image' and the label columns, or a pair of images and "
-            f"labels, not {_told(batch)}"
-        )
-    batch = {k: torch.as_tensor(v) if _is_numbers(v) else v for k, v in batch.items()}
-    if torch.is_tensor(batch.get("labels")) and batch["labels"].ndim == 2:
-        batch |= _columns(batch.pop("labels"), batch.pop("label_cols", label_cols))
-    if not torch.is_tensor(batch["image"]) or batch["image"].ndim != 4:
-        raise UserError(f"a batch's 'image' must be (B, C, H, W), not {_told(batch['image'])}")
-    for column in label_cols:
-        if torch.is_tensor(batch.get(column)) and batch[column].ndim == 2:
-            batch[column] = batch[column].squeeze(1)
-    return batch
+def _share(batch: dict) -> dict:
+    """Every world_size-th galaxy of a batch, from this rank on."""
+    part = slice(distributed.rank(), None, distributed.world_size())
+    return {k: v[part] if is_of_galaxies(v, batch) else v for k, v in batch.items()}
 
 
-def _columns(labels: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:
-    """Labels (B, L) as one entry (B,) for each of L names; nothing if there are no names."""
-    if names and labels.shape[1] != len(names):
-        raise UserError(
-            f"a batch's labels have shape {tuple(labels.shape)}; the model learns "
-            f"{len(names)} columns: {', '.join(names[:10])}"
-        )
-    return dict(zip(names, labels.unbind(1), strict=False))
-
-
-def _is_numbers(value: Any) -> bool:
-    return isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
-
-
-def _told(value: Any) -> str:
-    if isinstance(value, dict):
-        return f"a dict with {[*value][:10]}"
-    shape = f" of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else ""
-    return f"a {type(value).__name__}{shape}"
-
-
-def _is_of_galaxies(value: Any, batch: dict) -> bool:
-    """Whether an entry of a batch has a value for each galaxy."""
-    is_list = isinstance(value, list | tuple) or torch.is_tensor(value) and value.ndim > 0
-    return is_list and len(value) == len(batch["image"])
-
-
-def _joined(first: dict, second: dict) -> dict:
+def _join(first: dict, second: dict) -> dict:
     """Two batches as one."""
 
     def join(key: str) -> torch.Tensor | list:
+        if key not in second:
+            raise UserError(f"the last batch of a loader lacks {key!r}, which others have")
         if torch.is_tensor(first[key]):
             return torch.cat([first[key], second[key]])
         return [*first[key], *second[key]]
 
-    return {k: join(k) if _is_of_galaxies(v, first) else v for k, v in first.items()}
+    return {k: join(k) if is_of_galaxies(v, first) else v for k, v in first.items()}
 
 
-def _share(batch: dict) -> dict:
-    """Every world_size-th galaxy of a batch, from this rank on."""
-    part = slice(distributed.rank(), None, distributed.world_size())
-    return {k: v[part] if _is_of_galaxies(v, batch) else v for k, v in batch.items()}
-
-
-def _digest(batch: dict, with_images: bool) -> str:
-    """Tells batches of other galaxies apart: by ``id_str``, else by labels (and images)."""
-    hashed = hashlib.blake2b(str(len(batch["image"])).encode())
+def _feed(hashed, batch: dict, with_images: bool) -> None:
+    """Add to a hash what tells batches of other galaxies apart: ids, else labels (and images)."""
+    hashed.update(str(len(batch["image"])).encode())
     for key, value in batch.items():
         is_told = key == "id_str" if "id_str" in batch else with_images or key != "image"
         if is_told and torch.is_tensor(value):
             hashed.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         elif is_told:
             hashed.update(repr(value).encode())
-    return hashed.hexdigest()
 
 
 def _table_of(batch: dict) -> pd.DataFrame:
@@ -269,7 +255,7 @@ def _table_of(batch: dict) -> pd.DataFrame:
     columns = {
         key: value.cpu().numpy() if torch.is_tensor(value) else list(value)
         for key, value in batch.items()
-        if _is_of_galaxies(value, batch) and not (torch.is_tensor(value) and value.ndim != 1)
+        if is_of_galaxies(value, batch) and not (torch.is_tensor(value) and value.ndim != 1)
     }
     columns.setdefault("id_str", [f"number {i}" for i in range(len(batch["image"]))])
     return pd.DataFrame(columns)

@@ -1,35 +1,31 @@
 """Read one galaxy image: png, jpg, tif, webp or FITS, of any size and mode, as 8-bit RGB or grey.
 
-``read_image`` gives a Pillow image, which views (``zoobot.data.views``) take. EXIF orientation is
-ignored. Row 0 of a FITS image is the top row. If a file has more than one image, the first is read.
+``read_image`` gives a Pillow image, which views (``zoobot.data.views``) take. A file's content says
+what it is, not its suffix. EXIF orientation is ignored. Row 0 of a FITS image is the top row. If a
+file has more than one image, the first is read.
 """
 
-import gzip
+import contextlib
 import io
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from PIL import Image
 
-from zoobot.limits.fits import check_fits_headers
+from zoobot.data.brightness import FITS_SCALINGS, scale_to_8bit
+from zoobot.data.file_kinds import BZIP2_MAGIC, FITS_MAGIC, GZIP_MAGIC, ends_well, what_it_is
+from zoobot.data.fits_images import first_image, pixels_of, unpack
 from zoobot.system.errors import OneProcessError, UserError
 
 MAX_PIXELS = 100_000_000  # 400 MB decoded; a larger image is refused before it is decoded
-MAX_FILE_BYTES = 1_000_000_000  # of an image file; also of a FITS file after unpacking
-FITS_SCALINGS = ("asinh", "linear", "none")
-GZIP_MAGIC = b"\x1f\x8b"
-READ_AT_ONCE = 2**20  # bytes
-FITS_PERCENTILES = (0.0, 99.7)  # of the pixels: these become black and white
-FITS_SUFFIXES = (".fits", ".fit", ".fts")
-PILLOW_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")
+MAX_FILE_BYTES = 1_000_000_000  # of an image file; also of a packed one after unpacking
 MODES = {1: "L", 3: "RGB"}  # number of channels -> Pillow's name of the mode
 PILLOW_FORMATS = ("JPEG", "PNG", "TIFF", "WEBP")
-ASINH_Q = 1.0  # q in ``read_image``
 TIFF_TILE_SIDES = (322, 323)  # TIFF tags: width and height of a tile, which is decoded whole
 
 AnyPath = str | os.PathLike[str]
@@ -53,25 +49,21 @@ def read_image(
 
     Args:
         source: a path; encoded bytes; a dict ``{'bytes': ..., 'path': ...}`` as Hugging Face has
-            it; or uint8 pixels (H, W, C). The content of a file decides its format, not the suffix.
-            Only a FITS file is recognised by its suffix: ``.fits``, ``.fit`` or ``.fts``, with or
-            without ``.gz``, in upper or lower case.
+            it; or uint8 pixels (H, W, C). A file may be packed with gzip or bzip2, a FITS image
+            also in tiles (fpack; its methods RICE and GZIP).
         channels: 3 (RGB; a grey image gives three equal channels) or 1 (grey, ITU-R 601 luma).
-        fits_scaling: how FITS pixels, and float pixels of a tif, become 8 bits.
-            'asinh': pixels are clipped to their percentiles 0 and 99.7 and rescaled to 0-1; then x
-            becomes arcsinh(q x) / arcsinh(q) with q = 1 (Lupton et al. 2004, PASP 116, 133).
-            'linear': the same without the arcsinh.
-            'none': pixels must be within 0-255 and are rounded. If no pixel is above 1, all are
-            first multiplied by 255.
-            All bands are scaled by the same numbers, so that colours keep their meaning. NaN
-            becomes the lowest value.
+        fits_scaling: how FITS pixels, and float pixels of a tif, become 8 bits: 'asinh', 'linear'
+            or 'none', see ``scale_to_8bit``. All bands are scaled by the same numbers, so that
+            colours keep their meaning. Pixels without data (NaN, BLANK, -9999 and the like) are
+            black.
         min_side_px: the shorter side that the caller needs, if the caller shrinks the image later.
             A JPEG may then be decoded at 1/2, 1/4 or 1/8 of its size, which is faster, but not
             smaller than this.
         name: name of the image in error messages; by default its path or 'embedded image'.
 
     Returns:
-        An image of mode 'RGB' (``channels=3``) or 'L' (``channels=1``).
+        An image of mode 'RGB' (``channels=3``) or 'L' (``channels=1``). Its ``info['no_data']``
+        lists the values that were taken for no data, if there were any.
 
     Raises:
         ImageError: the image is missing, empty, truncated, damaged, of an unknown format, not an
@@ -86,22 +78,38 @@ def read_image(
         grey = source.shape[-1] == 1
         return Image.fromarray(source[..., 0] if grey else source).convert(MODES[channels])
     file, name = _resolve(source, name)
-    try:
-        if _is_fits(file):
-            return _from_float(_read_fits(file, name), channels, fits_scaling, name)
-        with Image.open(file, formats=PILLOW_FORMATS) as image:
-            _check_size(image.size, name)
-            if image.format == "TIFF":
-                _check_size([image.tag_v2.get(tag) or 1 for tag in TIFF_TILE_SIDES], name)
-            if image.format == "JPEG":
-                _shrink_on_load(image, channels, min_side_px)
+    with _opened(file, name) as opened:
+        content, is_fits = _unpacked(opened, name)
+        if is_fits:
+            with first_image(content.read()) as hdu:
+                _check_size(hdu.shape[:-3:-1], name)
+                return _from_float(pixels_of(hdu), channels, fits_scaling, name)
+        image = _open_with_pillow(content, name)
+        if image.format == "JPEG":
+            _shrink_on_load(image, channels, min_side_px)
+        image.load()
+        return to_8bit(image, channels, fits_scaling, name)
+
+
+def check_image(source: ImageSource, name: str | None = None) -> None:
+    """Raise ImageError for an image that can't be read, as far as its header and end tell.
+
+    A file that does not end as it should is decoded, which has the last word. So a file that is cut
+    short is found, but not one with damage within.
+
+    Args:
+        source, name: as for ``read_image``, but no pixels.
+    """
+    file, name = _resolve(source, name)
+    with _opened(file, name) as opened:
+        content, is_fits = _unpacked(opened, name)
+        if is_fits:
+            with first_image(content.read()) as hdu:
+                _check_size(hdu.shape[:-3:-1], name)
+            return
+        image = _open_with_pillow(content, name)
+        if not ends_well(content, image):
             image.load()
-            return to_8bit(image, channels, fits_scaling, name)
-    except ImageError:
-        raise
-    # The decoders raise exceptions of many types for a damaged file.
-    except Exception as error:
-        raise ImageError(f"{name}: {_reason(error, file)}") from error
 
 
 def read_pixels(
@@ -171,6 +179,48 @@ def _resolve(source: ImageSource, name: str | None) -> tuple[str | io.BytesIO, A
     raise ImageError(f"{name or 'image'}: no path and no bytes, but {type(source).__name__}")
 
 
+@contextlib.contextmanager
+def _opened(file: str | io.BytesIO, name: AnyPath) -> Iterator[BinaryIO]:
+    """The file, open; errors within the ``with`` block become ImageErrors that name it."""
+    try:
+        with open(file, "rb") if isinstance(file, str) else file as opened:
+            yield opened
+    except ImageError:
+        raise
+    except UserError as error:
+        raise ImageError(f"{name}: {error}") from error
+    # The decoders raise exceptions of many types for a damaged file.
+    except Exception as error:
+        raise ImageError(f"{name}: {_reason(error)}") from error
+
+
+def _unpacked(file: BinaryIO, name: AnyPath) -> tuple[BinaryIO, bool]:
+    """The file at its start, unpacked if it is packed; and whether it is FITS."""
+    head = file.read(len(FITS_MAGIC))
+    for magic in (GZIP_MAGIC, BZIP2_MAGIC):
+        if head.startswith(magic):
+            file.seek(0)
+            file = io.BytesIO(unpack(file, magic, MAX_FILE_BYTES))
+            head = file.read(len(FITS_MAGIC))
+            break
+    if not head:
+        raise ImageError(f"{name}: empty file")
+    file.seek(0)
+    return file, head == FITS_MAGIC
+
+
+def _open_with_pillow(file: BinaryIO, name: AnyPath) -> Image.Image:
+    """An image within the limits of size, its pixels not yet decoded."""
+    try:
+        image = Image.open(file, formats=PILLOW_FORMATS)
+    except Image.UnidentifiedImageError as error:
+        raise ImageError(f"{name}: {what_it_is(file)}") from error
+    _check_size(image.size, name)
+    if image.format == "TIFF":
+        _check_size([image.tag_v2.get(tag) or 1 for tag in TIFF_TILE_SIDES], name)
+    return image
+
+
 def check_file(path: AnyPath, name: AnyPath) -> None:
     """Raise ImageError for a file over ``MAX_FILE_BYTES``, and for a device or pipe.
 
@@ -184,18 +234,6 @@ def check_file(path: AnyPath, name: AnyPath) -> None:
         raise ImageError(f"{name}: a device or a pipe, not a file")
     if found.st_size > MAX_FILE_BYTES:
         raise ImageError(f"{name}: {found.st_size:,} bytes are over the limit {MAX_FILE_BYTES:,}")
-
-
-def is_image_name(name: str) -> bool:
-    """Whether a file name has the suffix of an image that ``read_image`` reads."""
-    return name.lower().endswith(PILLOW_SUFFIXES) or _is_fits(name)
-
-
-def _is_fits(file: str | io.BytesIO) -> bool:
-    """Whether a file has a FITS suffix, or bytes begin as FITS or as gzip."""
-    if isinstance(file, str):
-        return file.lower().removesuffix(".gz").endswith(FITS_SUFFIXES)
-    return file.getvalue().startswith((b"SIMPLE  =", GZIP_MAGIC))
 
 
 def _check_size(size: Sequence[int], name: AnyPath) -> None:
@@ -224,90 +262,27 @@ def _from_grey(values: np.ndarray, channels: int) -> Image.Image:
     return Image.fromarray(values.astype(np.uint8)).convert(MODES[channels])
 
 
-def _read_fits(file: str | io.BytesIO, name: AnyPath) -> np.ndarray:
-    """Pixels of the first image in a FITS file: (H, W) or (H, W, 3), float32 or uint8."""
-    try:
-        from astropy.io import fits
-    except ImportError as error:
-        raise ImageError(
-            f"{name}: FITS needs astropy: pip install 'zoobot-torch[astro]'"
-        ) from error
-    file = _unpacked(file, name)
-    check_fits_headers(file)
-    with fits.open(file, memmap=False, disable_image_compression=True) as hdus:
-        for hdu in hdus:
-            if hdu.header.get("ZIMAGE"):
-                raise ImageError(f"{name}: compressed in tiles: run funpack on it first")
-            if hdu.is_image and len(hdu.shape) > 0:
-                break
-        else:
-            raise ImageError(f"{name}: no image in this FITS file")
-        shape = hdu.shape
-        if len(shape) not in (2, 3) or (len(shape) == 3 and shape[0] not in (1, 3)):
-            raise ImageError(f"{name}: shape {shape}: need (H, W), (1, H, W) or (3, H, W)")
-        _check_size(shape[:-3:-1], name)
-        data = hdu.data
-    data = data if data.dtype == np.uint8 else data.astype(np.float32)
-    if data.ndim == 3:
-        data = data[0] if len(data) == 1 else np.moveaxis(data, 0, -1)
-    return data
-
-
-def _unpacked(file: str | io.BytesIO, name: AnyPath) -> io.BytesIO:
-    """Read a FITS file into memory, and unpack it if it is gzip.
-
-    astropy unpacks without a limit on the size.
-    """
-    unpacked = io.BytesIO()
-    with open(file, "rb") if isinstance(file, str) else file as source:
-        is_packed = source.read(len(GZIP_MAGIC)) == GZIP_MAGIC
-        source.seek(0)
-        stream = gzip.GzipFile(fileobj=source) if is_packed else source
-        while piece := stream.read(READ_AT_ONCE):
-            unpacked.write(piece)
-            if unpacked.tell() > MAX_FILE_BYTES:
-                raise ImageError(f"{name}: unpacked over the limit of {MAX_FILE_BYTES:,} bytes")
-    unpacked.seek(0)
-    return unpacked
-
-
 def _from_float(values: np.ndarray, channels: int, scaling: str, name: AnyPath) -> Image.Image:
     """Numbers (H, W) or (H, W, 3) as an 8-bit image; ``scaling`` as in ``read_image``."""
-    values = values.astype(np.float32)
-    finite = values[np.isfinite(values)]
-    if finite.size == 0:
-        raise ImageError(f"{name}: no finite pixels")
-    if scaling == "none":
-        low, high = 0.0, 1.0 if finite.max() <= 1 else 255.0
-        if finite.min() < 0 or finite.max() > 255:
-            reason = f"pixels from {finite.min():g} to {finite.max():g} are not within 0-255"
-            raise ImageError(f"{name}: {reason}: use fits scaling 'asinh' or 'linear'")
-    else:
-        low, high = np.percentile(finite, FITS_PERCENTILES)
-    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
-    unit = (np.clip(values, low, high) - low) / (high - low if high > low else 1.0)
-    if scaling == "asinh":
-        unit = np.arcsinh(ASINH_Q * unit) / np.arcsinh(ASINH_Q)
-    image = Image.fromarray((unit * 255 + 0.5).astype(np.uint8))
-    return image.convert(MODES[channels])
+    try:
+        pixels, no_data = scale_to_8bit(values, scaling)
+    except UserError as error:
+        raise ImageError(f"{name}: {error}") from error
+    image = Image.fromarray(pixels).convert(MODES[channels])
+    if no_data:
+        image.info["no_data"] = no_data
+    return image
 
 
-def _reason(error: Exception, file: str | io.BytesIO) -> str:
+def _reason(error: Exception) -> str:
     """Why Pillow or astropy failed, in words for a user."""
-    size = os.path.getsize(file) if isinstance(file, str) and os.path.isfile(file) else None
-    if isinstance(file, io.BytesIO):
-        size = file.getbuffer().nbytes if not file.closed else None
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, IsADirectoryError):
         return "is a folder"
     if isinstance(error, PermissionError):
         return "no permission to read it"
-    if size == 0:
-        return "empty file"
     if isinstance(error, Image.DecompressionBombError):
         return f"over the limit of {MAX_PIXELS:,} pixels"
-    if isinstance(error, Image.UnidentifiedImageError):
-        return "not a png, jpg, tif, webp or FITS image, or damaged"
     detail = " ".join(str(error).split()) or type(error).__name__
     return f"damaged or truncated ({detail})"

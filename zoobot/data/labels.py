@@ -10,8 +10,9 @@ from numbers import Real
 import numpy as np
 import pandas as pd
 
-from zoobot.data.catalog import require_columns
+from zoobot.data.catalog import check_not_reserved, require_columns
 from zoobot.limits.text import check_name
+from zoobot.system import distributed
 from zoobot.system.errors import UserError
 
 MAX_VOTES = np.iinfo(np.int32).max
@@ -38,7 +39,7 @@ def votes(catalog: pd.DataFrame, label_cols: Sequence[str], where: str = "") -> 
                 f"catalog {where}: column {column!r} of id_str {catalog['id_str'].iloc[row]!r} "
                 f"holds {catalog[column].iloc[row]}, which is no vote count "
                 f"({int(bad.sum())} such rows); counts are whole numbers >= 0, "
-                "and 0 where a question was not asked"
+                f"and 0 where a question was not asked{_cure(numbers[row])}"
             )
         counts[:, i] = numbers
     return counts
@@ -53,6 +54,45 @@ def as_numbers(labels: pd.Series) -> pd.Series:
     if missing.all() or not all(isinstance(x, Real | np.bool_) for x in values[~missing]):
         return labels
     return pd.to_numeric(values)
+
+
+def _cure(count: float) -> str:
+    """What to do about a count that is not whole, for a message; '' for another one."""
+    if not 0 < count <= MAX_VOTES:
+        return ""
+    return (
+        "; weighted counts are rounded by --round-votes, and docs/catalogs.md says how fractions "
+        "become counts"
+    )
+
+
+def round_votes(table: pd.DataFrame, label_cols: Sequence[str], where: str = "") -> pd.DataFrame:
+    """Round weighted vote counts, such as 8.73, to the nearest whole number, halves up.
+
+    Returns:
+        A copy with whole numbers in the label columns. What is no count of 0 or more stays, for
+        ``votes`` to refuse.
+
+    Raises:
+        ValueError: a column is missing, or no count is larger than 1 and some are not whole: these
+            are fractions, which rounding would make 0 or 1.
+    """
+    require_columns(table, label_cols, where)
+    rounded = {}
+    largest, some_are_parts = 0.0, False
+    for column in label_cols:
+        counts = pd.to_numeric(table[column], errors="coerce").astype(np.float64)
+        is_count = (counts >= 0) & (counts <= MAX_VOTES)
+        whole = np.floor(counts + 0.5)
+        largest = max(largest, counts[is_count].max() if is_count.any() else 0.0)
+        some_are_parts |= bool((counts[is_count] % 1 != 0).any())
+        rounded[column] = whole if is_count.all() else table[column].mask(is_count, whole)
+    if some_are_parts and largest <= 1:
+        raise UserError(
+            f"catalog {where}: no column of votes ({', '.join(label_cols[:3])}, ...) holds more "
+            "than 1: these are fractions, not counts; docs/catalogs.md says how to make counts"
+        )
+    return table.assign(**rounded)
 
 
 def label_array(catalog: pd.DataFrame, label_cols: Sequence[str], where: str = "") -> np.ndarray:
@@ -105,8 +145,9 @@ def _as_floats(table: pd.DataFrame, column: str, where: str) -> np.ndarray:
 def number_classes(splits: dict[str, pd.DataFrame], column: str, where: str) -> list[str]:
     """Find the names of the classes, and replace text labels by class numbers.
 
-    If labels are text, the classes are the names in the training galaxies, sorted. Each table in
-    ``splits`` is replaced by a copy with class numbers (int32) in this column. If labels are
+    If labels are text, the classes are the names in the training galaxies, sorted, without spaces
+    around them. Each table in ``splits`` is replaced by a copy with class numbers (int32) in this
+    column. If labels are
     numbers, the classes are 0 to the largest label in training (at least 0 and 1), and ``splits``
     stays as it is.
 
@@ -131,7 +172,9 @@ def number_classes(splits: dict[str, pd.DataFrame], column: str, where: str) -> 
                 f"these start from 0, and there are only {len(labels)} galaxies to train on"
             )
         return [str(number) for number in range(max(2, int(largest) + 1))]
-    names = sorted(labels.dropna().astype(str).unique())
+    _strip_labels(splits, column)
+    names = sorted(splits["train"][column].dropna().unique())
+    check_not_reserved(names, f"catalog {where}: column {column!r}: class")
     for name in names:
         check_name(name, f"catalog {where}: column {column!r}: class")
     for split, table in splits.items():
@@ -146,6 +189,22 @@ def number_classes(splits: dict[str, pd.DataFrame], column: str, where: str) -> 
             )
         splits[split] = table.assign(**{column: numbers.astype(np.int32)})
     return names
+
+
+def _strip_labels(splits: dict[str, pd.DataFrame], column: str) -> None:
+    """Text labels without spaces around them, in place; the main process says if there were any."""
+    changed = []
+    for split, table in splits.items():
+        labels = table[column].astype(object)
+        text = labels.astype(str).mask(labels.isna())
+        stripped = text.str.strip()
+        changed += text[stripped != text].dropna().tolist()
+        splits[split] = table.assign(**{column: stripped.mask(stripped == "")})
+    if changed and distributed.is_main():
+        print(
+            f"column {column!r}: spaces around {len(changed)} labels are left out, for example "
+            f"{changed[0]!r} is {changed[0].strip()!r}"
+        )
 
 
 def check_classes(table: pd.DataFrame, column: str, num_classes: int, where: str = "") -> None:

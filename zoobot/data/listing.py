@@ -7,7 +7,7 @@ little memory, and a galaxy is found by its number.
 
 import hashlib
 import os
-from collections import defaultdict
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,23 +16,25 @@ import pandas as pd
 import pyarrow as pa
 
 from zoobot.data.catalog import check_ids, read_galaxies, require_columns
-from zoobot.data.images import is_image_name
+from zoobot.data.folder import ImageFolder
 from zoobot.data.sources import galaxy_table, hash_galaxies
-from zoobot.limits.text import is_utf8
-from zoobot.system.errors import UserError
+from zoobot.system.errors import UserError, one_line
 from zoobot.system.files import write_whole
 
 ROWS_AT_ONCE = 4096
 
 
-def write_listing(source: pd.DataFrame | str | Path, path: str | Path, split: str = "") -> str:
-    """Write a listing.
+def write_listing(
+    source: pd.DataFrame | str | Path, path: str | Path, split: str = "", id_from: str = "path"
+) -> str:
+    """Write a listing. What is passed over in a folder of images is told on stderr.
 
     Args:
         source: a catalog (a table, or the path of a file), or a folder: all images in it and in
             the folders below it.
         path: of the listing.
         split: take only the galaxies with this value in the column ``split``; '' takes all.
+        id_from: of images in a folder, see ``ImageFolder.ids``.
 
     Returns:
         A hash of the ids and the images. Of images in files, the paths are hashed, not the pixels.
@@ -45,7 +47,7 @@ def write_listing(source: pd.DataFrame | str | Path, path: str | Path, split: st
 
     def write(aside: Path) -> None:
         writer = None
-        for table in _pieces(source, split):
+        for table in _pieces(source, split, id_from):
             galaxies = galaxy_table(table)
             if writer is None:
                 writer = pa.ipc.new_file(str(aside), galaxies.schema)
@@ -72,7 +74,7 @@ def _name(source: pd.DataFrame | str | Path) -> str:
     return "the catalog" if isinstance(source, pd.DataFrame) else str(source)
 
 
-def _pieces(source: pd.DataFrame | str | Path, split: str) -> Iterator[pd.DataFrame]:
+def _pieces(source: pd.DataFrame | str | Path, split: str, id_from: str) -> Iterator[pd.DataFrame]:
     """Tables of the galaxies of a source, checked for missing ids, none of them empty."""
     if isinstance(source, pd.DataFrame):
         require_columns(source, ["id_str"], "in memory")
@@ -80,7 +82,7 @@ def _pieces(source: pd.DataFrame | str | Path, split: str) -> Iterator[pd.DataFr
             raise UserError("the catalog has neither a file_loc nor an image column")
         pieces = (source.iloc[i : i + ROWS_AT_ONCE] for i in range(0, len(source), ROWS_AT_ONCE))
     elif Path(source).is_dir():
-        pieces = _images_below(Path(source))
+        pieces = _images_below(Path(source), id_from)
     else:
         pieces = read_galaxies(source, ["split"] if split else [], ROWS_AT_ONCE)
     for piece in pieces:
@@ -93,31 +95,15 @@ def _pieces(source: pd.DataFrame | str | Path, split: str) -> Iterator[pd.DataFr
             yield piece
 
 
-def _images_below(folder: Path) -> Iterator[pd.DataFrame]:
-    """All images in a folder and in the folders below it, sorted by path.
-
-    An image's id is its path relative to the folder, without the suffix. If images differ only in
-    the suffix, their ids keep it.
-    """
-    paths = []
-    for parent, folders, names in os.walk(folder.resolve()):
-        folders.sort()
-        images = [name for name in names if is_image_name(name)]
-        if odd := [name for name in images if not is_utf8(name)]:
-            raise UserError(f"image {odd[0]!r} in {parent!r}: its name is not UTF-8, rename it")
-        paths += [Path(parent, name) for name in images]
-    by_id = defaultdict(list)
-    for path in sorted(paths):
-        below = path.relative_to(folder.resolve())
-        by_id[below.with_suffix("").as_posix()].append((path, below.as_posix()))
-    rows = [
-        (name if len(found) == 1 else below, str(path))
-        for name, found in by_id.items()
-        for path, below in found
-    ]
-    if not rows:
+def _images_below(folder: Path, id_from: str) -> Iterator[pd.DataFrame]:
+    """All images in a folder and in the folders below it, sorted by path."""
+    found = ImageFolder(folder)
+    if note := found.note():
+        print(one_line(note), file=sys.stderr)
+    if not found.files:
         raise UserError(f"no images below {folder}")
-    table = pd.DataFrame(rows, columns=["id_str", "file_loc"])
+    paths = [os.path.join(found.folder, below) for below in found.files]
+    table = pd.DataFrame({"id_str": found.ids(id_from), "file_loc": paths})
     yield from (table.iloc[i : i + ROWS_AT_ONCE] for i in range(0, len(table), ROWS_AT_ONCE))
 
 

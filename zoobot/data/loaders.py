@@ -12,7 +12,6 @@ import itertools
 import multiprocessing
 import os
 import signal
-import threading
 import time
 import weakref
 from collections import deque
@@ -28,11 +27,10 @@ from torch.utils.data import DataLoader, Dataset
 from zoobot.data.dataset import CatalogDataset, float_images
 from zoobot.data.images import ImageError
 from zoobot.data.samplers import EvalSampler, TrainSampler
-from zoobot.system import distributed, threads
-from zoobot.system.distributed import STOP_SIGNALS
+from zoobot.system import distributed
 from zoobot.system.errors import OneProcessError, UserError
+from zoobot.system.workers import NOT_FOR_WORKERS, starting_workers
 
-NOT_FOR_WORKERS = (signal.SIGINT, *STOP_SIGNALS)
 WORKER_TIMEOUT_S = 600
 POLL_S = 5
 MOST_THREADS = 4
@@ -166,26 +164,14 @@ class GalaxyLoader:
             number, since = number + 1, time.monotonic()
 
     def _start(self) -> Iterator[dict]:
-        """torch's iterator, whose workers are started with SIGINT, SIGTERM and SIGUSR1 blocked.
-
-        torch's handler of SIGCHLD is taken back: it raises wherever the main thread then is.
-        Instead, whether workers live is checked when a batch is ``POLL_S`` late.
-        """
-        held = (*NOT_FOR_WORKERS, signal.SIGCHLD)
+        """torch's iterator; whether workers live is checked when a batch is ``POLL_S`` late."""
+        if self._loader.num_workers == 0:
+            return iter(self._loader)
         others = {*multiprocessing.active_children()}
-        mask, handler = signal.pthread_sigmask(signal.SIG_BLOCK, held), None
-        is_main_thread = threading.current_thread() is threading.main_thread()
-        try:
-            handler = signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL
-            if self._loader.num_workers:
-                threads.wait_until_threads_rest()
+        with starting_workers():
             batches = iter(self._loader)
             _end_with(self, {*multiprocessing.active_children()} - others)
-            return batches
-        finally:
-            if is_main_thread:
-                signal.signal(signal.SIGCHLD, handler)
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        return batches
 
     def _in_threads(self) -> Iterator[dict]:
         """Batches made by threads, in order, some ahead of their use."""

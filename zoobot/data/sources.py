@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
+from zoobot.data.catalog import image_paths
 from zoobot.data.labels import label_array
 from zoobot.system.errors import UserError
 
@@ -153,19 +154,20 @@ def galaxy_table(catalog: pd.DataFrame) -> pa.Table:
     """An Arrow table of ids and images.
 
     Args:
-        catalog: with ``id_str``, and ``file_loc`` or ``image`` (encoded bytes, or dicts with the
-            key 'bytes').
+        catalog: with ``id_str``, and ``file_loc`` or ``image`` (encoded bytes, dicts with the key
+            'bytes', or paths: see ``catalog.image_paths``).
 
     Returns:
-        ``id_str``, and ``file_loc`` if the catalog has it, otherwise ``image`` as bytes.
+        ``id_str``, and ``file_loc`` if the catalog has paths, otherwise ``image`` as bytes.
 
     Raises:
         ValueError: a galaxy has neither a path nor bytes.
     """
     ids = _arrow(catalog["id_str"].astype(str), pa.large_string())
     column, kind = "file_loc", pa.large_string()
-    if column in catalog:
-        sources = [os.fspath(x) if isinstance(x, os.PathLike) else x for x in catalog[column]]
+    paths = catalog[column] if column in catalog else image_paths(catalog["image"], "in memory")
+    if paths is not None:
+        sources = [os.fspath(x) if isinstance(x, os.PathLike) else x for x in paths]
     else:
         column, kind = "image", pa.large_binary()
         sources = [x.get("bytes") if isinstance(x, dict) else x for x in catalog[column]]

@@ -229,7 +229,7 @@ def _fit_temperatures(
     joined: Joined, predictions: Predictions | str | Path, catalog: pd.DataFrame | str | Path
 ) -> np.ndarray:
     """Temperatures (Q,) fitted to predictions and a catalog of other galaxies."""
-    other = join(predictions, catalog, "tree", joined.schema)
+    other = join(predictions, catalog, "tree", joined.schema, round_votes=joined.round_votes)
     shared = np.intersect1d(other.predictions.ids.astype(str), joined.predictions.ids.astype(str))
     if len(shared):
         raise UserError(

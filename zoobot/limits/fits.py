@@ -1,8 +1,15 @@
-"""Check the headers of a FITS file against its size, before astropy allocates what they claim."""
+"""Check what a FITS file claims, before astropy allocates or unpacks it.
+
+The headers are checked against the file's size, and an image compressed in tiles tile by tile.
+"""
 
 import math
 import os
-from typing import BinaryIO
+import zlib
+from collections.abc import Mapping
+from typing import Any, BinaryIO
+
+import numpy as np
 
 from zoobot.system.errors import UserError
 
@@ -10,6 +17,13 @@ BLOCK = 2880  # bytes; headers and data are padded to whole blocks
 CARD = 80  # bytes of one header entry
 SIZES = tuple("BITPIX NAXIS PCOUNT GCOUNT TFIELDS".split())
 MOST = 999  # axes or fields that the standard allows
+MAX_TILES = 100_000  # of an image; each takes its time, however small it is
+MAX_TILED_BYTES = 1_000_000_000  # of an image compressed in tiles, unpacked
+TILE_CODECS = ("RICE_1", "RICE_ONE", "GZIP_1", "GZIP_2", "NOCOMPRESS")  # others read out of bounds
+RICE_SETTINGS = {"BLOCKSIZE": (16, 32), "BYTEPIX": (1, 2, 4)}
+TILE_COLUMNS = ("COMPRESSED_DATA", "GZIP_COMPRESSED_DATA", "UNCOMPRESSED_DATA")
+GZIP_WINDOW = 31  # zlib's number for data with gzip's own header
+VALUE_BYTES = {"B": 1, "I": 2, "J": 4, "E": 4, "D": 8}  # by the letter of a column's format
 
 
 def check_fits_headers(file: BinaryIO) -> None:
@@ -66,3 +80,91 @@ def _whole(cards: dict[str, str], name: str, default: int, least: int) -> int:
     if len(text) > 20 or not text.lstrip("+-").isdecimal() or int(text) < least:
         raise UserError(f"its header's {name} is {text!r:.40}, not a whole number >= {least}")
     return int(text)
+
+
+def check_tiles(header: Mapping[str, Any], rows: np.ndarray, heap: bytes | memoryview) -> None:
+    """Check an image that is compressed in tiles.
+
+    Args:
+        header: of the table that holds the tiles.
+        rows: (T,) the table's rows, a tile each: a structured array, with (length, place in the
+            heap) in the columns of compressed data.
+        heap: the bytes behind the table.
+
+    Raises:
+        ValueError: it is unpacked over ``MAX_TILED_BYTES``, has over ``MAX_TILES`` tiles or not as
+            many as its size asks for, tiles share bytes or end beyond the file, a tile is unpacked
+            larger than it should be, or the compression is none of ``TILE_CODECS``.
+    """
+    codec = str(header.get("ZCMPTYPE")).strip()
+    if codec not in TILE_CODECS:
+        raise UserError(f"compressed in tiles with {codec:.20}: run funpack on it first")
+    sides = [_number(header, f"ZNAXIS{i + 1}", 1) for i in range(_number(header, "ZNAXIS", 1, 3))]
+    tile = [
+        _number(header, f"ZTILE{i + 1}", 1, side, default=1 if i else side)
+        for i, side in enumerate(sides)
+    ]
+    value_bytes = abs(_number(header, "ZBITPIX", -64, 64)) // 8
+    if math.prod(sides) * value_bytes > MAX_TILED_BYTES:
+        raise UserError(f"{sides} pixels in tiles are over the limit of {MAX_TILED_BYTES:,} bytes")
+    num_tiles = math.prod(-(-side // part) for side, part in zip(sides, tile, strict=True))
+    if num_tiles != len(rows) or num_tiles > MAX_TILES:
+        raise UserError(
+            f"{len(rows):,} tiles, where its size asks for {num_tiles:,}; at most {MAX_TILES:,}"
+        )
+    if codec.startswith("RICE"):
+        _check_rice(header)
+    _check_tile_data(header, rows, heap, codec, most_bytes=math.prod(tile) * 8)
+
+
+def _check_rice(header: Mapping[str, Any]) -> None:
+    for i in range(1, MOST + 1):
+        name = str(header.get(f"ZNAME{i}", "")).upper()
+        value = header.get(f"ZVAL{i}")
+        if name in RICE_SETTINGS and value not in RICE_SETTINGS[name]:
+            raise UserError(f"its {name} is {value!r:.20}, none of {RICE_SETTINGS[name]}")
+
+
+def _check_tile_data(
+    header: Mapping[str, Any], rows: np.ndarray, heap: bytes | memoryview, codec: str, most_bytes
+) -> None:
+    """Check where the tiles' bytes lie, and how large those are that gzip unpacks."""
+    names = {header.get(f"TTYPE{i + 1}"): header.get(f"TFORM{i + 1}", "") for i in range(MOST)}
+    total = 0
+    for column in set(TILE_COLUMNS) & names.keys():
+        letter = names[column].lstrip("1")[1:2]
+        if names[column].lstrip("1")[:1] not in ("P", "Q") or letter not in VALUE_BYTES:
+            raise UserError(f"its column {column} has the format {names[column]!r:.20}")
+        places = rows[column].astype(np.int64)
+        lengths, starts = places[:, 0] * VALUE_BYTES[letter], places[:, 1]
+        if (places < 0).any() or (places > len(heap)).any():
+            raise UserError("its tiles lie beyond the end of the file")
+        if (starts + lengths)[lengths > 0].max(initial=0) > len(heap):
+            raise UserError("its tiles lie beyond the end of the file")
+        total += lengths.sum()
+        if total > len(heap):
+            raise UserError("its tiles share bytes, so that it is unpacked without a limit")
+        is_gzip = codec.startswith("GZIP") and column == "COMPRESSED_DATA"
+        if is_gzip or column == "GZIP_COMPRESSED_DATA":
+            for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
+                if length:
+                    _check_gzip(heap[start : start + length], most_bytes)
+
+
+def _check_gzip(packed: bytes | memoryview, most_bytes: int) -> None:
+    try:
+        unpacked = zlib.decompressobj(GZIP_WINDOW).decompress(packed, most_bytes + 1)
+    except zlib.error as error:
+        raise UserError(f"a tile is damaged: {error}") from error
+    if len(unpacked) > most_bytes:
+        raise UserError(f"a tile is unpacked over the {most_bytes:,} bytes that it can have")
+
+
+def _number(
+    header: Mapping[str, Any], name: str, least: int, most: int = 2**31, default: int | None = None
+) -> int:
+    """A whole number of a header that is within limits."""
+    value = header.get(name, default)
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise UserError(f"its header's {name} is {value!r:.40}, not from {least} to {most:,}")
+    return value

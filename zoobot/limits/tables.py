@@ -4,8 +4,10 @@ So the memory needed is at most a multiple of the file's size: a small file can'
 galaxies.
 """
 
+import gzip
 import math
 import re
+import zlib
 from pathlib import Path
 from typing import Any
 from xml.parsers import expat
@@ -18,8 +20,9 @@ from zoobot.system.errors import UserError
 
 MAX_CELLS_A_BYTE = 1000
 MAX_EXPANSION = 1000  # unpacked bytes for each byte of the file
-# How gzip, compress, bzip2, xz and zip files begin.
-COMPRESSED = (b"\x1f\x8b", b"\x1f\x9d", b"BZh", b"\xfd7zXZ", b"PK\x03\x04")
+MAX_GZIP_EXPANSION = 200  # the same of gzip: tables of vote counts have 4 to 40
+GZIP = b"\x1f\x8b"  # how gzip files begin
+COMPRESSED = (GZIP, b"\x1f\x9d", b"BZh", b"\xfd7zXZ", b"PK\x03\x04")  # and others
 
 
 def check_parquet(path: Path) -> None:
@@ -40,15 +43,35 @@ def check_claims(path: Path, num_cells: int, num_bytes: int = 0) -> None:
         )
 
 
-def check_astropy(path: Path) -> None:
+def check_gzip(path: Path) -> None:
+    """ValueError if a gzip file unpacks to more than a file of its size should.
+
+    It is unpacked once, and nothing of it is kept.
+    """
+    most, num_bytes = MAX_GZIP_EXPANSION * path.stat().st_size, 0
+    try:
+        with gzip.open(path) as file:
+            while piece := file.read(2**18):
+                num_bytes += len(piece)
+                if num_bytes > most:
+                    raise UserError(
+                        f"it unpacks to more than {most:,} bytes; the limit is "
+                        f"{MAX_GZIP_EXPANSION} bytes a byte"
+                    )
+    except (EOFError, zlib.error) as error:
+        raise UserError(f"it is a damaged gzip file: {error}") from error
+
+
+def check_astropy(path: Path, kind: str) -> None:
     """ValueError if astropy would unpack, fetch or allocate data without a limit.
 
-    For FITS, ECSV and VOTable files.
+    Args:
+        kind: astropy's name of the format, ``fits``, ``ascii.ecsv`` or ``votable``.
     """
     with open(path, "rb") as file:
         if file.read(8).startswith(COMPRESSED):
             raise UserError("it is compressed: unpack it first")
-    {".fits": _check_fits, ".ecsv": _check_ecsv, ".vot": _check_votable}[path.suffix.lower()](path)
+    {"fits": _check_fits, "ascii.ecsv": _check_ecsv, "votable": _check_votable}[kind](path)
 
 
 def _check_fits(path: Path) -> None:

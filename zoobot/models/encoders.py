@@ -6,6 +6,7 @@ Functions import timm when they are called: it takes two seconds, and ``--help``
 import json
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from zoobot.limits.models import building
@@ -109,12 +110,18 @@ def from_one_source(
 
 
 def _as_given(encoder: nn.Module) -> nn.Module:
-    """A user's module, unwrapped; ValueError if it is none, or has a classifier."""
+    """A user's module, unwrapped; ValueError if it is none, not float32, or has a classifier."""
     if not isinstance(encoder, nn.Module):
         raise UserError(
             f"encoder={encoder!r:.80} is no torch module; the name of an encoder goes into name="
         )
     encoder = unwrapped(encoder)
+    others = {p.dtype for p in encoder.parameters() if p.is_floating_point()} - {torch.float32}
+    if others:
+        raise UserError(
+            f"the encoder's weights are {others.pop()}: give encoder.float(); --precision (of a "
+            "trainer precision=) is what it computes in"
+        )
     if num_classes := num_classes_left(encoder):
         raise UserError(
             f"the encoder still has a classifier of {num_classes} classes: make it with "

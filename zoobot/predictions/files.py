@@ -9,6 +9,8 @@ import dataclasses
 import io
 import json
 import os
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -18,6 +20,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from zoobot.data.catalog import check_exact_ids
 from zoobot.limits.tables import check_claims, check_parquet
 from zoobot.limits.text import parse_json
 from zoobot.system.errors import UserError
@@ -26,6 +29,8 @@ from zoobot.system.files import reserve_space, write_whole
 SUFFIXES = (".parquet", ".csv", ".hdf5", ".h5")
 VALUES_A_ROW_GROUP = 2**24
 METADATA_KEY = "zoobot"
+OTHERS = ("id_str", "error")  # columns besides the predictions
+INDEX_NAME = re.compile(r"Unnamed: \d+|__index_level_\d+__")  # of an index that pandas wrote
 HDF5_ROWS = 256  # galaxies that are written to HDF5 at a time
 # More than HDF5 uses for these galaxies besides values and texts. It stores texts in blocks of 4 to
 # 64 KiB and keeps up to 16 of them partly empty; each text needs at most one new block of 4 KiB.
@@ -53,12 +58,9 @@ class Predictions:
 
     def to_frame(self) -> pd.DataFrame:
         """A table like the parquet file: ``id_str``, the columns, and ``error`` if recorded."""
-        one = self.values.shape[2] == 1
-        cells = [
-            self.values[:, i, 0] if one else list(self.values[:, i])
-            for i in range(len(self.columns))
-        ]
-        columns = dict(zip(self.columns, cells, strict=True))
+        columns = {name: list(self.values[:, i]) for i, name in enumerate(self.columns)}
+        if self.values.shape[2] == 1:
+            columns = {name: self.values[:, i, 0] for i, name in enumerate(self.columns)}
         frame = pd.DataFrame({"id_str": self.ids, **columns})
         return frame if self.errors is None else frame.assign(error=self.errors)
 
@@ -250,19 +252,23 @@ def write_predictions(path: str | Path, predictions: Predictions) -> None:
 
 
 def read_predictions(path: str | Path) -> Predictions:
-    """Read a prediction file of any of the formats.
+    """Read a prediction file of any of the formats, also one that pandas has saved again.
+
+    Other columns of text, and an index without a name, are left out.
 
     Raises:
-        ValueError: if there is no such file, or it can't be read as predictions.
+        ValueError: if there is no such file, it can't be read, or its ids were rounded.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no predictions {path}")
-    if path.suffix not in SUFFIXES:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
         raise UserError(f"predictions {path}: unknown format {path.suffix!r}")
-    read = {".parquet": _read_parquet, ".csv": _read_csv}.get(path.suffix, _read_hdf5)
+    read = {".parquet": _read_parquet, ".csv": _read_csv}.get(suffix, _read_hdf5)
     try:
         predictions = read(path)
+        check_exact_ids(pd.Series(predictions.ids), "its ids")
         shape, expected = predictions.values.shape, (len(predictions.ids), len(predictions.columns))
         if shape[:2] != expected or len(shape) != 3 or shape[2] < 1:
             raise ValueError(f"it has values {shape} for {expected} galaxies and columns")
@@ -275,36 +281,53 @@ def _read_parquet(path: Path) -> Predictions:
     check_parquet(path)
     table = pq.read_table(path)
     metadata = (table.schema.metadata or {}).get(METADATA_KEY.encode(), b"{}")
-    columns = [name for name in table.column_names if name not in ("id_str", "error")]
-    values = [_cells(table[name].combine_chunks()) for name in columns]
+    cells = {name: _cells(table[name].combine_chunks()) for name in table.column_names}
     errors = table["error"].to_numpy() if "error" in table.column_names else None
-    ids = table["id_str"].to_pandas().astype(str).to_numpy(dtype=object)
-    return Predictions(ids, np.stack(values, axis=1), columns, errors, parse_json(metadata))
+    ids = table["id_str"].to_pandas()
+    check_exact_ids(ids, "its ids")
+    ids = ids.astype(str).to_numpy(dtype=object)
+    return Predictions(ids, *_stack(cells), errors, parse_json(metadata))
 
 
-def _cells(column: pa.Array) -> np.ndarray:
-    """A column of numbers, or of lists of S numbers, as an array (N, S)."""
+def _cells(column: pa.Array) -> np.ndarray | None:
+    """A column of numbers, or of lists of S numbers, as an array (N, S); None for other columns."""
+    kind = column.type.value_type if pa.types.is_list(column.type) else column.type
+    if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
+        return None
     if pa.types.is_list(column.type):
         return column.flatten().to_numpy(False).reshape(len(column), -1).astype(np.float32)
     return column.to_numpy(zero_copy_only=False)[:, None].astype(np.float32)
 
 
+def _stack(cells: dict[str, np.ndarray | None]) -> tuple[np.ndarray, list[str]]:
+    """Values (N, A, S) and names of the columns with most samples, without pandas's index."""
+    named = {n: a for n, a in cells.items() if n not in OTHERS and not INDEX_NAME.fullmatch(n)}
+    most = max((array.shape[1] for array in named.values() if array is not None), default=0)
+    named = {n: a for n, a in named.items() if a is not None and a.shape[1] == most}
+    if not named:
+        raise UserError("it has no column of numbers")
+    return np.stack([*named.values()], axis=1), [*named]
+
+
 def _read_csv(path: Path) -> Predictions:
     header = pd.read_csv(path, nrows=0).columns
-    missing = {name: ["", "nan", "NaN"] for name in header if name not in ("id_str", "error")}
-    text = {"id_str": str, "error": str}
+    missing = {name: ["", "nan", "NaN"] for name in header if name not in OTHERS}
+    text, cells = dict.fromkeys(OTHERS, str), {}
     table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=missing)
-    columns = [name for name in table.columns if name not in ("id_str", "error")]
-    values = table[columns]
-    if len(table) and not all(map(pd.api.types.is_numeric_dtype, values.dtypes)):
-        cells = [[parse_json(cell) for cell in row] for row in values.to_numpy()]
-        array = np.array(cells, dtype=np.float32)
-    else:
-        array = values.to_numpy(dtype=np.float32)[..., None]
-    errors = None
-    if "error" in table:
-        errors = np.array([text or None for text in table["error"]], dtype=object)
-    return Predictions(table["id_str"].to_numpy(dtype=object), array, columns, errors)
+    for name in table.columns.drop([*OTHERS], errors="ignore"):
+        column = table[name]
+        if pd.api.types.is_numeric_dtype(column):
+            cells[name] = column.to_numpy(dtype=np.float32)[:, None]
+        elif column.str.startswith("[").any():
+            cells[name] = np.array([parse_json(cell) for cell in column], dtype=np.float32)
+        elif pd.to_numeric(column, errors="coerce").notna().any():
+            cells[name] = column.to_numpy().astype(np.float32)[:, None]  # which names the text
+    ids, errors = table["id_str"].to_numpy(dtype=object), table.get("error")
+    return Predictions(ids, *_stack(cells), _errors(errors))
+
+
+def _errors(texts: Iterable[str] | None) -> np.ndarray | None:
+    return None if texts is None else np.array([text or None for text in texts], dtype=object)
 
 
 def _read_hdf5(path: Path) -> Predictions:
@@ -312,9 +335,7 @@ def _read_hdf5(path: Path) -> Predictions:
         for name in file:
             _check_dataset(path, file, name)
         ids, columns = file["id_str"].asstr()[:], list(file["label_cols"].asstr()[:])
-        errors = None
-        if "error" in file:
-            errors = np.array([text or None for text in file["error"].asstr()[:]], dtype=object)
+        errors = _errors(file["error"].asstr()[:] if "error" in file else None)
         metadata = parse_json(file.attrs.get(METADATA_KEY, "{}"))
         return Predictions(ids, file["predictions"][:], columns, errors, metadata)
 

@@ -28,6 +28,7 @@ from zoobot.data.sources import Galaxies, TableGalaxies
 from zoobot.data.views.cpu import GalaxyView
 from zoobot.data.views.turned import TurnedViews
 from zoobot.predictions.files import Predictions, check_save_loc
+from zoobot.predictions.image_notes import ImageNotes
 from zoobot.predictions.models import (
     AnyModule,
     as_predictor,
@@ -73,6 +74,7 @@ def predict_to_file(
     summary: bool = False,
     split: str = "",
     seed: int = 42,
+    id_from: str = "path",
     resume: bool = True,
     show_progress: bool = True,
 ) -> Path:
@@ -96,6 +98,8 @@ def predict_to_file(
             proportion asked; for trees.
         split: only galaxies with this value in the catalog's column ``split``.
         seed: of the dropout.
+        id_from: ids of images in a folder: ``path`` (below it) or ``stem`` (the file's name), both
+            without suffix.
         resume: go on from the parts of a killed run; False deletes them.
 
     Raises:
@@ -117,7 +121,7 @@ def predict_to_file(
     folder = save_loc.with_name(save_loc.name + ".parts")
     only = locks.only_run(folder / "lock") if distributed.is_main() else nullcontext()
     with only:
-        galaxies, digest = _galaxies(catalog, folder, split)
+        galaxies, digest = _galaxies(catalog, folder, split, id_from)
         dataset = _dataset(galaxies, model, transform, num_views, fits_scaling)
         schema = Schema.from_dict(template.metadata["schema"]) if summary else None
         work = Work(folder, len(galaxies), batch_size, template, schema, seed, num_views)
@@ -148,7 +152,10 @@ def predict_to_file(
         )
         bar = _progress_bar(work, mine, len(todo), show_progress)
         with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []), bar:
-            _predict_parts(model, loader, mine, work, galaxies, settings, compile_encoder, bar)
+            notes = _predict_parts(
+                model, loader, mine, work, galaxies, settings, compile_encoder, bar
+            )
+        notes.tell()
         distributed.barrier()
         if distributed.is_main():
             join_parts(work, galaxies, save_loc)
@@ -173,7 +180,7 @@ def _check_options(model, num_samples, num_views, batch_size, on_bad_image) -> N
 
 
 def _galaxies(
-    catalog: pd.DataFrame | str | Path | Galaxies, folder: Path, split: str
+    catalog: pd.DataFrame | str | Path | Galaxies, folder: Path, split: str, id_from: str
 ) -> tuple[Galaxies, str | None]:
     """The galaxies by number, and in the main process a hash of them."""
     if not isinstance(catalog, pd.DataFrame | str | Path):
@@ -181,7 +188,7 @@ def _galaxies(
     digest = None
     with distributed.main_first():
         if distributed.is_main():
-            digest = listing.write_listing(catalog, folder / "galaxies.arrow", split)
+            digest = listing.write_listing(catalog, folder / "galaxies.arrow", split, id_from)
     return TableGalaxies(listing.open_listing(folder / "galaxies.arrow")), digest
 
 
@@ -233,8 +240,11 @@ def _progress_bar(work: Work, mine: list[int], num_todo: int, show_progress: boo
     )
 
 
-def _predict_parts(model, loader, parts, work, galaxies, settings, compile_encoder, bar) -> None:
+def _predict_parts(
+    model, loader, parts, work, galaxies, settings, compile_encoder, bar
+) -> ImageNotes:
     """Predict parts; earlier ones are summarised and written meanwhile."""
+    notes = ImageNotes()
     model = model.to(settings.device, memory_format=torch.channels_last).eval()
     if compile_encoder:
         model.encoder.compile(dynamic=False)
@@ -245,6 +255,7 @@ def _predict_parts(model, loader, parts, work, galaxies, settings, compile_encod
             predicted, errors = [], {}
             for rows in work.batches(part):
                 batch = next(batches)
+                notes.look_at(batch)
                 torch.manual_seed((work.seed * 1_000_003 + rows.start) % 2**63)
                 pad_to = work.batch_size if compile_encoder else None
                 predicted.append(_predict_batch(model, batch, len(rows), work, settings, pad_to))
@@ -257,6 +268,7 @@ def _predict_parts(model, loader, parts, work, galaxies, settings, compile_encod
                 writing.popleft().result()
         while writing:
             writing.popleft().result()
+    return notes
 
 
 def _predict_batch(model, batch, num_galaxies, work, settings, pad_to=None) -> torch.Tensor:

@@ -21,11 +21,12 @@ import pandas as pd
 import safetensors
 import safetensors.numpy
 
-from zoobot.data.catalog import SPLITS, hash_ids
+from zoobot.data.catalog import SPLITS
 from zoobot.data.datamodule import CatalogDataModule
 from zoobot.data.labels import label_array
 from zoobot.data.loaders import own_loader
 from zoobot.data.sources import Galaxies, label_frame
+from zoobot.data.splits import hash_ids
 from zoobot.system.files import write_whole
 
 ROWS = 2**16  # galaxies whose labels are hashed at a time

@@ -73,6 +73,7 @@ class Watch:
         self._max_skipped = max_skipped
         self._skipped = skipped
         self._steps_in_flight = STEPS_IN_FLIGHT if device.type == "cuda" else 0
+        self._process = os.getpid()
         self._stop_asked = self._interrupted = False
         self._saved_at = time.monotonic()
         self._skipped_in_row = 0
@@ -95,6 +96,8 @@ class Watch:
             raise Interrupted
 
     def _ask(self, number: int, _) -> None:
+        if os.getpid() != self._process:
+            return  # a worker, to which this handler was handed down
         if number != signal.SIGINT:
             self._stop_asked = True
         elif self._interrupted:

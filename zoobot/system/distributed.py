@@ -35,16 +35,16 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # Slurm sends SIGUSR1 before th
 
 
 def _number(name: str, default: int) -> int:
-    """A number that torchrun puts into the environment; ValueError if it is none."""
+    """A number that torchrun puts into the environment; OneProcessError if it is none."""
     text = os.environ.get(name, str(default))
     if not text.isdecimal():
-        raise UserError(f"the environment has {name}={text!r}, no whole number: unset it")
+        raise OneProcessError(f"the environment has {name}={text!r}, no whole number: unset it")
     return int(text)
 
 
 def rank() -> int:
     """Number of this process among all processes, from 0."""
-    return _number("RANK", 0)
+    return _part("RANK", "WORLD_SIZE")
 
 
 def local_rank() -> int:
@@ -60,6 +60,21 @@ def world_size() -> int:
 def local_world_size() -> int:
     """Number of processes on this node."""
     return _number("LOCAL_WORLD_SIZE", 1)
+
+
+def _part(name: str, of_name: str) -> int:
+    """A process's number, which is less than the number of processes in ``of_name``.
+
+    Raises:
+        OneProcessError: if it is not.
+    """
+    number = _number(name, 0)
+    if number >= _number(of_name, 1 if of_name == "WORLD_SIZE" else number + 1):
+        raise OneProcessError(
+            f"the environment has {_told(name)} and {_told(of_name)}: start several processes "
+            f"with torchrun, or unset {name} and {of_name} for one"
+        )
+    return number
 
 
 def num_restarts() -> int:
@@ -78,18 +93,9 @@ def check_environment() -> None:
     Raises:
         OneProcessError: it names a process that can't be, or only half of a run.
     """
-    try:
-        num_restarts()
-        for name, of_name in PARTS_OF:
-            number = _number(name, 0)
-            of = _number(of_name, 1 if of_name == "WORLD_SIZE" else number + 1)
-            if number >= of:
-                raise UserError(
-                    f"the environment has {_told(name)} and {_told(of_name)}: start several "
-                    f"processes with torchrun, or unset {name} and {of_name} for one"
-                )
-    except UserError as error:
-        raise OneProcessError(str(error)) from error
+    num_restarts()
+    for name, of_name in PARTS_OF:
+        _part(name, of_name)
     needed = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
     missing = [name for name in needed if not os.environ.get(name)]
     if world_size() > 1 and missing:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from zoobot.data.catalog import check_ids
 from zoobot.data.images import MAX_FILE_BYTES
+from zoobot.data.tables import parquet_files
 from zoobot.limits.text import parse_json
 from zoobot.system.errors import UserError
 
@@ -27,8 +28,9 @@ class _Member(tarfile.TarInfo):
 
 
 def is_webdataset(path: str | Path) -> bool:
-    """Whether a path is a ``.tar`` or a folder."""
-    return str(path).lower().endswith(".tar") or Path(path).is_dir()
+    """Whether a path is a ``.tar`` or a folder, but for a folder of Parquet files."""
+    path = Path(path)
+    return path.name.lower().endswith(".tar") or (path.is_dir() and not parquet_files(path))
 
 
 def read_webdataset(path: str | Path) -> Iterator[dict]:

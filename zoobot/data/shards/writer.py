@@ -20,9 +20,8 @@ from zoobot.data.catalog import (
     SPLITS,
     check_ids,
     check_image_files,
-    hash_ids,
+    check_not_reserved,
     require_columns,
-    split_catalog,
 )
 from zoobot.data.images import FITS_SCALINGS, MODES
 from zoobot.data.labels import label_array
@@ -38,6 +37,7 @@ from zoobot.data.shards.reader import (
     schema_hash,
 )
 from zoobot.data.sources import galaxy_table
+from zoobot.data.splits import hash_ids, split_catalog
 from zoobot.limits.text import read_json
 from zoobot.system import locks
 from zoobot.system.errors import UserError
@@ -99,6 +99,7 @@ def write_shards(
     _check_options(encoding, img_size, channels, fits_scaling, galaxies_a_shard, quality)
     order = _deal(catalog, eval_size, seed)
     labels = _labels(catalog, label_cols)
+    check_not_reserved(label_cols, "label column")
     settings = (FORMAT_VERSION, encoding, img_size, channels, fits_scaling, label_cols)
     description = dict(zip(DESCRIBED, (*settings, str(labels.dtype)), strict=True))
     galaxies = galaxy_table(catalog)

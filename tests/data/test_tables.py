@@ -1,0 +1,207 @@
+"""Whatever file a table is in, the catalog is the one that a plain CSV gives."""
+
+import gzip
+import tracemalloc
+import zlib
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tables_people_have as tables
+
+from zoobot.data.catalog import read_catalog, read_galaxies
+from zoobot.data.labels import votes
+from zoobot.data.sources import TableGalaxies
+from zoobot.data.splits import load_splits
+
+LABELS = [*tables.VOTES, "kind", "size"]
+CSV = "id_str,file_loc,label\n1,a.png,0\n2,b.png,1\n"
+
+
+@pytest.fixture
+def galaxies():
+    return tables.galaxies()
+
+
+@pytest.mark.parametrize("name", tables.WRITERS)
+def test_every_container_gives_what_the_plain_csv_gives(tmp_path, galaxies, name):
+    if any(word in name for word in ("fit", "ecsv", "vot")):
+        pytest.importorskip("astropy")
+    path = tmp_path / name
+    tables.WRITERS[name](galaxies, path)
+    folder = path if path.is_dir() else tmp_path
+    expected = galaxies.assign(file_loc=[str(folder / x) for x in galaxies["file_loc"]])
+    read = read_catalog(path, LABELS)
+    for column in galaxies.columns:
+        assert read[column].tolist() == expected[column].tolist()
+    pieces = pd.concat(read_galaxies(path, ["kind"], num_rows=5))
+    assert pieces.index.tolist() == [*range(12)]
+    for column in ("id_str", "file_loc", "kind"):
+        assert pieces[column].tolist() == expected[column].tolist()
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.uint64(), pa.decimal128(20), pa.large_string()])
+def test_whole_ids_of_parquet_stay_exact(tmp_path, kind):
+    ids = pa.array([2**63 - 1, 587739505552785601, None]).cast(kind)
+    if kind == pa.uint64():
+        ids = pa.array([2**64 - 1, None, 7], kind)
+    frame = pa.table({"id_str": ids, "file_loc": ["x.png"] * len(ids)})
+    pq.write_table(frame, tmp_path / "a.parquet")
+    (read,) = read_galaxies(tmp_path / "a.parquet")
+    assert read["id_str"].dropna().tolist() == [str(i) for i in ids.to_pylist() if i is not None]
+
+
+def test_a_whole_id_of_fits_stays_exact(tmp_path):
+    table = pytest.importorskip("astropy.table").Table
+    ids = np.array([587739505552785605, 587739505552785606])
+    table({"ID_STR": ids, "FILE_LOC": ["a", "b"]}).write(tmp_path / "a.fits")
+    assert read_catalog(tmp_path / "a.fits")["id_str"].tolist() == [str(i) for i in ids]
+
+
+def float_ids(folder, name):
+    ids = [5.00025e17, 5.000250000000001e17]
+    frame = pd.DataFrame({"id_str": ids, "file_loc": ["a.png", "b.png"]})
+    path = folder / name
+    if name.endswith(".fits"):
+        pytest.importorskip("astropy.table").Table.from_pandas(frame).write(path)
+    elif name.endswith(".csv"):
+        frame["id_str"] = ["1.2E+18", "1.2E+18"] if name == "excel.csv" else frame["id_str"]
+        frame.to_csv(path, index=False)
+    else:
+        kind = {"text.parquet": str, "single.parquet": np.float32}.get(name, float)
+        frame.astype({"id_str": kind}).to_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.parquet", "single.parquet", "text.parquet", "excel.csv", "pandas.csv", "a.fits"],
+)
+def test_ids_that_were_rounded_are_refused_with_the_cure(tmp_path, name):
+    path = float_ids(tmp_path, name)
+    for read in (read_catalog, lambda path: next(read_galaxies(path, num_rows=1))):
+        with pytest.raises(ValueError, match="'id_str' holds .*a rounded number.* as text"):
+            read(path)
+
+
+def test_ids_that_only_look_like_rounded_numbers_are_kept(tmp_path):
+    ids = ["12345e67", "5e10", "J0001.5+0020", "J0002.5-0020", "1.0", "2", "a+b", "1e5+2"]
+    pd.DataFrame({"id_str": ids, "file_loc": "x"}).to_csv(tmp_path / "a.csv", index=False)
+    assert read_catalog(tmp_path / "a.csv")["id_str"].tolist() == ids
+
+
+def test_words_for_missing_numbers_are_missing_among_numbers_only(tmp_path):
+    text = "id_str,file_loc,n,name\ng0,x,1,None\ng1,x,NA,nan\ng2,x,,\ng3,x,3,ring\n"
+    (tmp_path / "a.csv").write_text(text)
+    read = read_catalog(tmp_path / "a.csv")
+    assert read["n"].tolist()[::3] == [1, 3]
+    assert read["n"].isna().tolist() == [False, True, True, False]
+    assert read["name"].fillna("missing").tolist() == ["None", "nan", "missing", "ring"]
+
+
+def test_a_number_of_400_digits_is_no_count(tmp_path):
+    (tmp_path / "a.csv").write_text(f"id_str,file_loc,n\ng0,x,1\ng1,x,1{'0' * 400}\n")
+    with pytest.raises(ValueError, match="'g1' holds 1000"):
+        votes(read_catalog(tmp_path / "a.csv"), ["n"])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "id_str,file_loc,label\n1,a,b.png,0\n2,c.png,1\n", "row 0 has more fields"),
+        ("a.csv", "id_str,file_loc,label\n1,b.png,0\n2,a,c.png,1\n", "Expected 3 fields in line 3"),
+        ("a.csv", "id_str,ID_STR ,id_str,file_loc\n", "more than one column 'id_str'"),
+        ("a.csv", "Id_Str,ID_STR,file_loc\n1,2,a\n", "columns Id_Str, ID_STR may each be 'id_str'"),
+        ("a.csv", "id_str,file_loc,Label,LABEL\n1,a,0,1\n", "Label, LABEL may each be 'label'"),
+        ("a.csv", "# nothing\n\n", "a.csv is empty"),
+        ("a.csv", "name,file_loc\n1,a\n", "no column 'id_str'"),
+        ("a.csv", "id_str,file_loc\n1,caf\xe9\n".encode("latin-1"), "no UTF-8 text"),
+        ("a.csv", gzip.compress(CSV.encode()), "compressed: unpack it first"),
+        ("a.csv.gz", gzip.compress(CSV.encode() * 99)[:-9], "a.csv.gz can't be read: .*damaged"),
+        ("a.xlsx", "PK", "unknown format '.xlsx'; use .csv, .tsv"),
+        ("a.csv.zip", "PK", "unknown format '.zip'; use .csv, .tsv"),
+    ],
+)
+def test_what_could_be_read_in_two_ways_is_refused(tmp_path, name, text, message):
+    content = text if isinstance(text, bytes) else text.encode()
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name}.*{message}|{message}"):
+        read_catalog(tmp_path / name, ["label"] if "abel" in str(text) else [])
+
+
+def test_columns_that_differ_in_case_are_told_apart_if_both_are_asked_for(tmp_path):
+    (tmp_path / "a.csv").write_text("id_str,file_loc,Bar,bar\ng0,x,1,2\n")
+    read = read_catalog(tmp_path / "a.csv", ["bar", "Bar"])
+    assert votes(read, ["bar", "Bar"]).tolist() == [[2, 1]]
+
+
+def test_file_locs_may_begin_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    (tmp_path / "a.csv").write_text("id_str,file_loc\n1,~/sky/a.png\n2,~b.png\n3,/c.png\n")
+    read = read_catalog(tmp_path / "a.csv")
+    assert read["file_loc"].tolist() == ["/home/me/sky/a.png", str(tmp_path / "~b.png"), "/c.png"]
+
+
+def test_a_folder_of_hugging_face_files_has_their_splits(tmp_path, galaxies):
+    tables.draw_images(tmp_path / "hub" / "data", galaxies)
+    parts = {
+        "train-00000-of-00002": galaxies[:4],
+        "train-00001-of-00002": galaxies[4:8],
+        "validation-00000-of-00001": galaxies[8:10],
+        "test-00000-of-00001": galaxies[10:],
+    }
+    for name, part in parts.items():
+        frame = part.assign(file_loc=[f"data/{x}" for x in part["file_loc"]])
+        frame.to_parquet(tmp_path / "hub" / "data" / f"{name}.parquet")
+    splits = load_splits(tmp_path / "hub", None, None, [*tables.VOTES], seed=0)
+    ids = galaxies["id_str"].tolist()
+    assert splits["train"]["id_str"].tolist() == ids[:8]
+    assert splits["val"]["id_str"].tolist() == ids[8:10]
+    assert splits["test"]["id_str"].tolist() == ids[10:]
+    (tmp_path / "hub/data/validation-00000-of-00001.parquet").unlink()
+    splits = load_splits(tmp_path / "hub", None, None, [*tables.VOTES], seed=0)
+    assert [len(splits[s]) for s in ("train", "val", "test")] == [7, 1, 2]
+
+
+def test_parts_of_a_folder_have_the_same_columns(tmp_path, galaxies):
+    galaxies[:6].to_parquet(tmp_path / "a-0.parquet")
+    galaxies[6:].drop(columns="size").to_parquet(tmp_path / "a-1.parquet")
+    with pytest.raises(ValueError, match="a-1.parquet and a-0.parquet differ in column 'size'"):
+        read_catalog(tmp_path, LABELS)
+    with pytest.raises(ValueError, match="no .parquet files in it"):
+        read_catalog(tmp_path.parent / tmp_path.name / "..", LABELS)
+
+
+def test_images_of_hugging_face_are_bytes_or_else_paths():
+    image = [{"bytes": None, "path": "a.png"}, {"bytes": None, "path": "b.png"}]
+    frame = pd.DataFrame({"id_str": ["a", "b"], "image": image})
+    source = TableGalaxies(frame)
+    assert [source.source(i) for i in range(2)] == ["a.png", "b.png"]
+    frame["image"] = [{"bytes": b"x", "path": "a.png"}, {"bytes": b"y", "path": None}]
+    assert TableGalaxies(frame).source(1) == b"y"
+    frame["image"] = [{"bytes": None, "path": "a.png"}, {"bytes": b"y", "path": None}]
+    with pytest.raises(ValueError, match="a path in its first row, and no path in row 1"):
+        TableGalaxies(frame)
+
+
+@pytest.fixture(scope="module")
+def bomb():
+    """A gzip file that unpacks to a table and 256 MB of zeros; made without keeping them."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    packed = [packer.compress(CSV.encode())]
+    packed += [packer.compress(bytes(2**20)) for _ in range(256)]
+    return b"".join([*packed, packer.flush()])
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.tsv.gz", "a.fits.gz", "a.ecsv.gz", "a.vot.gz"])
+def test_a_gzip_file_is_unpacked_to_a_limit_only(tmp_path, name, bomb):
+    (tmp_path / name).write_bytes(bomb)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=f"{name} can't be read: .*the limit is 200 bytes a byte"):
+        read_catalog(tmp_path / name)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50_000_000
+    assert [path.name for path in tmp_path.iterdir()] == [name]

@@ -1,0 +1,138 @@
+"""What a file is: by its first bytes, and, before it is opened, by its name."""
+
+import os
+from typing import BinaryIO
+
+from PIL import Image, TiffImagePlugin
+
+FITS_MAGIC = b"SIMPLE  ="
+GZIP_MAGIC = b"\x1f\x8b"
+BZIP2_MAGIC = b"BZh"
+HEAD_BYTES = 512  # that tell what a file is
+FITS_SUFFIXES = (".fits", ".fit", ".fts")
+PACKED_SUFFIXES = (".gz", ".bz2", ".fz")
+PILLOW_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")
+READABLE = "png, jpg, tif, webp or FITS image"
+JPEG_END, PNG_END = b"\xff\xd9", b"IEND\xaeB`\x82"
+TAIL_BYTES = 1024  # in which a JPEG's end is looked for
+TIFF_PLACES = ((273, 279), (324, 325))  # tags: where strips, or tiles, begin, and their bytes
+TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+FOREIGN = {  # first bytes -> what a file is that is no image we read
+    b"GIF8": "a GIF image",
+    b"BM": "a BMP image",
+    b"\0\0\0\x0cjP  ": "a JPEG 2000 image",
+    b"\xff\x0a": "a JPEG XL image",
+    b"%PDF": "a PDF",
+    b"%!PS": "a PostScript file",
+    b"PK\x03\x04": "a zip archive (of .npz, .docx, .xlsx too)",
+    b"\x93NUMPY": "a NumPy array",
+    b"\x89HDF": "an HDF5 file",
+    b"PAR1": "a Parquet table",
+    b"#ASDF": "an ASDF file",
+    b"7z\xbc\xaf": "a 7z archive",
+    b"Rar!": "a RAR archive",
+    b"\xfd7zXZ": "packed with xz: unpack it",
+    b"\x28\xb5\x2f\xfd": "packed with zstd: unpack it",
+    b"version https://git-lfs": "a Git LFS pointer (git lfs pull fetches the file)",
+    b"\x1f\x9d": "packed with compress: unpack it",
+    GZIP_MAGIC: "packed twice: unpack it",
+    BZIP2_MAGIC: "packed twice: unpack it",
+}
+TEXTS = {  # how a text begins, in lower case -> what it is
+    "<!doctype html": "an HTML page (an error of the server?)",
+    "<html": "an HTML page (an error of the server?)",
+    "<head": "an HTML page (an error of the server?)",
+    "<votable": "a VOTable",
+    "<svg": "an SVG drawing",
+    "<?xml": "an XML text",
+    "{": "a JSON text",
+}
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file name has the suffix of an image that ``read_image`` reads."""
+    return image_stem(name) != name
+
+
+def image_stem(name: str) -> str:
+    """A file's name or path without the suffix of an image: 'g0' of 'g0.png' and 'g0.fits.fz'."""
+    stem, suffix = os.path.splitext(name)
+    if suffix.lower() in PACKED_SUFFIXES:
+        stem, suffix = os.path.splitext(stem)
+        return stem if suffix.lower() in FITS_SUFFIXES else name
+    return stem if suffix.lower() in FITS_SUFFIXES + PILLOW_SUFFIXES else name
+
+
+def is_image_content(head: bytes) -> bool:
+    """Whether a file's first bytes are those of an image that ``read_image`` reads."""
+    magics = (FITS_MAGIC, b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", *TIFF_MAGICS)
+    return head.startswith(magics) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+
+
+def ends_well(file: BinaryIO, image: Image.Image) -> bool:
+    """Whether a file has the end that its format asks for; False also where that is in doubt.
+
+    Args:
+        file: the image's file.
+        image: opened with Pillow, its pixels not yet decoded.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - TAIL_BYTES))
+    tail = file.read()
+    if image.format == "JPEG":
+        return tail.rstrip(b"\0\r\n ").endswith(JPEG_END)
+    if image.format == "PNG":
+        return tail.endswith(PNG_END)
+    if image.format == "WEBP":
+        file.seek(4)
+        return int.from_bytes(file.read(4), "little") + 8 <= size
+    for starts, lengths in TIFF_PLACES:
+        places = zip(image.tag_v2.get(starts, ()), image.tag_v2.get(lengths, ()), strict=True)
+        if ends := [start + length for start, length in places]:
+            return max(ends) <= size
+    return False
+
+
+def what_it_is(file: BinaryIO) -> str:
+    """Why Pillow knows no image in a file, by what the file is. Reads from its start."""
+    file.seek(0)
+    head = file.read(HEAD_BYTES)
+    if head.startswith(TIFF_MAGICS):
+        return _describe_tiff(file)
+    if is_image_content(head):
+        return f"damaged: it begins as a {READABLE}, but its header can't be read"
+    if not head.strip(b"\0"):
+        return f"zeros only, not a {READABLE}: a download or copy that failed?"
+    for magic, told in FOREIGN.items():
+        if head.startswith(magic):
+            return f"{told}, not a {READABLE}"
+    if head[4:8] == b"ftyp":
+        return f"a HEIC or AVIF image or a film, not a {READABLE}"
+    text = head.decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
+    lower = text.lower()
+    for start, told in TEXTS.items():
+        if lower.startswith(start):
+            is_page = start == "<?xml" and ("<html" in lower or "<!doctype html" in lower)
+            return f"{TEXTS['<html'] if is_page else told}, not a {READABLE}"
+    if text and all(c.isprintable() or c in "\t\r\n" for c in text[:-1]):
+        shown = " ".join(text.split())
+        return f"a text that begins {shown[:40]!r}, not a {READABLE}"
+    return f"not a {READABLE}, or damaged"
+
+
+def _describe_tiff(file: BinaryIO) -> str:
+    """What a TIFF holds that Pillow can't read."""
+    file.seek(0)
+    try:
+        tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
+        file.seek(tags.next)
+        tags.load(file)
+        bits, bands = tags.get(258, (1,))[0], tags.get(277, 1)
+        numbers = {2: "signed integers", 3: "floats"}.get(tags.get(339, (1,))[0], "integers")
+    # A damaged directory raises exceptions of many types.
+    except Exception:
+        return "a damaged TIFF"
+    return (
+        f"a TIFF of {bands} bands of {bits}-bit {numbers}, which can't be read: save it as FITS "
+        "of shape (3, H, W), or as 8-bit RGB"
+    )

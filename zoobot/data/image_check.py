@@ -1,0 +1,293 @@
+"""Look at a run's images once, before training: which can't be read, and which show nothing."""
+
+import itertools
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from zoobot.data.catalog import find_missing_files
+from zoobot.data.images import ImageError, ImageSource, check_image, read_image
+from zoobot.data.sources import Galaxies
+from zoobot.system import distributed
+from zoobot.system.errors import UserError
+from zoobot.system.files import delete_files, write_whole
+
+CHECKS = ("headers", "all", "none")
+ON_BAD_IMAGE = ("error", "drop")
+MOST_HEADERS = 200_000  # beyond, a sample is looked at
+SAMPLED_HEADERS = 20_000
+SAMPLED_PIXELS = 1_000
+THREADS = 8  # in each process; they wait for the disk most of the time
+AT_ONCE = 32  # images that a thread takes
+NAMED = 5  # images that a message names
+GONE = "no such file"
+LIST_NAME = "bad_images.csv"
+
+
+class Look(NamedTuple):
+    """What was seen of an image.
+
+    Attributes:
+        fault: why it can't be read; None if it can.
+        blank: 'black', 'white' or 'of one grey or colour' if all its pixels are the same.
+        no_data: values that were taken for no data.
+    """
+
+    fault: str | None = None
+    blank: str | None = None
+    no_data: Sequence[float] = ()
+
+
+def check_images(
+    splits: dict[str, pd.DataFrame | Galaxies],
+    how: str,
+    on_bad_image: str,
+    save_dir: str | Path,
+    *,
+    channels: int = 3,
+    fits_scaling: str = "asinh",
+    seed: int = 42,
+) -> dict[str, pd.DataFrame | Galaxies]:
+    """Look at the images of a run, and list those that can't be read in ``bad_images.csv``.
+
+    Every process must call it. Each looks at its share, and all get the same answer.
+
+    Args:
+        splits: tables with ``id_str`` and ``file_loc`` or ``image``. Images in shards are not
+            looked at.
+        how: 'headers': the headers and ends of all images up to 200,000, of a seeded sample of
+            20,000 beyond (and whether all files are there), and the pixels of a seeded sample of
+            1,000. 'all': the pixels of all. 'none': nothing.
+        on_bad_image: 'error' or 'drop'.
+        save_dir: the folder for ``bad_images.csv``.
+        channels, fits_scaling: how images are read, see ``read_image``.
+        seed: of the samples.
+
+    Returns:
+        The splits; with 'drop' without the galaxies of the images that can't be read.
+
+    Raises:
+        ValueError: images can't be read and ``on_bad_image`` is 'error', or a split would lose all
+            its galaxies.
+    """
+    if how not in CHECKS or on_bad_image not in ON_BAD_IMAGE:
+        raise UserError(
+            f"{how!r}, {on_bad_image!r}: use one of {', '.join(CHECKS)}, and one of "
+            f"{', '.join(ON_BAD_IMAGE)}"
+        )
+    tables = {name: table for name, table in splits.items() if isinstance(table, pd.DataFrame)}
+    if how == "none" or not any(map(len, tables.values())):
+        if how != "none":
+            _say("images in shards are not looked at before training")
+        return splits
+    whole = pd.concat(
+        [_images_of(name, table) for name, table in tables.items() if len(table)],
+        ignore_index=True,
+    )
+    rows, with_pixels = _choose(len(whole), how, seed)
+    looks = _look_at_all(whole, rows, with_pixels, channels, fits_scaling)
+    missing = find_missing_files(whole["image"]) if len(rows) < len(whole) else []
+    bad = dict.fromkeys(missing, GONE)
+    bad |= {row: look.fault for row, look in looks.items() if look.fault}
+    _tell(whole, looks, len(rows), int(with_pixels.sum()))
+    path = Path(save_dir) / LIST_NAME
+    if not bad:
+        if distributed.is_main():
+            delete_files([path])
+        return splits
+    listed = whole.loc[sorted(bad)].assign(reason=[bad[row] for row in sorted(bad)])
+    if distributed.is_main():
+        _write_list(listed, path)
+    distributed.barrier()  # before an error ends this process, and with it the main one
+    if on_bad_image == "error":
+        raise UserError(_message(listed, len(whole), path))
+    return _without(splits, listed, len(whole), path)
+
+
+def look_at(
+    source: ImageSource,
+    name: str | None,
+    with_pixels: bool,
+    channels: int = 3,
+    fits_scaling: str = "asinh",
+) -> Look:
+    """Look at an image: its header and end, or all its pixels."""
+    try:
+        if not with_pixels:
+            check_image(source, name)
+            return Look()
+        image = read_image(source, channels, fits_scaling, name=name)
+    except ImageError as error:
+        return Look(fault=str(error).removeprefix(f"{name or source}: "))
+    pixels = np.asarray(image).reshape(-1, channels)
+    blank = blank_kind(pixels.min(axis=0).tolist(), pixels.max(axis=0).tolist())
+    return Look(None, blank, image.info.get("no_data", ()))
+
+
+def blank_kind(least: list[float], greatest: list[float], white: float = 255) -> str | None:
+    """How an image is blank, see ``Look``, from the least and greatest value of each channel."""
+    if least != greatest:
+        return None
+    return {(0,): "black", (white,): "white"}.get(tuple({*least}), "of one grey or colour")
+
+
+def blank_warning(kinds: Counter[str], ids: Sequence[str], num_images: int) -> str:
+    """A warning of images that show nothing.
+
+    Args:
+        kinds: how many are black, white, ..., see ``Look``.
+        ids: of at least the first of them.
+        num_images: that were looked at.
+    """
+    told = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
+    named = ", ".join(repr(id_str) for id_str in ids[:NAMED])
+    more = ", ..." if kinds.total() > NAMED else ""
+    return (
+        f"warning: {kinds.total()} of {num_images} images show nothing ({told}): id_str "
+        f"{named}{more}"
+    )
+
+
+def no_data_notes(values: Counter[float], num_images: int) -> list[str]:
+    """A sentence for each of the most frequent values that were taken for no data.
+
+    Args:
+        values: in how many images each was found.
+        num_images: that were looked at.
+    """
+    return [
+        f"{value:g} is taken for no data in {number} of {num_images} images, and shown black"
+        for value, number in values.most_common(NAMED)
+    ]
+
+
+def _images_of(split: str, table: pd.DataFrame) -> pd.DataFrame:
+    column = "file_loc" if "file_loc" in table else "image"
+    columns = {"split": split, "id_str": table["id_str"], "image": table[column]}
+    return pd.DataFrame(columns, dtype=object)
+
+
+def _choose(num_images: int, how: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to look at, and (N,) of all rows, whether their pixels are looked at.
+
+    They are the same in all processes.
+    """
+    rng = np.random.default_rng(seed)
+    rows = np.arange(num_images)
+    if how == "all":
+        return rows, np.ones(num_images, dtype=bool)
+    if num_images > MOST_HEADERS:
+        rows = np.sort(rng.choice(rows, SAMPLED_HEADERS, replace=False))
+    sample = rng.choice(rows, min(SAMPLED_PIXELS, len(rows)), replace=False)
+    with_pixels = np.zeros(num_images, dtype=bool)
+    with_pixels[sample] = True
+    return rows, with_pixels
+
+
+def _look_at_all(
+    whole: pd.DataFrame,
+    rows: np.ndarray,
+    with_pixels: np.ndarray,
+    channels: int,
+    fits_scaling: str,
+) -> dict[int, Look]:
+    """Row -> what was seen, where it is worth telling; each process looks at its share."""
+    mine = rows[distributed.rank() :: distributed.world_size()].tolist()
+    images, ids = whole["image"].to_numpy(), whole["id_str"].to_numpy()
+
+    def look_at_some(some: list[int]) -> list[tuple[int, Look]]:
+        looks = []
+        for row in some:
+            name = None if isinstance(images[row], str) else f"id_str {ids[row]!r}"
+            looks.append(
+                (row, look_at(images[row], name, bool(with_pixels[row]), channels, fits_scaling))
+            )
+        return looks
+
+    shown = None if distributed.is_main() else True  # None: in a terminal only
+    seen = {}
+    threads = ThreadPoolExecutor(THREADS)
+    try:
+        with tqdm(total=len(mine), desc="looking at images", unit="image", disable=shown) as bar:
+            for looks in threads.map(look_at_some, _pieces(mine)):
+                seen |= {row: look for row, look in looks if look != Look()}
+                bar.update(len(looks))
+    finally:
+        threads.shutdown(cancel_futures=True)  # when interrupted, don't look at the others first
+    return {row: look for share in distributed.gather(seen) for row, look in share.items()}
+
+
+def _pieces(rows: list[int]) -> Iterator[list[int]]:
+    return (rows[i : i + AT_ONCE] for i in range(0, len(rows), AT_ONCE))
+
+
+def _tell(whole: pd.DataFrame, looks: dict[int, Look], num_rows: int, num_pixels: int) -> None:
+    """Say what was looked at, and warn of images that are read but show nothing."""
+    headers = f"headers of {num_rows:,} and " if num_pixels < num_rows else ""
+    there = ", and whether all files are there" if num_rows < len(whole) else ""
+    _say(f"{len(whole):,} images: looked at {headers}pixels of {num_pixels:,}{there}")
+    blank = {row: look.blank for row, look in looks.items() if look.blank}
+    if blank:
+        ids = [str(whole["id_str"][row]) for row in sorted(blank)]
+        _say(blank_warning(Counter(blank.values()), ids, num_pixels), file=sys.stderr)
+    values = Counter(itertools.chain.from_iterable(look.no_data for look in looks.values()))
+    for note in no_data_notes(values, num_pixels):
+        _say(note)
+
+
+def _say(text: str, **options: Any) -> None:
+    if distributed.is_main():
+        print(text, **options)
+
+
+def _write_list(listed: pd.DataFrame, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    is_path = listed["image"].map(lambda image: isinstance(image, str))
+    table = listed.assign(image=listed["image"].where(is_path, ""))
+    write_whole(path, lambda aside: table.to_csv(aside, index=False, errors="backslashreplace"))
+
+
+def _message(listed: pd.DataFrame, num_images: int, path: Path) -> str:
+    """One line about the images that can't be read, and what to do."""
+    names = [
+        image if isinstance(image, str) else f"id_str {id_str!r}"
+        for image, id_str in zip(listed["image"], listed["id_str"], strict=True)
+    ]
+    what = "image files are missing"
+    if (listed["reason"] != GONE).any():
+        what = "images can't be read"
+        names = [f"{name} ({told})" for name, told in zip(names, listed["reason"], strict=True)]
+    return (
+        f"{len(listed)} of {num_images} {what}: {_named(names)}; all are listed in {path}: mend "
+        "them, or train without them (--on-bad-image drop)"
+    )
+
+
+def _named(texts: list[str]) -> str:
+    return ", ".join(texts[:NAMED]) + (", ..." if len(texts) > NAMED else "")
+
+
+def _without(
+    splits: dict[str, pd.DataFrame | Galaxies], listed: pd.DataFrame, num_images: int, path: Path
+) -> dict[str, pd.DataFrame | Galaxies]:
+    """The splits without the galaxies that are listed."""
+    kept, dropped = dict(splits), []
+    for name, bad in listed.groupby("split", sort=False):
+        table = splits[name]
+        kept[name] = table[~table["id_str"].isin(bad["id_str"])].reset_index(drop=True)
+        dropped.append(f"{len(bad)} of {len(table)} {name}")
+        if kept[name].empty:
+            raise UserError(f"none of the {len(table)} {name} images can be read; see {path}")
+    _say(
+        f"warning: trains without {len(listed)} of {num_images} galaxies whose images can't be "
+        f"read: {', '.join(dropped)}; they are listed in {path}",
+        file=sys.stderr,
+    )
+    return kept

@@ -1,0 +1,61 @@
+"""Count the images that are predicted but show nothing, or have pixels without data."""
+
+import dataclasses
+import sys
+from collections import Counter
+
+import torch
+
+from zoobot.data.image_check import NAMED, blank_kind, blank_warning, no_data_notes
+from zoobot.system import distributed
+
+STEP_PX = 16  # between the pixels that are looked at first
+
+
+@dataclasses.dataclass
+class ImageNotes:
+    """What a user should know of images that can be read.
+
+    Attributes:
+        blank: how many are black, white, ..., as the model is shown them.
+        blank_ids: of the first of them.
+        no_data: values that were taken for no data, and in how many images.
+        num_images: that were looked at.
+    """
+
+    blank: Counter[str] = dataclasses.field(default_factory=Counter)
+    blank_ids: list[str] = dataclasses.field(default_factory=list)
+    no_data: Counter[float] = dataclasses.field(default_factory=Counter)
+    num_images: int = 0
+
+    def look_at(self, batch: dict) -> None:
+        """Note what there is in a batch; see ``CatalogDataset.batch``."""
+        if "image" not in batch:
+            return
+        self.no_data.update(batch["no_data"])
+        images = batch["image"]  # (B, C, H, W)
+        self.num_images += len(images)
+        some = images[:, :, ::STEP_PX, ::STEP_PX]
+        suspects = (some.amin((2, 3)) == some.amax((2, 3))).all(1)
+        read = [i for place, i in enumerate(batch["id_str"]) if place not in batch["errors"]]
+        white = 1 if images.is_floating_point() else 255
+        for place in torch.nonzero(suspects).flatten().tolist():
+            channels = images[place].flatten(1)
+            kind = blank_kind(channels.amin(1).tolist(), channels.amax(1).tolist(), white)
+            if kind is not None:
+                self.blank[kind] += 1
+                self.blank_ids.append(read[place])
+        del self.blank_ids[NAMED:]
+
+    def tell(self) -> None:
+        """Tell the notes of all processes, in the main one; every process must call it."""
+        shares = distributed.gather(self)
+        if not distributed.is_main():
+            return
+        num_images = sum(share.num_images for share in shares)
+        blank = sum((share.blank for share in shares), Counter())
+        if blank:
+            ids = [id_str for share in shares for id_str in share.blank_ids]
+            print(blank_warning(blank, ids, num_images), file=sys.stderr)
+        for note in no_data_notes(sum((x.no_data for x in shares), Counter()), num_images):
+            print(note)
