@@ -131,6 +131,7 @@ def run(opt: argparse.Namespace) -> None:
     splits = from_options.load_galaxies(opt, opt.catalog, label_cols, schema)
     class_names = class_names_of(opt, splits) if opt.task == "classification" else None
     from_options.tell(overview_of(opt, splits, schema, class_names))
+    splits = from_options.look_at_images(opt, splits)
     data = from_options.make_data(opt, splits, label_cols)
     resume_from = from_options.state_to_resume(opt)
     try:
@@ -170,7 +171,7 @@ def overview_of(
         return overview.vote_overview(splits, schema)
     if class_names is None:
         return "\n\n".join(overview.number_overview(splits, c) for c in number_cols(opt))
-    numbered = [str(i) for i in range(opt.num_classes or 0)]
+    numbered = [str(i) for i in range(min(opt.num_classes or 0, finetune.MOST_CLASSES))]
     more = class_names if len(class_names) >= len(numbered) else numbered
     return overview.class_overview(splits, opt.label_col, more)
 

@@ -40,29 +40,9 @@ def load_galaxies(
 ) -> dict[str, pd.DataFrame | Galaxies]:
     """Train, val and test galaxies: tables of the catalog ``path``, or the galaxies of shards.
 
-    Their images are looked at as ``--check-images`` says.
-
     Args:
         schema: of votes; None for other labels.
     """
-    splits = _load_splits(options, path, label_cols, schema)
-    return check_images(
-        splits,
-        options.check_images,
-        options.on_bad_image,
-        options.save_dir,
-        channels=options.channels,
-        fits_scaling=options.fits_scaling,
-        seed=options.seed,
-    )
-
-
-def _load_splits(
-    options: argparse.Namespace,
-    path: str | Path | None,
-    label_cols: list[str],
-    schema: Schema | None,
-) -> dict[str, pd.DataFrame | Galaxies]:
     check_not_reserved(label_cols, "label column")
     if options.round_votes and (schema is None or options.shards):
         raise UserError("--round-votes is for vote counts of a decision tree in a catalog")
@@ -77,6 +57,21 @@ def _load_splits(
     if options.round_votes:
         splits = {s: round_votes(t, label_cols, str(path)) for s, t in splits.items()}
     return splits
+
+
+def look_at_images(
+    options: argparse.Namespace, splits: dict[str, pd.DataFrame | Galaxies]
+) -> dict[str, pd.DataFrame | Galaxies]:
+    """The splits once their images are looked at, as ``--check-images`` says."""
+    return check_images(
+        splits,
+        options.check_images,
+        options.on_bad_image,
+        options.save_dir,
+        channels=options.channels,
+        fits_scaling=options.fits_scaling,
+        seed=options.seed,
+    )
 
 
 def tell(overview: str) -> None:
