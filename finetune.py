@@ -110,7 +110,8 @@ from zoobot.data.sources import label_frame
 from zoobot.evaluation import run_figures
 from zoobot.models import finetune
 from zoobot.models.architectures import NoWeights, is_file, is_outside
-from zoobot.runs.folder import only_run_in, read_metrics
+from zoobot.runs.folder import read_metrics
+from zoobot.runs.save_dir import only_run_in
 from zoobot.schemas import Schema, get_schema
 from zoobot.script import run_script
 from zoobot.system import distributed

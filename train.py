@@ -72,7 +72,8 @@ from zoobot.data import CatalogDataModule, demo, overview
 from zoobot.data.labels import votes
 from zoobot.evaluation import run_figures
 from zoobot.models import ZoobotTree
-from zoobot.runs.folder import only_run_in, read_metrics
+from zoobot.runs.folder import read_metrics
+from zoobot.runs.save_dir import only_run_in
 from zoobot.schemas import Schema, get_schema
 from zoobot.script import run_script
 from zoobot.system import distributed

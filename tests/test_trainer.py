@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import signal
@@ -24,7 +25,10 @@ from zoobot.models.finetune import (
 from zoobot.models.tree import ZoobotTree
 from zoobot.predictions.models import ZoobotEncoder
 from zoobot.pytorch.training.trainer import get_trainer
+from zoobot.runs import checkpoint
 from zoobot.runs.checkpoint import load_model
+from zoobot.runs.resume import find_state
+from zoobot.trainer import Trainer
 
 
 @pytest.fixture
@@ -370,8 +374,74 @@ def test_a_continued_run_may_be_longer_but_not_another(frame, tmp_path):
     data = data_module(frame, "label")
     trainer(tmp_path, max_epochs=1).fit(classifier(), data)
     trainer(tmp_path, max_epochs=2).fit(classifier(), data, ckpt_path="last")
-    with pytest.raises(ValueError, match="belongs to a run with other options"):
+    other = "other options .model.arguments.learning_rate was 0.0001, now 0.5.:"
+    with pytest.raises(ValueError, match=other):
         trainer(tmp_path, max_epochs=3).fit(classifier(learning_rate=0.5), data, ckpt_path="last")
+
+
+def test_a_continued_run_has_classes_of_the_same_names_whatever_its_config_tells(frame, tmp_path):
+    data, config = data_module(frame, "label"), {"epochs": 2}
+    model = classifier(class_names=["no", "yes"])
+    trainer(tmp_path, max_epochs=1).fit(model, data, config=config)
+    for allow in (False, True):
+        run = trainer(tmp_path, allow_changes=allow)
+        renamed = classifier(class_names=["bar", "spiral"])
+        state = find_state(tmp_path, "auto", config, set(), allow)
+        if allow:
+            run.fit(renamed, data, config=config, resume_from=state)
+        else:
+            with pytest.raises(ValueError, match="class_names was .'no', 'yes'., now .'bar', 'spi"):
+                run.fit(renamed, data, config=config, resume_from=state)
+
+
+def test_a_fit_whose_last_epoch_could_not_be_saved_ends_with_an_error(frame, tmp_path, monkeypatch):
+    real = checkpoint.save_checkpoint
+
+    def save(path, state):
+        if state["progress"]["epoch"] == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, state)
+
+    data, model = data_module(frame, "label"), classifier()
+    run = Trainer(tmp_path, max_epochs=3, precision="fp32", on_save_error="continue")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_checkpoint", save)
+        with pytest.raises(ValueError, match="epoch 3 could not be saved.*goes on from epoch 2"):
+            run.fit(model, data)
+    saved, _ = load_model(run.best_model_path)
+    assert all(torch.equal(saved[key], value) for key, value in model.state_dict().items())
+    run.fit(model, data, ckpt_path="last")
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 6
+
+
+def test_a_run_is_continued_from_its_best_epoch(frame, tmp_path, monkeypatch):
+    losses, real = iter([3.0, 1.0, 2.0, 4.0, 5.0]), engine.evaluate
+    monkeypatch.setattr(engine, "evaluate", lambda *a: {**real(*a), "loss": next(losses)})
+    data, run = data_module(frame, "label"), trainer(tmp_path, max_epochs=3)
+    with pytest.raises(ValueError, match="no best epoch yet: name last, or a path"):
+        run.fit(classifier(), data, ckpt_path="best")
+    run.fit(classifier(), data)
+    run.max_epochs = 4
+    run.fit(classifier(), data, ckpt_path="best")
+    lines = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    told = {x["epoch"]: x["finetuning/val_loss"] for x in lines if x["split"] == "validation"}
+    assert told == {1: 3.0, 2: 1.0, 3: 4.0, 4: 5.0}
+
+
+def test_a_fit_leaves_torchs_generator_as_it_was(frame, tmp_path, monkeypatch):
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    data, model = data_module(frame, "label"), classifier()
+    torch.set_rng_state(before)
+    trainer(tmp_path, max_epochs=1).fit(model, data)
+    assert torch.equal(torch.get_rng_state(), before)
+    loaders = Foreign(frame, ["label"])
+    trainer(tmp_path, max_epochs=1).fit(model, loaders)
+    assert torch.equal(torch.get_rng_state(), before)
+    interrupt_at(monkeypatch, 1)
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path, max_epochs=1).fit(model, data)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_run_continued_in_the_folder_of_another_keeps_the_other(frame, tmp_path):

@@ -5,9 +5,12 @@ from typing import Protocol, runtime_checkable
 
 import pandas as pd
 import torch
+from torch import nn
 
 from zoobot.data.dataset import ImagesSeen
 from zoobot.metrics import Measure
+from zoobot.models.finetune_base import FinetuneableZoobotAbstract
+from zoobot.system.errors import UserError
 
 
 class Model(Protocol):
@@ -64,6 +67,20 @@ class TrainableModel(Model, Protocol):
 
     def metric_key(self, split: str, name: str) -> str:
         """How a metric is called in the logs."""
+
+
+def check_trainable(model: nn.Module, unfreeze_after: int = 0) -> None:
+    """ValueError for a model that can't be trained so; its encoder is left unfrozen."""
+    if not isinstance(model, TrainableModel):
+        raise UserError(
+            f"{type(model).__name__} can't be trained: subclass FinetuneableZoobotAbstract, or "
+            "give it what zoobot.contracts.TrainableModel lists"
+        )
+    if unfreeze_after:
+        model.freeze_encoder(True)  # a model that can't be frozen says so
+        if isinstance(model, FinetuneableZoobotAbstract) and model.training_mode != "full":
+            raise UserError("unfreeze_after has no meaning with training_mode='head_only'")
+    model.freeze_encoder(False)
 
 
 class Loader(Protocol):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import torch
 
+from zoobot.runs.watch import Preempted
 from zoobot.system import distributed
 from zoobot.system.errors import OneProcessError, UserError, one_line
 from zoobot.system.memory import keep_freed_memory
@@ -44,6 +45,10 @@ def run_script(
         told = "another process of this run has ended, and with it this one"
         print(f"rank {distributed.rank()}: {told}", file=sys.stderr)
         sys.exit(1)
+    except Preempted as stop:
+        if distributed.is_main():
+            print(f"stopped: {stop.told}", file=sys.stderr, flush=True)
+        raise
     except KeyboardInterrupt as error:
         if debug:
             traceback.print_exc()

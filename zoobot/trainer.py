@@ -7,18 +7,19 @@ import torch
 from torch import nn
 
 from zoobot import engine, optim
-from zoobot.contracts import DataModule, Loader, TrainableModel
+from zoobot.contracts import DataModule, Loader, TrainableModel, check_trainable
 from zoobot.data.foreign_loaders import ForeignLoader
 from zoobot.data.loaders import GalaxyLoader, RegroupedLoader, own_loader
 from zoobot.models.finetune import FinetuneableZoobotClassifier
-from zoobot.models.finetune_base import FinetuneableZoobotAbstract
 from zoobot.models.rebuild import check_rebuilds
 from zoobot.models.wrapped import unwrapped
 from zoobot.predictions.linear_check import check_with_linear_model
 from zoobot.runs import checkpoint
+from zoobot.runs.changes import check_same_run
 from zoobot.runs.data_digest import Known, known_galaxies
 from zoobot.runs.folder import Run
-from zoobot.runs.resume import Progress, compare_data, find_state
+from zoobot.runs.resume import Progress, find_state
+from zoobot.runs.watch import Interrupted
 from zoobot.system import distributed
 from zoobot.system.errors import OneProcessError, UserError
 
@@ -98,7 +99,8 @@ class Trainer:
             model: a ``TrainableModel``: one of ``zoobot.models``, or a subclass.
             train_dataloaders, val_dataloaders: two loaders; or in place of the first a datamodule.
             datamodule: with ``setup(stage)``, ``train_dataloader()`` and ``val_dataloader()``.
-            ckpt_path: a checkpoint to go on from; ``last``: this folder's, if there is one.
+            ckpt_path: a checkpoint to go on from; ``last``: this folder's, if there is one;
+                ``best``: that of the best epoch of this trainer's last ``fit``.
             config: what to write to ``config.json``; by default the trainer's and the model's
                 arguments.
             resume_from: a state as ``runs.resume.find_state`` reads it, instead of ``ckpt_path``.
@@ -109,7 +111,7 @@ class Trainer:
             KeyboardInterrupt: after Ctrl-C, once the state is saved; ``last`` goes on from it.
         """
         model = unwrapped(model)
-        self._check_model(model)
+        check_trainable(model, self.unfreeze_after)
         if isinstance(train_dataloaders, DataModule):
             datamodule = train_dataloaders
         known = known_galaxies(datamodule, {})
@@ -131,28 +133,35 @@ class Trainer:
         optimizer = model.configure_optimizers()
         if validated is not None:
             model.images_seen = validated.dataset.describe_images()
+        if ckpt_path == "best":
+            ckpt_path = self.best_model_path
+            if not ckpt_path:
+                raise UserError("this trainer has no best epoch yet: name last, or a path")
         self.best_model_path = ""
-        with self._start_run(model, config, ckpt_path, resume_from, known) as self._run:
-            self._run.say(
+        gpus = [self.device] if self.device.type == "cuda" else []
+        opening = (model, config, ckpt_path, resume_from, known)
+        # The loop seeds torch at each step: the caller's generators are left as they were.
+        with torch.random.fork_rng(gpus), self._start_run(*opening) as run:
+            self._run = run
+            run.say(
                 f"{known.introduce()}{model.introduce()}; {settings.dtype} on {self.device}\n"
                 f"{optim.group_table(optimizer.param_groups)}"
             )
             if ours is not None and ours.sampler.note:
-                self._run.warn(ours.sampler.note)
+                run.warn(ours.sampler.note)
             if isinstance(model, FinetuneableZoobotClassifier) and model.run_linear_sanity_check:
-                self._run.say(check_with_linear_model(model, train, val, settings))
+                run.say(check_with_linear_model(model, train, val, settings))
             try:
                 progress = self._train(model, optimizer, train, val, settings)
-            except KeyboardInterrupt:
-                self.best_model_path = self._run.keep_best()
+            except KeyboardInterrupt as error:  # a second Ctrl-C comes to each process at any place
+                self.best_model_path = run.keep_best(together=isinstance(error, Interrupted))
                 raise
-            self.best_model_path = self._run.keep_best()
-            if not self.best_model_path:
-                raise UserError(f"no epoch of {self.save_dir} is saved as the best: train further")
-            distributed.barrier()
-            self._load(model, "best")
-            metrics = self._run.metrics_of(progress.best_epoch)
-            self.callback_metrics = distributed.from_main(metrics)
+            self.best_model_path = run.keep_best()
+            if self.best_model_path:
+                self._load(model, "best")
+                metrics = run.metrics_of(progress.best_epoch)
+                self.callback_metrics = distributed.from_main(metrics)
+            run.check_saved()
 
     def _train(self, model, optimizer, train, val, settings) -> Progress:
         run = self._run
@@ -165,19 +174,6 @@ class Trainer:
                 "a batch had one galaxy, for which BatchNorm has no variance: choose a batch size "
                 "that gives each process two or more, or an encoder without BatchNorm"
             ) from error
-
-    def _check_model(self, model: nn.Module) -> None:
-        """ValueError for a model that can't be trained so; its encoder is left unfrozen."""
-        if not isinstance(model, TrainableModel):
-            raise UserError(
-                f"{type(model).__name__} can't be trained: subclass FinetuneableZoobotAbstract, or "
-                "give it what zoobot.contracts.TrainableModel lists"
-            )
-        if self.unfreeze_after:
-            model.freeze_encoder(True)  # a model that can't be frozen says so
-            if isinstance(model, FinetuneableZoobotAbstract) and model.training_mode != "full":
-                raise UserError("unfreeze_after has no meaning with training_mode='head_only'")
-        model.freeze_encoder(False)
 
     def _start_run(
         self,
@@ -197,7 +193,7 @@ class Trainer:
             resume_from = find_state(self.save_dir, resume, config, may_change, self.allow_changes)
         data = known.digest() if distributed.is_main() else None
         if resume_from is not None:
-            compare_data(resume_from, data, self.allow_changes)
+            check_same_run(resume_from, description, data, self.allow_changes)
         return Run(
             self.save_dir,
             config,

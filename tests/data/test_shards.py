@@ -17,13 +17,8 @@ from zoobot import create_shards
 from zoobot.data.catalog import read_catalog
 from zoobot.data.images import read_image
 from zoobot.data.shards import webdataset
-from zoobot.data.shards.reader import (
-    MAX_HEADER_BYTES,
-    open_shards,
-    read_index,
-    schema_hash,
-    verify,
-)
+from zoobot.data.shards.mapped import MAX_HEADER_BYTES
+from zoobot.data.shards.reader import open_shards, read_index, schema_hash, verify
 from zoobot.script import run_script
 
 

@@ -20,6 +20,7 @@ from dying import largest_file
 
 import train
 from zoobot import engine
+from zoobot.runs.changes import check_same_run
 from zoobot.runs.folder import Run
 from zoobot.runs.resume import find_state
 from zoobot.runs.watch import EXIT_PREEMPTED
@@ -305,6 +306,8 @@ def test_changed_options_are_listed_and_refused_unless_allowed(two_generations, 
         find(folder, config, lr=0.2, epochs=9)
     state = find_state(folder, "auto", config | {"lr": 0.2, "epochs": 9}, {"epochs"}, True)
     assert state["progress"]["step"] == 2
+    assert capsys.readouterr().out == ""  # until the galaxies are compared too
+    check_same_run(state, {}, None, allow_changes=True)
     assert "lr was 0.1, now 0.2; epochs was 5, now 9" in capsys.readouterr().out
 
 

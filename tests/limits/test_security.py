@@ -31,7 +31,8 @@ from zoobot import create_shards, evaluate
 from zoobot.data import images
 from zoobot.data.catalog import read_catalog
 from zoobot.data.images import read_image, read_pixels
-from zoobot.data.shards.reader import MAX_HEADER_BYTES, open_shards, verify
+from zoobot.data.shards.mapped import MAX_HEADER_BYTES
+from zoobot.data.shards.reader import open_shards, verify
 from zoobot.data.shards.webdataset import read_webdataset, webdataset_catalog
 from zoobot.data.shards.writer import write_shards
 from zoobot.data.views.config import MAX_SIDE_PX

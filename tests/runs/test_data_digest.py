@@ -7,10 +7,11 @@ from small_shards import in_memory, write
 
 from zoobot.data import CatalogDataModule
 from zoobot.data.catalog import read_catalog
-from zoobot.data.shards.reader import open_splits
+from zoobot.data.shards.reader import Shards, open_shards, open_splits
+from zoobot.data.sources import RowsOf
 from zoobot.data.splits import load_splits
+from zoobot.runs.changes import check_same_run
 from zoobot.runs.data_digest import Known, known_galaxies
-from zoobot.runs.resume import compare_data
 
 
 def table(num_galaxies=40, start=0):
@@ -31,6 +32,10 @@ def saved(folder, data, epoch_step=0):
         progress = save_epochs(run, [1.0])
         run.save({"progress": {**vars(progress), "epoch_step": epoch_step}, "model": {}}, {})
     return find(folder)
+
+
+def compare_data(state, data, allow_changes):
+    check_same_run(state, {}, data, allow_changes)
 
 
 def relabelled(frame):
@@ -168,3 +173,42 @@ def test_shards_are_known_by_their_ids_labels_and_checksums(tmp_path):
     compare_data(state, digest("again"), allow_changes=False)
     with pytest.raises(ValueError, match="the shards are others; galaxies: 1 relabelled"):
         compare_data(state, digest("mended", b=[7] * 11 + [8]), allow_changes=False)
+
+
+@pytest.mark.parametrize("part", ["all", "rows"])
+def test_shards_are_read_once_and_not_galaxy_by_galaxy(tmp_path, monkeypatch, part):
+    split = ["train"] * 11 + (["val"] * 4 if part == "all" else [])
+    write(in_memory(len(split), split=split), tmp_path)  # 4 a shard
+    splits = open_splits(tmp_path, ["a", "b"])
+    ids = {s: [galaxies.id_str(i) for i in range(len(galaxies))] for s, galaxies in splits.items()}
+    labels = {s: galaxies.labels(range(len(galaxies))) for s, galaxies in splits.items()}
+    frames = {s: pd.DataFrame(labels[s].numpy(), columns=["a", "b"]) for s in splits}
+    of_table = Known(
+        {s: frames[s].assign(id_str=ids[s], file_loc="/x.png") for s in splits}, ["a", "b"]
+    ).digest()
+    read = []
+    for kind in (Shards, RowsOf):
+        real = kind.labels
+        monkeypatch.setattr(kind, "id_str", lambda *_: pytest.fail("read one by one"))
+        monkeypatch.setattr(kind, "labels", lambda *a, r=real: read.append(type(a[0])) or r(*a))
+    data = Known(splits, [])
+    tables = data.checked_labels(lambda table, split: None)
+    num_reads = len(read)
+    digest = data.digest()
+    assert len(read) == num_reads
+    assert {s: table["id_str"].tolist() for s, table in tables.items()} == {
+        s: names for s, names in ids.items() if names
+    }
+    for s in splits:
+        assert digest.summary[s]["order"] == of_table.summary[s]["order"]
+        assert (digest.hashes[s][:, :2] == of_table.hashes[s][:, :2]).all()
+
+
+def test_ids_of_shards_are_the_same_in_any_range(tmp_path):
+    write(in_memory(11, split="train"), tmp_path)
+    splits = open_splits(tmp_path, ["a", "b"])
+    for galaxies in (splits["train"], splits["val"], open_shards(tmp_path, "train")):
+        names = [galaxies.id_str(i) for i in range(len(galaxies))]
+        for start, stop in ((0, len(names)), (0, 0), (1, 3), (3, 4), (4, 9), (7, 10), (2, 99)):
+            rows = range(len(names))[start:stop]
+            assert galaxies.ids(rows).to_pylist() == names[start:stop]

@@ -97,3 +97,21 @@ def test_weights_that_can_not_be_read_for_a_moment_are_not_taken_for_lost(folder
             open_run(folder, state)
     with open_run(folder, find(folder)):
         assert checkpoint.load_weights(folder / "best.safetensors")[0]["w"][0] == 2
+
+
+def test_two_spoilt_states_are_told_in_short(folder):
+    for name in ("last", "previous"):
+        path = folder / "checkpoints" / f"{name}.ckpt"
+        path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(ValueError, match="no state to go on from") as refused:
+        find(folder)
+    assert len(str(refused.value).replace(str(folder), "")) < 400
+    assert "miniz" not in str(refused.value)
+
+
+def test_weights_are_no_state_to_go_on_from(folder):
+    weights = folder / "best.safetensors"
+    with pytest.raises(ValueError, match="holds weights only.*ckpt_path='last'"):
+        find(folder, str(weights))
+    with pytest.raises(ValueError, match="no checkpoint .*absent.safetensors"):
+        find(folder, str(folder / "absent.safetensors"))

@@ -1,3 +1,4 @@
+import argparse
 import os
 import signal
 import threading
@@ -13,6 +14,7 @@ from zoobot.runs.watch import (
     Watch,
     check_steps_taken,
 )
+from zoobot.script import run_script
 
 CPU = torch.device("cpu")
 
@@ -82,6 +84,25 @@ def test_a_save_is_due_after_the_time_and_again_after_the_next():
 
 def test_preemption_leaves_with_the_documented_code():
     assert Preempted().code == EXIT_PREEMPTED == 75
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_whoever_is_stopped_is_told_whether_the_state_is_saved_and_how_to_go_on(saved, capsys):
+    def stop(options):
+        with Watch(CPU, save=lambda: saved) as watch:
+            os.kill(os.getpid(), signal.SIGTERM)
+            watch.reduce_flags()
+            watch.handle_flags()
+
+    with pytest.raises(SystemExit) as leaving:
+        run_script(stop, lambda: argparse.Namespace(debug=False))
+    assert leaving.value.code == EXIT_PREEMPTED
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    source = "is saved: the same command goes on from it"
+    if not saved:
+        source = "could not be saved: the same command goes on from what was saved before"
+    assert told.startswith(f"stopped: the state {source} (after --resume never")
 
 
 def test_signals_are_left_alone_outside_the_main_thread():

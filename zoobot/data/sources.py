@@ -36,6 +36,9 @@ class Galaxies(Protocol):
     def id_str(self, i: int) -> str:
         """The id of galaxy ``i``."""
 
+    def ids(self, rows: range) -> pa.ChunkedArray:
+        """The ids of consecutive galaxies, as text."""
+
     def source(self, i: int) -> str | bytes | np.ndarray:
         """The image of galaxy ``i``: a path, encoded bytes, or uint8 pixels (H, W, C)."""
 
@@ -76,6 +79,10 @@ class TableGalaxies:
         """The id of galaxy ``i``."""
         return self._ids[i].as_py()
 
+    def ids(self, rows: range) -> pa.ChunkedArray:
+        """The ids of consecutive galaxies, as text in Arrow buffers."""
+        return self._ids[rows.start : rows.stop]
+
     def source(self, i: int) -> str | bytes:
         """The image of galaxy ``i``: a path or encoded bytes."""
         return self._sources[i].as_py()
@@ -109,6 +116,10 @@ class RowsOf:
         """The id of galaxy ``i``."""
         return self._galaxies.id_str(self._rows[i])
 
+    def ids(self, rows: range) -> pa.ChunkedArray:
+        """The ids of consecutive galaxies, as text in Arrow buffers."""
+        return self._galaxies.ids(self._rows[rows.start : rows.stop])
+
     def source(self, i: int) -> bytes | np.ndarray:
         """The image of galaxy ``i``: encoded bytes or pixels."""
         return self._galaxies.source(self._rows[i])
@@ -132,10 +143,9 @@ def hash_galaxies(digest: hashlib.blake2b, table: pa.Table) -> None:
 
 def label_frame(galaxies: Galaxies) -> pd.DataFrame:
     """``id_str`` and the label columns of all galaxies, for checks before training."""
-    indices = range(len(galaxies))
-    frame = pd.DataFrame(galaxies.labels(indices).numpy(), columns=galaxies.label_cols)
-    ids = pa.array((galaxies.id_str(i) for i in indices), pa.large_string())
-    frame.insert(0, "id_str", pd.arrays.ArrowExtensionArray(ids))
+    every = range(len(galaxies))
+    frame = pd.DataFrame(galaxies.labels(every).numpy(), columns=galaxies.label_cols)
+    frame.insert(0, "id_str", pd.arrays.ArrowExtensionArray(galaxies.ids(every)))
     return frame
 
 

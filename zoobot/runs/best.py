@@ -13,7 +13,6 @@ from pathlib import Path
 from zoobot.data.shards.reader import hash_file
 from zoobot.runs import checkpoint
 from zoobot.runs.checkpoint import NotReadNow
-from zoobot.system import distributed
 from zoobot.system.files import delete_files, duplicate_file, move_file
 
 NEXT = "next.safetensors"
@@ -62,8 +61,8 @@ def keep_best(save_dir: Path, epoch_path: Path) -> str:
     """Give the best weights, and their epoch's checkpoint if it is kept, names of their own.
 
     The names tell a checksum of the contents. So they are never those of another run, and the files
-    stay where they are when the run is set aside. They are hard links in ``checkpoints/best/``,
-    made by the main process.
+    stay where they are when the run is set aside. They are hard links in ``checkpoints/best/``. The
+    main process calls it.
 
     Args:
         epoch_path: where the checkpoint is, if it is kept.
@@ -74,9 +73,8 @@ def keep_best(save_dir: Path, epoch_path: Path) -> str:
     weights = save_dir / "best.safetensors"
     best = epoch_path if epoch_path.exists() else weights
     stem = save_dir / "checkpoints" / "best" / f"{epoch_path.stem}-{hash_file(best)[:12]}"
-    if distributed.is_main():
-        for path in {weights, best}:
-            duplicate_file(path, f"{stem}{path.suffix}")
+    for path in {weights, best}:
+        duplicate_file(path, f"{stem}{path.suffix}")
     return f"{stem}{best.suffix}"
 
 

@@ -28,6 +28,7 @@ READING_ERRORS = (
     *(safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError),
     *(RuntimeError, MemoryError),
 )
+LONGEST_REASON = 120  # characters
 # Errors of the system that tell of the file: damaged, it names places outside itself; a folder.
 OF_FILE = (errno.EINVAL, errno.EOVERFLOW, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
@@ -138,10 +139,19 @@ def _unpickle(path: str | Path) -> object:
     except (FileNotFoundError, NotADirectoryError):
         raise NoCheckpoint(f"no checkpoint {path}") from None
     except Exception as error:  # torch.load raises many kinds for a torn or foreign file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = _reason(error)
         if _is_of_system(error):
             raise NotReadNow(f"{path} can't be read now: {reason}") from error
         raise UserError(f"{path} is not a readable checkpoint: {reason}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """Why, in a line. Of what torch tells at length, the first sentence."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    if isinstance(error, UserError | OSError):
+        return line
+    sentence = line.partition(". ")[0]
+    return sentence if len(sentence) <= LONGEST_REASON else f"{sentence[:LONGEST_REASON]}..."
 
 
 def _is_of_system(error: BaseException) -> bool:

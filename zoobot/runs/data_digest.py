@@ -10,11 +10,11 @@ are in the run's ``checkpoints/data.safetensors``, from which the changes are co
 """
 
 import dataclasses
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -86,11 +86,20 @@ class DataDigest:
         return before["train"]["order"] != self.summary["train"]["order"]
 
 
-class Known(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Known:
     """Galaxies by split: tables (see ``read_catalog``) with these label columns, or sources."""
 
     splits: dict[str, pd.DataFrame | Galaxies]
     label_cols: list[str]
+
+    @functools.cached_property
+    def _tables(self) -> dict[str, pd.DataFrame]:
+        """Split -> ``id_str`` and at least the labels; those of sources are read once."""
+        return {
+            split: galaxies if isinstance(galaxies, pd.DataFrame) else label_frame(galaxies)
+            for split, galaxies in self.splits.items()
+        }
 
     def checked_labels(self, check: Callable[[pd.DataFrame, str], None]) -> dict[str, pd.DataFrame]:
         """Split -> ``id_str`` and labels, of the splits that have galaxies.
@@ -98,11 +107,7 @@ class Known(NamedTuple):
         Args:
             check: called with each of them, and its split, before.
         """
-        tables = {
-            split: galaxies if isinstance(galaxies, pd.DataFrame) else label_frame(galaxies)
-            for split, galaxies in self.splits.items()
-            if len(galaxies)
-        }
+        tables = {split: table for split, table in self._tables.items() if len(table)}
         for split, table in tables.items():
             check(table, split)
         return tables
@@ -126,8 +131,9 @@ class Known(NamedTuple):
         for split, galaxies in self.splits.items():
             is_table = isinstance(galaxies, pd.DataFrame)
             columns = list(self.label_cols if is_table else galaxies.label_cols)
-            rows = (_hash_table if is_table else _hash_source)(galaxies, columns)
             is_in_shards = not is_table and galaxies.shard_sizes is not None
+            images = None if is_in_shards else _images_of(galaxies)
+            rows = _hash_rows(self._tables[split], columns, images)
             about = {
                 "num_galaxies": len(rows),
                 "label_cols": columns,
@@ -151,35 +157,24 @@ def known_galaxies(datamodule: object, loaders: Mapping[str, Iterable[dict]]) ->
     return Known(splits, [])
 
 
-def _hash_table(table: pd.DataFrame, label_cols: list[str]) -> np.ndarray:
-    if "file_loc" in table:
-        images = [_last_part(os.fspath(loc)) for loc in table["file_loc"]]
+def _images_of(galaxies: pd.DataFrame | Galaxies) -> list[str | bytes]:
+    """The last part of each image's path, or its bytes."""
+    if not isinstance(galaxies, pd.DataFrame):
+        images = [galaxies.source(i) for i in range(len(galaxies))]
+    elif "file_loc" in galaxies:
+        images = [os.fspath(loc) for loc in galaxies["file_loc"]]
     else:
-        images = [x.get("bytes") if isinstance(x, dict) else x for x in table["image"]]
-    labels = label_array(table, label_cols, "in memory")
-    return _hash_rows(table["id_str"].astype(str), labels, images)
+        images = [x.get("bytes") if isinstance(x, dict) else x for x in galaxies["image"]]
+    return [x[x.rfind("/") + 1 :] if isinstance(x, str) else x for x in images]
 
 
-def _hash_source(galaxies: Galaxies, label_cols: list[str]) -> np.ndarray:
-    every = range(len(galaxies))
-    ids = pd.Series([galaxies.id_str(i) for i in every], dtype=object)
-    images = None
-    if galaxies.shard_sizes is None:
-        sources = (galaxies.source(i) for i in every)
-        images = [_last_part(x) if isinstance(x, str) else x for x in sources]
-    return _hash_rows(ids, galaxies.labels(every).numpy(), images)
-
-
-def _last_part(path: str) -> str:
-    return path[path.rfind("/") + 1 :]
-
-
-def _hash_rows(ids: pd.Series, labels: np.ndarray, images: list | None) -> np.ndarray:
+def _hash_rows(table: pd.DataFrame, label_cols: list[str], images: list | None) -> np.ndarray:
     """(N, 3) uint64 hashes; those of images are 0 if these are not known."""
-    rows = np.zeros((len(ids), 3), dtype=np.uint64)
-    rows[:, ID] = hash_ids(ids, 0)
-    for start in range(0, len(ids), ROWS):
+    rows = np.zeros((len(table), 3), dtype=np.uint64)
+    labels = label_array(table, label_cols, "in memory")
+    for start in range(0, len(table), ROWS):
         part = slice(start, start + ROWS)
+        rows[part, ID] = hash_ids(table["id_str"].iloc[part].astype(str), 0)
         rows[part, LABELS] = _hash_numbers(labels[part])
     if images is not None:
         rows[:, IMAGE] = hash_ids(pd.Series(images, dtype=object), 0)

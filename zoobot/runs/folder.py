@@ -11,13 +11,14 @@ from pathlib import Path
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from zoobot.limits.text import parse_json
 from zoobot.runs import checkpoint
 from zoobot.runs.best import NEXT, keep_best, restore_best
 from zoobot.runs.data_digest import DataDigest
 from zoobot.runs.earlier import set_aside
 from zoobot.runs.environment import environment
-from zoobot.system import distributed, locks
+from zoobot.runs.lines import METRICS, SKIPPED_STEPS, keep_lines, read_lines, text_of
+from zoobot.runs.save_dir import only_run_in, refused_in_words
+from zoobot.system import distributed
 from zoobot.system.errors import UserError
 from zoobot.system.files import (
     append_text,
@@ -27,8 +28,6 @@ from zoobot.system.files import (
     remove_leftovers,
     write_text,
 )
-
-SKIPPED_STEPS = "skipped_steps.jsonl"
 
 
 class Run:
@@ -51,9 +50,8 @@ class Run:
             time. What was saved before is whole in any case.
 
     Raises:
-        ValueError: if ``file_template`` lacks the epoch or names something else.
-            Or if another process or thread has a run at work in ``save_dir``.
-        OSError: if nothing can be written to ``save_dir``.
+        ValueError: if ``file_template`` lacks the epoch or names something else; if another process
+            or thread has a run at work in ``save_dir``; or if nothing can be written to it.
     """
 
     def __init__(
@@ -83,12 +81,14 @@ class Run:
         self._is_main = distributed.is_main()
         self._lines: list[dict] = []
         self._best_weights: str | None = None  # SHA-256
+        self._unsaved: list[int] = []  # epochs
         self.resume_from = resume_from
         self._resources = contextlib.ExitStack()
         if self._is_main:
             with contextlib.ExitStack() as resources:
                 resources.enter_context(only_run_in(self.save_dir))
-                self._open(resume_from, data)
+                with refused_in_words(self.save_dir):
+                    self._open(resume_from, data)
                 resources.callback(self._tensorboard.close)
                 self._resources = resources.pop_all()
         if resume_from is not None:
@@ -116,11 +116,11 @@ class Run:
             self._best_weights = restore_best(
                 self.save_dir, resume_from, self._epoch_path, self._description
             )
-        self._lines = _keep_lines(
-            self.save_dir / "metrics.jsonl",
+        self._lines = keep_lines(
+            self.save_dir / METRICS,
             lambda line: line["epoch"] <= resumed_epoch and line["split"] != "test",
         )
-        _keep_lines(self.save_dir / SKIPPED_STEPS, lambda line: line["step"] <= resumed_step)
+        keep_lines(self.save_dir / SKIPPED_STEPS, lambda line: line["step"] <= resumed_step)
         if data is not None:
             data.save(self.checkpoint_dir / "data.safetensors")
         text = json.dumps({**self._config, "environment": environment()}, indent=2)
@@ -161,9 +161,12 @@ class Run:
         for split, metrics in (("train", train), ("validation", validation)):
             loss = metrics.get(loss_name, math.nan)
             if not math.isfinite(loss):
+                before = "nothing is saved yet"
+                if self._progress is not None:
+                    before = "the checkpoints hold the state before"
                 raise UserError(
                     f"the {split} loss of epoch {epoch} is {loss}: lower the learning rate or use "
-                    "--precision fp32; the checkpoints hold the state before"
+                    f"--precision fp32; {before}"
                 )
             self.log(epoch, split, metrics)
         return loss
@@ -173,13 +176,13 @@ class Run:
 
         Every rank must call it, so that all stop if it can't be written.
         """
-        self._write("metrics.jsonl", lambda: self._log(epoch, split, metrics))
+        self._write(METRICS, lambda: self._log(epoch, split, metrics))
 
     def _log(self, epoch: int, split: str, metrics: dict[str, float]) -> None:
         named = {self._metric_key(split, name): value for name, value in metrics.items()}
         self._lines = [x for x in self._lines if (x["epoch"], x["split"]) != (epoch, split)]
         self._lines.append({"epoch": epoch, "split": split, **named})
-        write_text(self.save_dir / "metrics.jsonl", _text_of(self._lines))
+        write_text(self.save_dir / METRICS, text_of(self._lines))
         for name, value in named.items():
             self._tensorboard.add_scalar(name, value, epoch)
         self._tensorboard.flush()
@@ -193,17 +196,17 @@ class Run:
         """
 
         def write() -> None:
-            path = self.save_dir / "metrics.jsonl"
+            path = self.save_dir / METRICS
             try:
                 with only_run_in(self.save_dir):
-                    if path.exists() and path.read_text() == _text_of(self._lines):
+                    if path.exists() and path.read_text() == text_of(self._lines):
                         return self._log(self.last_epoch, split, metrics)
                     told = f"{self.save_dir} is another run's by now"
             except UserError as error:
                 told = str(error)
             self.warn(f"the {split} metrics are not logged: {told}")
 
-        self._write("metrics.jsonl", write)
+        self._write(METRICS, write)
 
     def log_skipped(
         self, epoch: int, step: int, step_galaxies: list[str], bad_galaxies: list[str]
@@ -216,7 +219,7 @@ class Run:
             "galaxies": step_galaxies,
         }
         path = self.save_dir / SKIPPED_STEPS
-        self._write(SKIPPED_STEPS, lambda: append_text(path, _text_of([line])))
+        self._write(SKIPPED_STEPS, lambda: append_text(path, text_of([line])))
         what = "its gradient is not finite"
         if bad_galaxies:
             more = ", ..." if len(bad_galaxies) > 5 else ""
@@ -246,6 +249,8 @@ class Run:
         if saved:
             self._best_weights = distributed.from_main(self._best_weights)
             self._progress = state["progress"]
+        elif state["progress"]["epoch_step"] == 0:
+            self._unsaved.append(state["progress"]["epoch"])
         return saved
 
     def _save(self, state: dict, weights: dict) -> None:
@@ -273,11 +278,36 @@ class Run:
         outranked = [self._epoch_path(n) for n in range(1, epoch + 1) if n not in kept]
         delete_files([aside, *outranked])
 
-    def keep_best(self) -> str:
-        """``runs.best.keep_best`` of the best epoch so far; empty if there is none."""
+    def keep_best(self, *, together: bool = True) -> str:
+        """``runs.best.keep_best`` of the best epoch so far; empty if there is none.
+
+        Args:
+            together: every rank calls it. Otherwise it is empty on other ranks than the main one.
+        """
+        path = ""
+        if self._is_main and self._best_weights is not None:
+            path = keep_best(self.save_dir, self._epoch_path(self._progress["best_epoch"]))
+        return distributed.from_main(path) if together else path
+
+    def check_saved(self) -> None:
+        """Warn of epochs that could not be saved.
+
+        Raises:
+            ValueError: if the last one could not be, or none is saved as the best.
+        """
+        epochs = f"epoch{'s' * (len(self._unsaved) > 1)} {', '.join(map(str, self._unsaved))}"
+        told = f"{epochs} could not be saved in {self.save_dir}"
+        saved = 0 if self._progress is None else self._progress["epoch"]
+        if self._unsaved and saved < self._unsaved[-1]:
+            goes_on = f"goes on from epoch {saved}" if saved else "begins anew"
+            raise UserError(
+                f"training has ended, but {told}: make room, and run the same command again, "
+                f"which {goes_on}"
+            )
         if self._best_weights is None:
-            return ""
-        return keep_best(self.save_dir, self._epoch_path(self._progress["best_epoch"]))
+            raise UserError(f"no epoch of {self.save_dir} is saved as the best: train further")
+        if self._unsaved:
+            self.warn(f"{told}, and can't be the best")
 
     def _write(self, what: str, write: Callable[[], None]) -> bool:
         """Let the main process write; if it can't, all ranks stop, or go on, together."""
@@ -308,39 +338,6 @@ class Run:
             raise UserError(f"file_template {self._template!r} may name {{epoch}} only") from error
 
 
-def only_run_in(save_dir: str | Path) -> contextlib.AbstractContextManager[None]:
-    """Hold a run's folder alone, on the main process; ``Run`` does so itself.
-
-    Raises:
-        ValueError: if another process or thread holds it.
-    """
-    if not distributed.is_main():
-        return contextlib.nullcontext()
-    return locks.only_run(Path(save_dir) / ".lock")
-
-
 def read_metrics(save_dir: str | Path) -> list[dict]:
     """The lines of a run's metrics.jsonl, oldest first; empty if there is none."""
-    return _read_lines(Path(save_dir) / "metrics.jsonl")
-
-
-def _read_lines(path: Path) -> list[dict]:
-    text = path.read_text() if path.exists() else ""
-    if path.name == SKIPPED_STEPS:  # it is not written whole: a killed process may cut a line off
-        text = text[: text.rfind("\n") + 1]
-    try:
-        return [parse_json(line) for line in text.splitlines()]
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}): move it away") from error
-
-
-def _keep_lines(path: Path, is_kept: Callable[[dict], bool]) -> list[dict]:
-    """Drop the other lines of a file, if there is one; returns those that are kept."""
-    lines = [line for line in _read_lines(path) if is_kept(line)]
-    if path.exists():
-        write_text(path, _text_of(lines))
-    return lines
-
-
-def _text_of(lines: list[dict]) -> str:
-    return "".join(json.dumps(line) + "\n" for line in lines)
+    return read_lines(Path(save_dir) / METRICS)

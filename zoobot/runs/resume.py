@@ -12,17 +12,12 @@ from torch import nn
 from zoobot import optim
 from zoobot.metrics import Means
 from zoobot.runs import checkpoint
+from zoobot.runs.changes import compare_options
 from zoobot.runs.checkpoint import NoCheckpoint, NotReadNow, load_exactly
-from zoobot.runs.data_digest import DataDigest
 from zoobot.system import distributed
 from zoobot.system.errors import UserError
 
 WAITS_S = (1.0, 5.0, 20.0)  # before a state that can't be read now is tried again
-SOURCES = {"catalog", "val_catalog", "test_catalog", "shards"}  # options; the galaxies are compared
-CURES = (
-    "start anew (--resume never), or in another folder (--save-dir), or take them "
-    "(--allow-changes; of a trainer allow_changes=True)"
-)
 
 
 @dataclasses.dataclass
@@ -144,9 +139,9 @@ def find_state(
 
     Args:
         resume: ``never``, ``auto`` (``last.ckpt`` of ``save_dir``, if there is one), or a path.
-        config: this run's options; those not in ``may_change`` must be the state's own, but for
-            ``SOURCES``, if the state tells its galaxies (see ``compare_data``).
-        allow_changes: let them differ all the same.
+        config, may_change: this run's options, and those that may be other than the state's; see
+            ``changes.compare_options``.
+        allow_changes: let any differ.
 
     Raises:
         ValueError: for an unreadable checkpoint, or options that differ (all are listed).
@@ -159,13 +154,17 @@ def find_state(
             path = state = None  # saved by an earlier run
     if state is None and resume not in ("auto", "never"):
         path = Path(resume)
+        if path.suffix == ".safetensors" and path.exists():
+            raise UserError(
+                f"{path} holds weights only, and no state of training to go on from: give a .ckpt "
+                "of checkpoints/ (--save-top-k 1 or more keeps the best epochs'), or the newest "
+                "state (--resume auto; of fit ckpt_path='last'), or begin a new run from them"
+            )
         state = _read_state(path)
     if state is None:
         return None
     state["path"] = str(path)
-    if state.get("data") is not None:
-        may_change = may_change | SOURCES
-    _compare_options(state.get("config", {}), config, path, may_change, allow_changes)
+    compare_options(state, config, may_change, allow_changes)
     if not any(path.samefile(own) for own in folder.glob("*.ckpt")):
         done = state["progress"]["epoch"]
         if done >= config["epochs"]:
@@ -230,61 +229,3 @@ def _read_state(path: Path) -> dict:
                 raise NotReadNow(f"{told}; {cure}") from error
             print(f"warning: {told}; trying again in {wait_s:g} s", file=sys.stderr)
             time.sleep(wait_s)
-
-
-def compare_data(state: dict, data: DataDigest | None, allow_changes: bool) -> None:
-    """Compare the galaxies of a state that is resumed with those that there are.
-
-    Args:
-        state: from ``find_state``.
-        data: what is known of the galaxies, on the main process; None: nothing.
-        allow_changes: let them differ all the same.
-
-    Raises:
-        ValueError: on every rank, if they differ; it counts the changes.
-    """
-    refused = None
-    if distributed.is_main():
-        refused = _compare_data(state, data, allow_changes)
-    refused = distributed.from_main(refused)
-    if refused:
-        raise UserError(refused)
-
-
-def _compare_data(state: dict, data: DataDigest | None, allow_changes: bool) -> str | None:
-    """Why these galaxies are refused, if they are."""
-    path, before = Path(state.get("path", "the state")), state.get("data")
-    if before is None or data is None:
-        if before is not None or "data" not in state:
-            print(f"{path}: its galaxies can't be compared with those that there are")
-        return None
-    folder = path.parent.parent if path.parent.name == "best" else path.parent
-    changes = data.changes_since(before, folder / "data.safetensors")
-    if not changes and data.is_reordered(before):
-        if state["progress"]["epoch_step"] == 0:
-            print("the training galaxies are in another order: epochs deal them out otherwise")
-        else:
-            changes = [
-                "the training galaxies are in another order, and within an epoch some would be "
-                "repeated and others left out"
-            ]
-    if changes and allow_changes:
-        print(f"going on from {path} with other data: {'; '.join(changes)}")
-    elif changes:
-        return f"{path} was trained on other data ({'; '.join(changes)}): {CURES}"
-    return None
-
-
-def _compare_options(before: dict, now: dict, path, may_change: set[str], allow_changes) -> None:
-    changed = {
-        key: f"{key} was {before[key]!r}, now {value!r}"
-        for key, value in now.items()
-        if key in before and before[key] != value and key not in ("config", "debug", "save_dir")
-    }
-    refused = [text for key, text in changed.items() if key not in may_change]
-    if refused and not allow_changes:
-        raise UserError(
-            f"{path} belongs to a run with other options ({'; '.join(refused)}): {CURES}"
-        )
-    if changed and distributed.is_main():
-        print(f"going on from {path} with other options: {'; '.join(changed.values())}")

@@ -24,23 +24,26 @@ STEPS_IN_FLIGHT = 2
 FIRST_SCALE = 2.0**16  # of float16's gradient scaler
 # A scaler halves its scale at each overflow. From this scale on, gradients overflow by themselves.
 LEAST_SCALE = 1.0
+SAVED, NOT_SAVED = "the state is saved", "the state could not be saved"
 
 
 class Preempted(SystemExit):
-    """A signal asked the run to stop: the state is saved, and every rank exits with this code."""
+    """A signal asked the run to stop: every rank exits with this code, once the state is saved.
 
-    def __init__(self):
+    Attributes:
+        told: what to say of it.
+    """
+
+    def __init__(self, saved: bool = True):
         super().__init__(EXIT_PREEMPTED)
+        self.told = _how_to_go_on(saved)
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C asked the run to stop: the state is saved, and every rank stops with this."""
+    """Ctrl-C asked the run to stop: every rank stops with this, once the state is saved."""
 
-    def __init__(self):
-        super().__init__(
-            "the state is saved: the same command goes on from it (after --resume never, with "
-            "--resume auto), or fit with ckpt_path='last'"
-        )
+    def __init__(self, saved: bool = True):
+        super().__init__(f"{_how_to_go_on(saved)}, or fit with ckpt_path='last'")
 
 
 class Watch:
@@ -75,7 +78,7 @@ class Watch:
         self._steps_in_flight = STEPS_IN_FLIGHT if device.type == "cuda" else 0
         self._process = os.getpid()
         self._stop_asked = self._interrupted = False
-        self._saved_at = time.monotonic()
+        self._saved_at, self._is_saved = time.monotonic(), True
         self._skipped_in_row = 0
         self._recorded: list[tuple[list[str], torch.Tensor]] = []
         self._pending: deque = deque()
@@ -93,7 +96,7 @@ class Watch:
         for number, handler in self._before.items():
             signal.signal(number, handler or signal.SIG_DFL)  # None: not one of Python's
         if self._interrupted and error is None:  # after the last step, and before its save
-            raise Interrupted
+            raise Interrupted(self._is_saved)
 
     def _ask(self, number: int, _) -> None:
         if os.getpid() != self._process:
@@ -176,19 +179,26 @@ class Watch:
             raise UserError(
                 f"the loss or its gradient was not finite in {self._skipped_in_row} steps in a row "
                 "(their galaxies: skipped_steps.jsonl): lower the learning rate or use "
-                "--precision fp32, and go on with --allow-changes, or look at the galaxies; the "
-                "state is saved, and none of these steps was taken"
+                "--precision fp32, and go on with --allow-changes, or look at the galaxies; "
+                f"{SAVED if self._is_saved else NOT_SAVED}, and none of these steps was taken"
             )
         if stop:
-            raise Preempted
+            raise Preempted(self._is_saved)
         if interrupted:
-            raise Interrupted
+            raise Interrupted(self._is_saved)
 
     def save(self) -> bool:
         """Save now, and count the time to the next save from here."""
-        saved = self._save()
+        self._is_saved = self._save()
         self._saved_at = time.monotonic()
-        return saved
+        return self._is_saved
+
+
+def _how_to_go_on(saved: bool) -> str:
+    told, source = (SAVED, "it") if saved else (NOT_SAVED, "what was saved before")
+    return (
+        f"{told}: the same command goes on from {source} (after --resume never, with --resume auto)"
+    )
 
 
 def check_steps_taken(scaler: torch.amp.GradScaler, num_steps: int) -> None:

@@ -14,32 +14,28 @@ files. Files are not trusted: headers have a size limit, and opening checks shap
 
 import hashlib
 import json
-import math
-import os
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from zoobot.data.catalog import SPLITS
 from zoobot.data.images import FITS_SCALINGS, MODES
+from zoobot.data.shards.mapped import CURE, DAMAGED, read_ids, read_shard
 from zoobot.data.sources import RowsOf
-from zoobot.limits.text import MAX_JSON_BYTES, parse_json, read_json
+from zoobot.limits.text import read_json
 from zoobot.system.errors import UserError
 
 FORMAT_VERSION = 1
 ENCODINGS = ("jpeg", "raw")
-DTYPES = {"U8": "uint8", "I32": "int32", "I64": "int64", "F32": "float32"}
 DESCRIBED = "format_version encoding img_size channels fits_scaling label_cols label_dtype".split()
-MAX_HEADER_BYTES = MAX_JSON_BYTES
 MIN_GALAXY_BYTES = 8  # a galaxy needs at least its entry in id_offsets
 READ_AT_ONCE = 2**22  # bytes
 VAL_FRAC = 0.1  # of the training galaxies, if there is no split 'val'
-CURE = ": rerun create_shards"
-# What reading a damaged file can raise.
-DAMAGED = (KeyError, TypeError, AttributeError, ValueError, RecursionError, OverflowError)
 
 
 def schema_hash(label_cols: Sequence[str]) -> str:
@@ -127,6 +123,15 @@ class Shards:
         start, stop = shard["id_offsets"][i : i + 2]
         return shard["ids"][start:stop].tobytes().decode()
 
+    def ids(self, rows: range) -> pa.ChunkedArray:
+        """The ids of consecutive galaxies, as text in Arrow buffers."""
+        parts = []
+        for number, (begin, end) in enumerate(pairwise(self._starts)):
+            start, stop = max(rows.start, begin), min(rows.stop, end)
+            if start < stop:
+                parts.append(read_ids(self._shard(number), start - begin, stop - begin))
+        return pa.chunked_array(parts, pa.large_string())
+
     def source(self, i: int) -> bytes | np.ndarray:
         """The image of galaxy ``i``: JPEG bytes; if raw, read-only pixels (S, S, C), mapped."""
         shard, i = self._locate(i)
@@ -141,11 +146,12 @@ class Shards:
         labels = np.empty((len(indices), len(self.label_cols)), self.index["label_dtype"])
         if len(indices) and not 0 <= indices.min() <= indices.max() < self.num_galaxies:
             raise IndexError(f"galaxies are 0 to {self.num_galaxies - 1}")
-        shards = np.searchsorted(self._starts, indices, side="right") - 1
-        for number in np.unique(shards).tolist():
-            chosen = shards == number
-            rows = indices[chosen] - self._starts[number]
-            labels[chosen] = self._shard(number)["labels"][rows]
+        by_shard = np.argsort(indices, kind="stable")
+        ends = np.searchsorted(indices[by_shard], self._starts)
+        for number in np.flatnonzero(np.diff(ends)).tolist():
+            places = by_shard[ends[number] : ends[number + 1]]
+            rows = indices[places] - self._starts[number]
+            labels[places] = self._shard(number)["labels"][rows]
         return torch.from_numpy(labels)
 
     def fingerprint(self) -> str:
@@ -283,68 +289,3 @@ def _check_size(folder: Path, entry: dict) -> None:
     if size < MIN_GALAXY_BYTES * entry["num_galaxies"]:
         told = f"{size} bytes can't hold {entry['num_galaxies']} galaxies"
         raise UserError(f"shard {path} is damaged: {told}{CURE}")
-
-
-def read_shard(path: Path, description: dict, num_galaxies: int) -> dict[str, np.ndarray]:
-    """Map a shard into memory, and return its tensors by name.
-
-    Raises:
-        ValueError: the file is missing or damaged, or has another description or other shapes.
-    """
-    try:
-        tensors, found = _map_tensors(path)
-        if found != description:
-            raise UserError("index.json describes it differently")
-        _check_tensors(tensors, description, num_galaxies)
-    except OSError as error:
-        raise UserError(f"shard {path} can't be read: {error.strerror}{CURE}") from error
-    except DAMAGED as error:
-        raise UserError(f"shard {path} is damaged ({error}){CURE}") from error
-    return tensors
-
-
-def _map_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict]:
-    """Tensors of a safetensors file by name, and its description; raises ``DAMAGED`` errors."""
-    size = os.path.getsize(path)
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 0 < length <= min(MAX_HEADER_BYTES, size - 8):
-            raise UserError("no header")
-        header = parse_json(file.read(length))
-    description = parse_json(header.pop("__metadata__")["zoobot"])
-    data = np.memmap(path, np.uint8, "r").view(np.ndarray)[8 + length :]
-    tensors, last = {}, 0
-    for name, entry in header.items():
-        dtype, shape = np.dtype(DTYPES[entry["dtype"]]), entry["shape"]
-        start, stop = entry["data_offsets"]
-        if not 0 <= start <= stop <= len(data) or min(shape) < 0:
-            raise UserError(f"{name} is not within the file")
-        if stop - start != dtype.itemsize * math.prod(shape):
-            raise UserError(f"{name} has the wrong length")
-        tensors[name] = data[start:stop].view(dtype).reshape(shape)
-        last = max(last, stop)
-    if last != len(data):
-        raise UserError("bytes are left over")
-    return tensors, description
-
-
-def _check_tensors(tensors: dict[str, np.ndarray], description: dict, num_galaxies: int) -> None:
-    """Raise ValueError unless names, dtypes, shapes and offsets are those of a shard."""
-    labels = (num_galaxies, len(description["label_cols"]))
-    expected = {"labels": (description["label_dtype"], labels)}
-    packed = {"ids": "id_offsets"}
-    if description["encoding"] == "raw":
-        side = description["img_size"]
-        expected["images"] = ("uint8", (num_galaxies, side, side, description["channels"]))
-    else:
-        packed["bytes"] = "offsets"
-    for name, offsets in packed.items():
-        expected[offsets] = ("int64", (num_galaxies + 1,))
-        expected[name] = ("uint8", tensors[name].shape[:1])
-    found = {name: (str(tensor.dtype), tensor.shape) for name, tensor in tensors.items()}
-    if found != expected:
-        raise UserError(f"it holds {found}, not {expected}")
-    for name, offsets in packed.items():
-        offsets = tensors[offsets]
-        if offsets[0] != 0 or offsets[-1] != len(tensors[name]) or (np.diff(offsets) < 0).any():
-            raise UserError(f"the offsets of {name} are not in order")
