@@ -86,10 +86,10 @@ class ExampleMeasures:
     def __call__(
         self, losses: torch.Tensor, outputs: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Values and weights, (B, 1 + K), from losses (B, L); all weights are 1."""
-        values = losses.sum(1, keepdim=True)
+        """Values and weights, (B, 1 + K) float64, from losses (B, L); all weights are 1."""
+        values = losses.sum(1, keepdim=True).double()
         if self._measure is not None:
-            others = self._measure(outputs, labels).to(values.dtype)
+            others = self._measure(outputs, labels).double()
             values = torch.cat([values, others.reshape(len(values), -1)], dim=1)
         return values, torch.ones_like(values)
 

@@ -3,6 +3,7 @@
 import files_people_have
 import numpy as np
 import pytest
+from PIL import Image
 
 from zoobot.data.file_kinds import image_stem, is_image_name
 from zoobot.data.images import ImageError, check_image, read_image, read_pixels
@@ -19,6 +20,16 @@ def test_an_image_is_read_whatever_its_suffix(tmp_path):
             np.testing.assert_array_equal(np.asarray(read_image(source)), expected, name)
         np.testing.assert_array_equal(read_pixels(str(path)), expected, name)
         check_image(path)
+
+
+def test_a_jpeg_of_several_pictures_is_whole_or_cut_off(tmp_path):
+    pictures = [Image.new("RGB", (20, 20), (50 * i, 0, 0)) for i in range(3)]
+    pictures[0].save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=pictures[1:])
+    check_image(tmp_path / "a.jpg")
+    content = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(content[:700])
+    with pytest.raises(ImageError):
+        check_image(tmp_path / "cut.jpg")
 
 
 def test_what_is_no_image_is_called_what_it_is(tmp_path):

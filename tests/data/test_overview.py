@@ -54,6 +54,13 @@ def test_values_that_stand_for_a_missing_number_are_named(value):
     assert lines[2].startswith(f"2 train galaxies have size {value:g}, which looks like a missing")
 
 
+def test_several_values_for_a_missing_number_are_all_named():
+    sizes = np.random.default_rng(0).uniform(14, 22, 50)
+    sizes[:3] = [-9999, -99, 99]
+    notes = number_overview({"train": pd.DataFrame({"mag": sizes})}, "mag").splitlines()[2:]
+    assert [note.split()[5].rstrip(",") for note in notes] == ["-9999", "-99", "99"]
+
+
 @pytest.mark.parametrize(
     "numbers", [np.linspace(-1, 1, 50), np.linspace(90, 99, 50), np.full(9, -99.0), [-1.0, -2.0]]
 )

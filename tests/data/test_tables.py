@@ -205,3 +205,68 @@ def test_a_gzip_file_is_unpacked_to_a_limit_only(tmp_path, name, bomb):
     tracemalloc.stop()
     assert peak < 50_000_000
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def read_text(tmp_path, text, label_cols, name="a.csv"):
+    (tmp_path / name).write_text(text)
+    return read_catalog(tmp_path / name, label_cols)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_name_of_several_lines_hides_no_galaxy(tmp_path, end):
+    lines = ['id_str,file_loc,"size', '(kpc)",mag', *(f"g{i},{i}.png,{i},2" for i in range(3))]
+    (tmp_path / "a.csv").write_text(end.join(lines) + end, newline="")
+    assert read_catalog(tmp_path / "a.csv", ["mag"])["id_str"].tolist() == ["g0", "g1", "g2"]
+
+
+def test_a_quoted_name_with_a_space_is_one_column_between_spaces(tmp_path):
+    text = 'id_str file_loc "size kpc" mag snr\ng0 a.png 1.5 20.1 7\ng1 b.png 2.5 21.1 8\n'
+    table = read_text(tmp_path, text, ["mag", "snr"], "a.txt")
+    assert table["mag"].tolist() == [20.1, 21.1]
+    assert table["snr"].tolist() == [7, 8]
+
+
+def test_a_comma_that_may_stand_for_thousands_is_refused(tmp_path):
+    text = "id_str\tfile_loc\tvotes\ng0\ta.png\t1,000\ng1\tb.png\t2\n"
+    with pytest.raises(ValueError, match="column 'votes' holds 1,000: whether its comma"):
+        read_text(tmp_path, text, ["votes"], "a.tsv")
+
+
+@pytest.mark.parametrize(
+    ("cells", "values"),
+    [(["0,125", "1,250"], [0.125, 1.25]), (["1,5E+10", "+0,5"], [1.5e10, 0.5])],
+)
+def test_decimal_commas_are_read_between_semicolons(tmp_path, cells, values):
+    text = "id_str;file_loc;mass\n" + "".join(f"g{i};a.png;{x}\n" for i, x in enumerate(cells))
+    assert read_text(tmp_path, text, ["mass"])["mass"].tolist() == values
+
+
+def test_errors_of_rows_below_a_long_header_name_the_files_line(tmp_path):
+    text = "# by hand\n# 2026\nid_str,file_loc,label\ng0,a.png,1\ng1,b,c.png,1\n"
+    with pytest.raises(ValueError, match="in line 5, saw 4"):
+        read_text(tmp_path, text, ["label"])
+
+
+@pytest.mark.parametrize("as_index", [False, True])
+def test_nullable_ids_and_an_index_of_a_columns_name_are_read_from_parquet(tmp_path, as_index):
+    frame = pd.DataFrame(
+        {"id_str": [2**60 + 1, 2**60 + 3], "file_loc": ["a", "b"], "label": [0, 1]}
+    )
+    frame = frame.convert_dtypes()
+    if as_index:
+        frame.index = frame["id_str"]
+    frame.to_parquet(tmp_path / "a.parquet")
+    table = read_catalog(tmp_path / "a.parquet", ["label"])
+    assert table["id_str"].tolist() == [str(2**60 + 1), str(2**60 + 3)]
+    assert table["label"].tolist() == [0, 1]
+
+
+def test_a_folder_with_one_name_that_is_no_split_is_refused(tmp_path):
+    for name in ("train-0", "test-0", "unsupervised-0", "._train-0"):
+        frame = pd.DataFrame({"id_str": [name], "file_loc": ["a"], "label": [0]})
+        frame.to_parquet(tmp_path / f"{name}.parquet")
+    with pytest.raises(ValueError, match="that of unsupervised-0.parquet does not"):
+        read_catalog(tmp_path, ["label"])
+    (tmp_path / "unsupervised-0.parquet").unlink()
+    (tmp_path / "._train-0.parquet").write_text("of macOS")
+    assert sorted(read_catalog(tmp_path, ["label"])["split"]) == ["test", "train"]

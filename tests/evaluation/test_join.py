@@ -100,6 +100,33 @@ def test_rows_that_are_no_probabilities_are_refused(catalog, change):
     assert len(join(made(NAMES, values, **CLASSES), catalog).table) == N - 1
 
 
+@pytest.mark.parametrize("as_text", [True, False])
+def test_names_of_classes_that_are_digits_are_no_class_numbers(catalog, as_text):
+    names = ["1", "2", "?"]
+    predictions = made(names, task="classification", label_col="kind", class_names=names)
+    labels = np.array([1, 2] * (N // 2))
+    table = catalog.assign(kind=labels.astype(str) if as_text else labels)
+    assert join(predictions, table).table["kind"].tolist() == (labels - 1).tolist()
+
+
+def test_numbered_classes_are_their_numbers(catalog):
+    names = ["0", "1", "2"]
+    predictions = made(names, task="classification", label_col="label", class_names=names)
+    assert join(predictions, catalog).table["label"].tolist() == catalog["label"].tolist()
+    predictions = made(NAMES, task="classification", label_col="label", class_names=NAMES)
+    assert join(predictions, catalog).table["label"].tolist() == catalog["label"].tolist()
+
+
+def test_labels_among_the_predictions_are_not_scored_against_themselves(catalog):
+    values = np.stack([np.linspace(0, 1, N), catalog["size"].to_numpy()], axis=1)[..., None]
+    with pytest.raises(ValueError, match="'size' of the predictions is that of the catalog"):
+        join(
+            made(["other", "size"], values.astype(float)),
+            catalog.assign(size=catalog["size"].astype(np.float32)),
+            label_col="size",
+        )
+
+
 def test_regression_takes_the_column_of_the_label(tmp_path, catalog):
     predictions = made(["size"], np.arange(N)[:, None, None], task="regression", label_col="size")
     for name, keep in (("p.parquet", True), ("p.parquet", False), ("p.csv", False)):

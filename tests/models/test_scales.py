@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 import timm
 import torch
@@ -72,3 +73,38 @@ def model(**arguments):
 def test_misuse_is_named(arguments, told):
     with pytest.raises(UserError, match=told):
         model(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (1e42 * (1 + MASS), "beyond the range of float32"),
+        (1e-50 * (1 + MASS), "beyond the range of float32"),
+        (2459000 + MASS / 50, "too fine for float32: subtract a constant"),
+    ],
+)
+def test_labels_that_float32_cannot_hold_are_named(labels, told):
+    table = pd.DataFrame({"id_str": [f"g{i}" for i in range(500)], "label": labels})
+    regressor = model()
+
+    def begin():
+        regressor.check_labels(table, "train")
+        regressor.learn_from_labels(table)
+
+    with pytest.raises(UserError, match=told):
+        begin()
+
+
+def test_errors_of_large_numbers_have_a_finite_mean():
+    regressor = model()
+    outputs, labels = torch.tensor([1e26, 3e26]), torch.tensor([2e26, 1e26])
+    values, _ = regressor.measure(torch.zeros(2, 1), outputs, labels)
+    assert values[:, 1].mean().sqrt() == pytest.approx(np.sqrt(2.5) * 1e26, rel=1e-5)
+
+
+def test_labels_in_pieces_with_a_repeated_index_are_checked():
+    piece = pd.DataFrame({"id_str": ["a", "b"], "label": [1.0, -2.0]})
+    table = pd.concat([piece, piece.assign(id_str=["c", "d"])])
+    model().check_labels(table, "train")
+    with pytest.raises(UserError, match="'b' holds -2, which has no logarithm"):
+        model(label_scale="log").check_labels(table, "train")

@@ -7,8 +7,8 @@ from conftest import REPO
 import train
 from zoobot import engine, optim, options
 from zoobot.data.catalog import SPLITS
-from zoobot.models.regressor import LOSSES
 from zoobot.models.finetune_base import TRAINING_MODES
+from zoobot.models.regressor import LOSSES
 from zoobot.predictions.predict import ON_BAD_IMAGE
 
 

@@ -79,13 +79,15 @@ def ends_well(file: BinaryIO, image: Image.Image) -> bool:
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - TAIL_BYTES))
     tail = file.read()
-    if image.format == "JPEG":
+    if image.format in ("JPEG", "MPO"):  # MPO: several JPEGs, one after the other
         return tail.rstrip(b"\0\r\n ").endswith(JPEG_END)
     if image.format == "PNG":
         return tail.endswith(PNG_END)
     if image.format == "WEBP":
         file.seek(4)
         return int.from_bytes(file.read(4), "little") + 8 <= size
+    if image.format != "TIFF":
+        return False
     for starts, lengths in TIFF_PLACES:
         places = zip(image.tag_v2.get(starts, ()), image.tag_v2.get(lengths, ()), strict=True)
         if ends := [start + length for start, length in places]:

@@ -11,7 +11,8 @@ from zoobot.schemas import Schema
 
 Splits = Mapping[str, pd.DataFrame | Galaxies | None]
 
-SENTINELS = (-1.0, *(sign * x for sign in (-1.0, 1.0) for x in (99, 99.9, 999, 999.9, 9999, 99999)))
+SENTINELS = [-1.0]
+SENTINELS += [s * x for s in (-1, 1) for x in (99, 99.9, 999, 999.9, 1000, 9999, 32768, 99999)]
 FAR = 5.0  # spreads of the others
 
 
@@ -79,15 +80,17 @@ def number_overview(splits: Splits, column: str) -> str:
 
 def _sentinels(numbers: np.ndarray) -> dict[float, int]:
     """Usual values for no number that lie apart from all others, and how many there are."""
-    found = {}
-    for value in SENTINELS:
-        rest = numbers[numbers != value]
-        if len(rest) in (0, len(numbers)):
-            continue
-        is_far = abs(value - rest.mean()) > FAR * rest.std() > 0
-        is_only_negative = value < 0 <= rest.min()
-        if value in (numbers.min(), numbers.max()) and (is_far or is_only_negative):
-            found[value] = len(numbers) - len(rest)
+    found, is_new = {}, True
+    while is_new:  # one may hide another
+        is_new = False
+        for value in SENTINELS:
+            rest = numbers[numbers != value]
+            if len(rest) in (0, len(numbers)) or value not in (numbers.min(), numbers.max()):
+                continue
+            is_far = abs(value - rest.mean()) > FAR * rest.std() > 0
+            if is_far or value < 0 <= rest.min():
+                found[value], is_new = len(numbers) - len(rest), True
+                numbers = rest
     return found
 
 

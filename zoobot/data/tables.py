@@ -7,6 +7,7 @@ be read in two ways is a ValueError.
 
 import contextlib
 import gzip
+import json
 import re
 import tempfile
 from collections import Counter
@@ -145,17 +146,29 @@ def _parquet_pieces(
 
 def _to_pandas(batch: pa.Table | pa.RecordBatch, renamed: dict[str, str]) -> pd.DataFrame:
     """A table of pandas, an index that it was saved with as columns, and whole ids as text."""
-    for i, field in enumerate(batch.schema):
+    table = batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch])
+    for i, field in enumerate(table.schema):
         if renamed[field.name] == "id_str" and pa.types.is_integer(field.type):
-            batch = batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch])
-            batch = batch.set_column(i, field.name, batch.column(i).cast(pa.string()))
-    table = batch.to_pandas()
+            table = table.set_column(i, field.name, table.column(i).cast(pa.string()))
+            table = table.replace_schema_metadata(_without_type(table.schema, field.name))
+    table = table.to_pandas()
     if not isinstance(table.index, pd.RangeIndex):
-        levels = [name for name in table.index.names if name is not None]
+        levels = [name for name in table.index.names if name not in (None, *table.columns)]
         table = table.reset_index(levels).reset_index(drop=True)
     elif table.index.start or table.index.step != 1:
         table = table.reset_index(drop=True)
     return table.rename(columns=renamed)
+
+
+def _without_type(schema: pa.Schema, name: str) -> dict[bytes, bytes]:
+    """What pandas noted of a table, but for the type of one column."""
+    metadata = dict(schema.metadata or {})
+    if b"pandas" in metadata:
+        noted = json.loads(metadata[b"pandas"])
+        columns = noted.get("columns", [])
+        noted["columns"] = [column for column in columns if column.get("field_name") != name]
+        metadata[b"pandas"] = json.dumps(noted).encode()
+    return metadata
 
 
 def _open_folder(folder: Path, needed: set[str], num_rows: int | None) -> OpenTable:
@@ -193,16 +206,27 @@ def _folder_pieces(tables: list[OpenTable], splits: list[str] | None) -> Iterato
 def parquet_files(folder: Path) -> list[Path]:
     """The Parquet files of a folder, or of the folder ``data`` in it, by name."""
     for place in (folder, folder / "data"):
-        files = sorted(f for f in place.glob("*") if f.suffix.lower() in PARQUET_SUFFIXES)
+        found = (f for f in place.glob("*") if not f.name.startswith("."))
+        files = sorted(f for f in found if f.suffix.lower() in PARQUET_SUFFIXES)
         if files:
             return files
     return []
 
 
 def _splits_of(files: list[Path]) -> list[str] | None:
-    """The split that the name of each file begins with; None if one has none."""
+    """The split that the name of each file begins with; None if none has one.
+
+    Raises:
+        ValueError: some names tell a split and others do not.
+    """
     starts = [re.match(r"[a-z]+(?=[-_.])", path.name.lower()) for path in files]
     splits = [SPLIT_OF_FILE.get(start[0]) if start else None for start in starts]
+    if None in splits and any(splits):
+        odd = files[splits.index(None)].name
+        raise UserError(
+            f"the names of some Parquet files tell a split, that of {odd} does not: call it "
+            "train-..., val-... or test-..., move it away, or give the tables a column 'split'"
+        )
     return None if None in splits else splits
 
 

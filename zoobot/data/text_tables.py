@@ -8,6 +8,7 @@ import gzip
 import io
 import itertools
 import re
+import shlex
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +24,9 @@ SEPARATORS = (",", ";", "\t", "|", None)  # None: spaces
 NO_NUMBER = frozenset(
     "NA N/A n/a <NA> NaN nan -NaN -nan NULL null None none #N/A #NA -- - 1.#QNAN -1.#IND".split()
 )
-WITH_COMMA = r"\s*-?\d*,?\d+\s*"  # as spreadsheets write 0.5 in much of Europe
+# As spreadsheets write 0.5 in much of Europe; and what may also be 1,000 of them.
+WITH_COMMA = r"\s*[+-]?\d*,?\d+([eE][+-]?\d+)?\s*"
+THOUSANDS = r"\s*[+-]?[1-9]\d{0,2},\d{3}\s*"
 
 
 def open_text(
@@ -56,7 +59,6 @@ def open_text(
         "sep": separator or r"\s+",
         "header": None,
         "names": [*names, *unnamed],
-        "skiprows": header.lines,
         "usecols": wanted,
         "index_col": False,
         "dtype": {name: str for name in (*AS_TEXT, "image") if name in names},
@@ -66,7 +68,7 @@ def open_text(
         "low_memory": False,
         "chunksize": num_rows,
     }
-    return OpenTable(names, _text_pieces(open_file, options, unnamed, separator))
+    return OpenTable(names, _text_pieces(open_file, header.lines, options, unnamed, separator))
 
 
 def _encoding(start: bytes) -> str:
@@ -112,7 +114,12 @@ def _find_header(file: io.TextIOBase) -> _Header:
 
 def _fields(line: str, separator: str | None) -> list[str]:
     if separator is None:
-        return [field.strip('"') for field in line.split()]
+        words = shlex.shlex(line, posix=True)
+        words.whitespace_split, words.quotes, words.escape, words.commenters = True, '"', "", ""
+        try:
+            return list(words)
+        except ValueError:  # a quote that does not end
+            return line.split()
     return next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
 
 
@@ -128,12 +135,17 @@ def _distinct(names: list[str]) -> list[str]:
 
 
 def _text_pieces(
-    open_file: Callable[[], io.TextIOBase], options: dict, unnamed: list[str], separator: str | None
+    open_file: Callable[[], io.TextIOBase],
+    header_lines: int,
+    options: dict,
+    unnamed: list[str],
+    separator: str | None,
 ) -> Iterator[pd.DataFrame]:
     with open_file() as file, warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)  # fields that would get lost
-        tables = pd.read_csv(file, **options)
-        for table in [tables] if isinstance(tables, pd.DataFrame) else tables:
+        for _ in range(header_lines):  # as a quoted name may have several lines
+            next(file)
+        for table in _read_rows(file, header_lines, options):
             for name in unnamed:
                 filled = table[name].notna().to_numpy()
                 if filled.any():
@@ -154,6 +166,16 @@ def _text_pieces(
             yield table
 
 
+def _read_rows(file: io.TextIOBase, header_lines: int, options: dict) -> Iterator[pd.DataFrame]:
+    """What pandas reads of the rows below a header; its errors number the lines of the file."""
+    try:
+        tables = pd.read_csv(file, **options)
+        yield from [tables] if isinstance(tables, pd.DataFrame) else tables
+    except pd.errors.ParserError as error:
+        told = re.sub(r"\bline (\d+)", lambda m: f"line {int(m[1]) + header_lines}", str(error))
+        raise type(error)(told) from error
+
+
 def _numbers_or_text(column: pd.Series, separator: str | None) -> pd.Series:
     """A column of a text file as numbers, if all that is not missing is a number; else as it is.
 
@@ -164,6 +186,13 @@ def _numbers_or_text(column: pd.Series, separator: str | None) -> pd.Series:
         return column
     if separator not in (",", None) and re.fullmatch(WITH_COMMA, present.iloc[0]):
         if present.str.fullmatch(WITH_COMMA).all():
+            with_comma = present[present.str.contains(",", regex=False)]
+            if len(with_comma) and with_comma.str.fullmatch(THOUSANDS).all():
+                raise UserError(
+                    f"column {column.name!r} holds {with_comma.iloc[0].strip()}: whether its comma "
+                    "is a decimal one or stands for thousands can't be known; write a point, or "
+                    "no comma"
+                )
             present = present.str.replace(",", ".", regex=False)
     if not len(pd.to_numeric(present.iloc[:1], errors="coerce").dropna()):
         return column

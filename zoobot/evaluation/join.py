@@ -299,19 +299,39 @@ def _some(ids: Sequence[str]) -> str:
 
 def _check_labels(joined: Joined, where: str) -> None:
     """Check the labels of classes and numbers. Replaces names of classes by their numbers."""
+    column = joined.label_col
     if joined.task == "regression":
-        labels.check_numbers(joined.table, joined.label_col, where=where)
+        labels.check_numbers(joined.table, column, where=where)
+        truth = joined.table[column].to_numpy(np.float64)
+        if len(truth) > 2 and (joined.predictions.values[:, 0].mean(axis=1) == truth).all():
+            raise UserError(
+                f"column {column!r} of the predictions is that of the catalog in every galaxy: it "
+                "holds labels, not what was predicted; name the right one with --label-col, or "
+                "give --task"
+            )
     elif joined.task == "classification":
-        truth = joined.table[joined.label_col]
-        if not pd.api.types.is_numeric_dtype(truth):
-            text = truth.astype(object).astype(str).str.strip().mask(truth.isna())
-            numbers = text.map({name: i for i, name in enumerate(joined.class_names)})
-            if numbers.isna().any():
-                raise UserError(
-                    f"catalog {where}: column {joined.label_col!r} holds "
-                    f"{truth[numbers.isna()].iloc[0]!r}; the classes are "
-                    f"{', '.join(joined.class_names)}"
-                )
-            numbers = numbers.astype(np.int64)  # also of categories
-            joined.table = joined.table.assign(**{joined.label_col: numbers})
-        labels.check_classes(joined.table, joined.label_col, len(joined.class_names), where)
+        numbers = _class_numbers(joined.table[column], joined.class_names)
+        if numbers.isna().any():
+            raise UserError(
+                f"catalog {where}: column {column!r} holds "
+                f"{joined.table[column][numbers.isna()].iloc[0]!r}; the classes are "
+                f"{', '.join(joined.class_names)}"
+            )
+        joined.table = joined.table.assign(**{column: numbers})
+        labels.check_classes(joined.table, column, len(joined.class_names), where)
+
+
+def _class_numbers(truth: pd.Series, names: list[str]) -> pd.Series:
+    """Class numbers of labels that are names of classes; labels that are numbers as they are.
+
+    Names may be digits, such as '1' and '2', which are not the classes' numbers.
+    """
+    values = labels.as_numbers(truth)
+    is_numeric = pd.api.types.is_numeric_dtype(values)
+    is_whole = is_numeric and (values.dropna() % 1 == 0).all()
+    text = values.map(lambda value: str(int(value) if is_whole else value), na_action="ignore")
+    numbers = text.astype(object).str.strip().map({name: i for i, name in enumerate(names)})
+    are_numbered = names == [str(i) for i in range(len(names))]
+    if is_numeric and (are_numbered or numbers.isna().any()):
+        return values
+    return numbers.astype(np.float64)

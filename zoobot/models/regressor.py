@@ -15,6 +15,8 @@ from zoobot.models.heads import LinearHead, label_tensor, one_a_galaxy
 from zoobot.models.scales import KINDS, LabelScale, check_kind, fit_scale
 from zoobot.system.errors import UserError
 
+SMALLEST, LARGEST = 1e-37, 1e37  # of labels, in float32
+FINEST = 1e-5  # spread of labels by their mean, for float32
 LOSSES = {"mse": "mse", "mean_squared_error": "mse", "mae": "mae", "mean_absolute_error": "mae"}
 
 
@@ -26,6 +28,11 @@ def mse_loss(y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 def l1_loss(y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Absolute error, not reduced: the shape of ``y_pred``. Labels (B, 1) are taken as (B,)."""
     return F.l1_loss(y_pred, one_a_galaxy(y, y_pred).to(y_pred.dtype), reduction="none")
+
+
+def _squared_errors(y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """``mse_loss`` in float64: squares of large numbers overflow float32."""
+    return mse_loss(y_pred.double(), y.double())
 
 
 class FinetuneableZoobotRegressor(FinetuneableZoobotAbstract):
@@ -82,7 +89,7 @@ class FinetuneableZoobotRegressor(FinetuneableZoobotAbstract):
             lambda: LinearHead(self.encoder_dim, num_cols, self.head_dropout_prob, activation)
         )
         names = ["rmse"] if num_cols == 1 else [f"rmse/{column}" for column in self._label_cols]
-        self.measure = ExampleMeasures(*names, measure=mse_loss)
+        self.measure = ExampleMeasures(*names, measure=_squared_errors)
 
     def label_columns(self) -> list[str]:
         """The columns of the numbers."""
@@ -106,15 +113,21 @@ class FinetuneableZoobotRegressor(FinetuneableZoobotAbstract):
         if self.label_scale in KINDS and table is not None:
             labels = table[self._label_cols].to_numpy(dtype=np.float64)
             scale = fit_scale(labels, self.label_scale, [*self._positive.values()])
+            for column, values in zip(self._label_cols, labels.T, strict=True):
+                if 0 < values.std() < FINEST * abs(values.mean()):
+                    raise UserError(
+                        f"label {column!r} has a spread of {values.std():.3g} about "
+                        f"{values.mean():.9g}, too fine for float32: subtract a constant from it"
+                    )
             self.label_scale, self.scale = scale.to_dict(), scale
 
     def introduce(self) -> str:
         """What a run says of its model at the start, with the scale of the labels."""
         told = super().introduce()
         for i, column in enumerate(self._label_cols if isinstance(self.label_scale, dict) else []):
-            mean, std, log = (values[i] for values in self.label_scale.values())
+            mean, std, log = (self.label_scale[key][i] for key in ("mean", "std", "log"))
             of = "logarithms" if log else "numbers"
-            told += f"\nlabel {column!r}: {of} of mean {mean:.4g} and spread {std:.4g} are learned"
+            told += f"\nlabel {column!r}: {of} are learned, less {mean:.4g}, divided by {std:.4g}"
         return told
 
     def prediction_columns(self) -> list[str]:
@@ -142,13 +155,21 @@ class FinetuneableZoobotRegressor(FinetuneableZoobotAbstract):
         """
         for i, column in enumerate(self._label_cols):
             check_numbers(table, column, self.unit_interval, where)
-            low = table[column].astype(float).idxmin() if len(table) else None
-            if low is None or table[column][low] > 0:
+            labels = table[column].to_numpy(dtype=np.float64)
+            sizes = np.abs(labels[labels != 0])
+            if len(sizes) and not SMALLEST < sizes.min() <= sizes.max() < LARGEST:
+                value = sizes.max() if sizes.max() >= LARGEST else sizes.min()
+                raise UserError(
+                    f"catalog {where}: column {column!r} holds {value:.3g}, beyond the range of "
+                    "float32: change its unit, or take logarithms"
+                )
+            if not len(labels) or labels.min() > 0:
                 continue
             self._positive[column] = False
             fitted = isinstance(self.label_scale, dict) and self.label_scale["log"][i]
             if fitted or self.label_scale == "log":
+                row = int(labels.argmin())
                 raise UserError(
-                    f"catalog {where}: column {column!r} of id_str {table['id_str'][low]!r} holds "
-                    f"{table[column][low]}, which has no logarithm: use label_scale='linear'"
+                    f"catalog {where}: column {column!r} of id_str {table['id_str'].iloc[row]!r} "
+                    f"holds {labels[row]:g}, which has no logarithm: use label_scale='linear'"
                 )
