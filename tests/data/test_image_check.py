@@ -130,6 +130,8 @@ def test_shards_are_not_looked_at_which_is_said_and_none_says_nothing(splits, tm
     assert check_images(shards, "headers", "error", tmp_path / "run") is shards
     assert "shards are not looked at" in capfd.readouterr().out
     assert check_images(splits, "none", "error", tmp_path / "run") is splits
+    with pytest.raises(ValueError, match="drop needs --check-images headers or all"):
+        check_images(splits, "none", "drop", tmp_path / "run")
     assert capfd.readouterr() == ("", "")
 
 

@@ -118,8 +118,12 @@ def test_a_number_of_400_digits_is_no_count(tmp_path):
         ("a.csv", "# nothing\n\n", "a.csv is empty"),
         ("a.csv", "name,file_loc\n1,a\n", "no column 'id_str'"),
         ("a.csv", "id_str,file_loc\n1,caf\xe9\n".encode("latin-1"), "no UTF-8 text"),
-        ("a.csv", gzip.compress(CSV.encode()), "compressed: unpack it first"),
-        ("a.csv.gz", gzip.compress(CSV.encode() * 99)[:-9], "a.csv.gz can't be read: .*damaged"),
+        ("a.csv", gzip.compress(CSV.encode(), mtime=0), "compressed: unpack it first"),
+        (
+            "a.csv.gz",
+            gzip.compress(CSV.encode() * 99, mtime=0)[:-9],
+            "a.csv.gz can't be read: .*damaged",
+        ),
         ("a.xlsx", "PK", "unknown format '.xlsx'; use .csv, .tsv"),
         ("a.csv.zip", "PK", "unknown format '.zip'; use .csv, .tsv"),
     ],
@@ -270,3 +274,12 @@ def test_a_folder_with_one_name_that_is_no_split_is_refused(tmp_path):
     (tmp_path / "unsupervised-0.parquet").unlink()
     (tmp_path / "._train-0.parquet").write_text("of macOS")
     assert sorted(read_catalog(tmp_path, ["label"])["split"]) == ["test", "train"]
+
+
+def test_other_names_of_splits_in_a_column_are_read(tmp_path):
+    names = ["Train", "validation", " VALID", "dev", "val", "test "]
+    text = "id_str,file_loc,split,label\n" + "".join(
+        f"g{i},a.png,{name},1\n" for i, name in enumerate(names)
+    )
+    splits = read_text(tmp_path, text, ["label"])["split"].tolist()
+    assert splits == ["train", *["val"] * 4, "test"]

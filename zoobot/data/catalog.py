@@ -1,4 +1,4 @@
-"""Read catalogs (tables of galaxies), check them, and split them into train, val and test.
+"""Read catalogs (tables of galaxies) and check them.
 
 A catalog has the column ``id_str`` (unique), the column ``file_loc`` (path of the image, absolute
 or relative to the catalog's folder) or ``image`` (encoded bytes), label columns, and sometimes
@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from zoobot.data.tables import AS_TEXT, open_table
+from zoobot.data.tables import AS_TEXT, SPLIT_NAMES, open_table
 from zoobot.system.errors import UserError, did_you_mean
 
 SPLITS = ("train", "val", "test")
@@ -77,7 +77,7 @@ def _cleaned(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     for column in set(AS_TEXT) & set(table.columns):
         table[column] = _as_text(table[column], path)
     if "split" in table:
-        table["split"] = table["split"].str.strip().str.lower()
+        table["split"] = table["split"].str.strip().str.lower().replace(SPLIT_NAMES)
     paths = None if "file_loc" in table else image_paths(table["image"], f"catalog {path}")
     if paths is not None:
         table = table.drop(columns="image").assign(file_loc=paths)

@@ -82,6 +82,8 @@ def check_images(
             f"{how!r}, {on_bad_image!r}: use one of {', '.join(CHECKS)}, and one of "
             f"{', '.join(ON_BAD_IMAGE)}"
         )
+    if how == "none" and on_bad_image == "drop":
+        raise UserError("--on-bad-image drop needs --check-images headers or all, to find them")
     tables = {name: table for name, table in splits.items() if isinstance(table, pd.DataFrame)}
     if how == "none" or not any(map(len, tables.values())):
         if how != "none":

@@ -50,10 +50,8 @@ def split_catalog(
     if "split" in catalog:
         unknown = set(catalog["split"].dropna().unique()) - set(SPLITS)
         if unknown or catalog["split"].isna().any():
-            value = sorted(unknown)[0] if unknown else None
-            raise UserError(
-                f"catalog {where}: column 'split' holds {value!r}; use {', '.join(SPLITS)}"
-            )
+            told = f"holds {sorted(unknown)[0]!r}" if unknown else "has empty cells"
+            raise UserError(f"catalog {where}: column 'split' {told}; use {', '.join(SPLITS)}")
         return {s: catalog[catalog["split"] == s].reset_index(drop=True) for s in SPLITS}
     if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
         raise UserError(f"split fractions must be >= 0 and sum to 1, not {fractions}")

@@ -31,8 +31,8 @@ ASTROPY_FORMATS = {
     **dict.fromkeys((".vot", ".votable", ".xml"), "votable"),
 }
 READ = "use .csv, .tsv, .txt, .parquet, .fits, .ecsv, .vot or .xml (all but .parquet also .gz)"
-SPLIT_OF_FILE = dict.fromkeys(("val", "valid", "validation"), "val")
-SPLIT_OF_FILE |= {"train": "train", "test": "test"}
+SPLIT_NAMES = dict.fromkeys(("val", "valid", "validation", "dev"), "val")
+SPLIT_NAMES |= {"train": "train", "test": "test"}
 
 
 def open_table(path: Path, needed: Iterable[str], num_rows: int | None = None) -> OpenTable:
@@ -220,7 +220,7 @@ def _splits_of(files: list[Path]) -> list[str] | None:
         ValueError: some names tell a split and others do not.
     """
     starts = [re.match(r"[a-z]+(?=[-_.])", path.name.lower()) for path in files]
-    splits = [SPLIT_OF_FILE.get(start[0]) if start else None for start in starts]
+    splits = [SPLIT_NAMES.get(start[0]) if start else None for start in starts]
     if None in splits and any(splits):
         odd = files[splits.index(None)].name
         raise UserError(
