@@ -107,7 +107,7 @@ def test_a_split_column_wins_and_its_values_are_checked():
     assert split_catalog(frame)["train"]["id_str"].tolist() == ["g0", "g2"]
     with pytest.raises(ValueError, match="'split' holds 'valid'"):
         split_catalog(table(split=["train", "valid", "train", "test"]))
-    with pytest.raises(ValueError, match="'split' holds None"):
+    with pytest.raises(ValueError, match="'split' has empty cells"):
         split_catalog(table(split=["train", None, "train", "test"]))
 
 
