@@ -20,6 +20,7 @@ from zoobot.data.shards import webdataset
 from zoobot.data.shards.mapped import MAX_HEADER_BYTES
 from zoobot.data.shards.reader import open_shards, read_index, schema_hash, verify
 from zoobot.script import run_script
+from zoobot.system.workers import starting_workers
 
 
 def ids(folder, split="train"):
@@ -394,7 +395,9 @@ def test_shards_are_read_by_worker_processes(tmp_path):
     expected = [(shards.id_str(i), shards.source(i).tobytes()) for i in range(10)]
     assert len(pickle.dumps(shards)) < 5000
     loader = torch.utils.data.DataLoader(Pixels(shards), batch_size=None, num_workers=2)
-    assert [(name, image.numpy().tobytes()) for name, image in loader] == expected
+    with starting_workers():  # torch's handler of SIGCHLD would stay for all later tests
+        batches = iter(loader)
+    assert [(name, image.numpy().tobytes()) for name, image in batches] == expected
     again = pickle.loads(pickle.dumps(shards))
     assert [(again.id_str(i), again.source(i).tobytes()) for i in range(10)] == expected
 

@@ -35,11 +35,8 @@ class HasEpochs(Protocol):
 class ForeignLoader:
     """What the loop asks of a loader, for any iterable of batches with a length.
 
-    Batches are dicts with ``image`` (B, C, H, W) and the label columns, each (B,) or (B, 1), or
-    pairs (images, labels) with labels (B,) or (B, L).
-
-    Where every process reads all batches, the last one joins the one before if it would leave a
-    process with fewer than two galaxies.
+    What a batch may be is in ``foreign_batches.as_dict``. The last one joins the one before if it
+    would leave a process with fewer than two galaxies, except of shares that are evaluated.
 
     Args:
         loader: gives the batches.

@@ -147,9 +147,8 @@ def number_classes(splits: dict[str, pd.DataFrame], column: str, where: str) -> 
 
     If labels are text, the classes are the names in the training galaxies, sorted, without spaces
     around them. Each table in ``splits`` is replaced by a copy with class numbers (int32) in this
-    column. If labels are
-    numbers, the classes are 0 to the largest label in training (at least 0 and 1), and ``splits``
-    stays as it is.
+    column. If labels are numbers, the classes are 0 to the largest label in training (at least 0
+    and 1), and ``splits`` stays as it is.
 
     Args:
         splits: tables by name, with one named 'train'.
@@ -178,8 +177,7 @@ def number_classes(splits: dict[str, pd.DataFrame], column: str, where: str) -> 
     for name in names:
         check_name(name, f"catalog {where}: column {column!r}: class")
     for split, table in splits.items():
-        texts = table[column].astype(object).map(str, na_action="ignore")
-        numbers = texts.map({name: i for i, name in enumerate(names)})
+        numbers = table[column].map({name: i for i, name in enumerate(names)})
         if numbers.isna().any():
             row = int(np.flatnonzero(numbers.isna())[0])
             raise UserError(

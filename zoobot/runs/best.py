@@ -10,10 +10,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from zoobot.data.shards.reader import hash_file
 from zoobot.runs import checkpoint
 from zoobot.runs.checkpoint import NotReadNow
-from zoobot.system.files import delete_files, duplicate_file, move_file
+from zoobot.system.files import delete_files, duplicate_file, hash_file, move_file
 
 NEXT = "next.safetensors"
 

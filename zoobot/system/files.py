@@ -1,5 +1,6 @@
 """Write files so that they are complete or absent, also after a crash or a power cut."""
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -8,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 LEFTOVER = ".partial"
+READ_AT_ONCE = 2**22  # bytes
 ZEROS = 2**20  # bytes written at a time where space is reserved by writing zeros
 
 
@@ -107,6 +109,15 @@ def reserve_space(path: str | Path, start: int, end: int) -> None:
             file.seek(start)
             for place in range(start, end, ZEROS):
                 file.write(bytes(min(ZEROS, end - place)))
+
+
+def hash_file(path: str | Path) -> str:
+    """The checksum of a file: 32 hexadecimal digits of BLAKE2b."""
+    digest = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while piece := file.read(READ_AT_ONCE):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def sync_folder(folder: Path) -> None:

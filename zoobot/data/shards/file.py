@@ -11,9 +11,8 @@ import numpy as np
 from zoobot.data.images import ImageError
 from zoobot.data.shards.images import encode_jpeg, encode_raw
 from zoobot.data.shards.mapped import DTYPES, read_shard
-from zoobot.data.shards.reader import READ_AT_ONCE, hash_file
 from zoobot.system.errors import UserError
-from zoobot.system.files import write_whole
+from zoobot.system.files import READ_AT_ONCE, hash_file, write_whole
 
 CHECKSUM = "blake2b"
 

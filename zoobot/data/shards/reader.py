@@ -29,12 +29,12 @@ from zoobot.data.shards.mapped import CURE, DAMAGED, read_ids, read_shard
 from zoobot.data.sources import RowsOf
 from zoobot.limits.text import read_json
 from zoobot.system.errors import UserError
+from zoobot.system.files import hash_file
 
 FORMAT_VERSION = 1
 ENCODINGS = ("jpeg", "raw")
 DESCRIBED = "format_version encoding img_size channels fits_scaling label_cols label_dtype".split()
 MIN_GALAXY_BYTES = 8  # a galaxy needs at least its entry in id_offsets
-READ_AT_ONCE = 2**22  # bytes
 VAL_FRAC = 0.1  # of the training galaxies, if there is no split 'val'
 
 
@@ -49,15 +49,6 @@ def hash_all(values: Iterable[bytes]) -> str:
     for value in values:
         digest.update(len(value).to_bytes(8, "little"))
         digest.update(value)
-    return digest.hexdigest()
-
-
-def hash_file(path: Path) -> str:
-    """The checksum of a file."""
-    digest = hashlib.blake2b(digest_size=16)
-    with open(path, "rb") as file:
-        while piece := file.read(READ_AT_ONCE):
-            digest.update(piece)
     return digest.hexdigest()
 
 
