@@ -39,8 +39,8 @@ from bench_common import (
     training_view,
 )
 
-from zoobot import engine
 from zoobot.data.dataset import CatalogDataset
+from zoobot.data.device_batches import to_device
 from zoobot.data.loaders import train_loader
 from zoobot.data.sources import TableGalaxies
 from zoobot.data.views.device import device_view_of
@@ -76,7 +76,7 @@ def measure(args: argparse.Namespace, folder: Path) -> list[dict]:
     """Time every variant, on the device and end to end, in turn with the peer."""
     catalog = make_catalog(args, folder)
     loader = make_loader(args, catalog, folder)
-    batch = engine.to_device(next(iter(loader)), torch.device(args.device))
+    batch = to_device(next(iter(loader)), torch.device(args.device))
     kept, cases, trainings, flops = KeptBatch(batch, loader.num_steps), {}, {}, {}
     for name, (precision, compiled) in variants(args.device).items():
         model = make_model(args.encoder, args.image_size)

@@ -49,6 +49,7 @@ from bench_common import (
 
 from zoobot import engine, optim
 from zoobot.data.dataset import CatalogDataset
+from zoobot.data.device_batches import to_device
 from zoobot.data.loaders import eval_loader, train_loader
 from zoobot.data.sources import RowsOf
 from zoobot.data.views.device import VIEW_KEYS, device_view_of, warp
@@ -112,7 +113,7 @@ class Bench:
     @functools.cached_property
     def kept(self) -> dict:
         """A full batch on the device, its views made."""
-        return engine.to_device(self.raw.batch(0, range(self.args.batch_size)), self.device)
+        return to_device(self.raw.batch(0, range(self.args.batch_size)), self.device)
 
     @functools.cached_property
     def peak(self) -> float:
@@ -173,7 +174,7 @@ def check_loss(bench: Bench) -> str:
 
 def check_precisions(bench: Bench) -> str:
     """A training step in fp32, bf16 and fp16: losses agree, and weights stay finite."""
-    batch = engine.to_device(dict(bench.few), bench.device)
+    batch = to_device(dict(bench.few), bench.device)
     losses = {}
     for precision in engine.PRECISIONS:
         training = Training(bench.model(dropout_rate=0.0), bench.args.device, precision)
@@ -188,7 +189,7 @@ def check_precisions(bench: Bench) -> str:
 
 def check_compiled(bench: Bench) -> str:
     """The compiled encoder gives the features of the eager one, but for bfloat16's rounding."""
-    images = engine.to_device(dict(bench.few), bench.device)["image"]
+    images = to_device(dict(bench.few), bench.device)["image"]
     encoder = bench.model().to(bench.device, memory_format=torch.channels_last).encoder.eval()
     compiled = copy.deepcopy(encoder)
     bench.compile(compiled)
@@ -200,8 +201,8 @@ def check_compiled(bench: Bench) -> str:
 
 def check_views(bench: Bench) -> str:
     """Views made on the device are those made on the CPU."""
-    wanted = engine.to_device(dict(bench.few), torch.device("cpu"))["image"]
-    got = engine.to_device(dict(bench.few), bench.device)["image"]
+    wanted = to_device(dict(bench.few), torch.device("cpu"))["image"]
+    got = to_device(dict(bench.few), bench.device)["image"]
     return compare("device views", got, wanted, 0, 1e-3)
 
 

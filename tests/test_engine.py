@@ -11,6 +11,7 @@ import torch
 from ranks import as_ranks
 
 from zoobot import engine, optim
+from zoobot.data.device_batches import to_device
 from zoobot.data.samplers import TrainSampler
 from zoobot.metrics import ExampleMeasures
 from zoobot.models.tree import ZoobotTree
@@ -356,7 +357,7 @@ def test_evaluation_leaves_weights_and_statistics_alone_and_is_repeatable(tree):
 def test_float_images_are_taken_as_they_are_and_bytes_are_scaled():
     images = torch.full((1, 3, 2, 2), 51, dtype=torch.uint8)
     for same in (images, images / 255):
-        moved = engine.to_device({"image": same}, CPU)["image"]
+        moved = to_device({"image": same}, CPU)["image"]
         assert torch.equal(moved, torch.full((1, 3, 2, 2), 0.2))
 
 

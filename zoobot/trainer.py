@@ -8,6 +8,7 @@ from torch import nn
 
 from zoobot import engine, optim
 from zoobot.contracts import DataModule, Loader, TrainableModel, check_trainable
+from zoobot.data.device_batches import on_device
 from zoobot.data.foreign_loaders import ForeignLoader
 from zoobot.data.loaders import GalaxyLoader, RegroupedLoader, own_loader
 from zoobot.models.finetune import FinetuneableZoobotClassifier
@@ -265,7 +266,7 @@ class Trainer:
         with torch.inference_mode(), settings.autocast():
             return [
                 model.predictions(model(batch["image"]).float()).cpu()
-                for batch in engine.on_device(loader, self.device)
+                for batch in on_device(loader, self.device)
             ]
 
     def _evaluate(

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torchvision.transforms import v2 as T
 
-from zoobot import engine
 from zoobot.data import CatalogDataset, catalog, loaders
+from zoobot.data.device_batches import to_device
 from zoobot.data.images import ImageError
 from zoobot.data.views.config import default_view_config
 from zoobot.data.views.cpu import GalaxyView
@@ -64,7 +64,7 @@ def test_views_left_to_the_device_are_a_function_of_seed_epoch_and_galaxy(
         loader.set_epoch(2)
         images = {}
         for batch in loader:
-            ready = engine.to_device(batch, torch.device("cpu"))
+            ready = to_device(batch, torch.device("cpu"))
             assert ready["image"].shape[1:] == (3, 16, 16)
             images.update(zip(ready["id_str"], ready["image"], strict=True))
         views.append(images)

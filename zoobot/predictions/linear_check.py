@@ -7,6 +7,7 @@ import torch
 
 from zoobot import engine
 from zoobot.contracts import Loader
+from zoobot.data.device_batches import to_device
 from zoobot.models.finetune import FinetuneableZoobotClassifier
 from zoobot.system import distributed
 
@@ -31,7 +32,7 @@ def _encoded(
     model.eval()
     encoded = []
     for batch in loader:
-        images, labels = model.batch_to_supervised_tuple(engine.to_device(batch, settings.device))
+        images, labels = model.batch_to_supervised_tuple(to_device(batch, settings.device))
         with settings.autocast():
             features = model.encoder(images).float()
         encoded.append((features.cpu().numpy(), labels.cpu().numpy()))

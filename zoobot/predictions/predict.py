@@ -23,6 +23,7 @@ from tqdm import tqdm
 from zoobot import engine, statistics
 from zoobot.data import listing
 from zoobot.data.dataset import CatalogDataset
+from zoobot.data.device_batches import to_device
 from zoobot.data.loaders import GalaxyLoader
 from zoobot.data.sources import Galaxies, TableGalaxies
 from zoobot.data.views.cpu import GalaxyView
@@ -277,7 +278,7 @@ def _predict_batch(model, batch, num_galaxies, work, settings, pad_to=None) -> t
     shape = (num_galaxies, num_columns, num_samples)
     if "image" not in batch:
         return torch.full(shape, math.nan, device=settings.device)
-    images = engine.to_device(batch, settings.device)["image"]
+    images = to_device(batch, settings.device)["image"]
     num_read = len(images)
     if pad_to is not None and num_read < pad_to:
         images = torch.cat([images, images[:1].expand(pad_to - num_read, -1, -1, -1)])
