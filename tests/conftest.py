@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 from zoobot.data import CatalogDataset, default_view_config, get_galaxy_transform
@@ -14,6 +15,10 @@ from zoobot.data.catalog import read_catalog
 from zoobot.schemas import Schema
 
 REPO = Path(__file__).parent.parent
+
+# The same examples every time, however busy the machine is.
+settings.register_profile("suite", deadline=None, derandomize=True)
+settings.load_profile("suite")
 
 
 def pytest_addoption(parser):
