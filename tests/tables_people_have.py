@@ -96,6 +96,13 @@ def _box(table: pd.DataFrame, path: Path) -> None:
     path.write_text("\n".join([drawn, rows[0], drawn, *rows[1:], drawn, ""]))
 
 
+def _rest(table: pd.DataFrame, path: Path) -> None:
+    """As astropy's format ascii.rst."""
+    rows = _text(table, " ").splitlines()
+    drawn = " ".join("=" * len(name) for name in table.columns)
+    path.write_text("\n".join([drawn, rows[0], drawn, *rows[1:], drawn, ""]))
+
+
 def _tables_of_fits(table: pd.DataFrame, path: Path) -> None:
     """A table of other things before the catalog."""
     from astropy.io import fits
@@ -195,6 +202,8 @@ WRITERS: dict[str, Callable[[pd.DataFrame, Path], None]] = {
     "vizier.tsv": _vizier,
     "psql.txt": _psql,
     "box.txt": _box,
+    "rest.txt": _rest,
+    "utf32.csv": _bytes(lambda text: text.encode("utf-32")),
     "quoted.csv": _bytes(str.encode, quoting=1),
     "quoted_spaces.txt": _bytes(str.encode, " ", quoting=1),
     "plain.parquet": _parquet(index=False),
@@ -207,6 +216,9 @@ WRITERS: dict[str, Callable[[pd.DataFrame, Path], None]] = {
     "nullable.parquet": _types({VOTES[0]: "Int64", VOTES[1]: "UInt8", "id_str": "string"}),
     "padded.parquet": _padded,
     "decimals.parquet": _decimals,
+    "bytes.parquet": lambda table, path: table.assign(
+        kind=table["kind"].str.encode("utf-8")
+    ).to_parquet(path),
     "parquet.csv": _parquet(index=False),
     "csv.parquet": _bytes(str.encode),
     "csv.fits": _bytes(str.encode),

@@ -146,6 +146,17 @@ def test_several_tables_of_a_fits_file_are_told_if_more_than_one_may_be_it(tmp_p
         read_catalog(tmp_path / "c.fits")
 
 
+@pytest.mark.parametrize("num_rows", [None, 5])
+def test_only_rows_without_any_cell_are_passed_over(tmp_path, num_rows):
+    text = "id_str,file_loc,n\ng0,x,1\n,,\ng1,x,2\n,,\n"
+    (tmp_path / "a.csv").write_text(text)
+    (read,) = read_galaxies(tmp_path / "a.csv", num_rows=num_rows)
+    assert read["id_str"].tolist() == ["g0", "g1"]
+    (tmp_path / "a.csv").write_text(text + ",,3\n")
+    with pytest.raises(ValueError, match="column 'file_loc' is empty in row 4"):
+        next(read_galaxies(tmp_path / "a.csv", num_rows=num_rows))
+
+
 def test_cells_that_are_missing_at_the_end_of_a_row_are_empty_between_commas(tmp_path):
     read = read_text(tmp_path, "id_str,file_loc,n,name\ng0,x,1,a\ng1,x\n", ["n"])
     assert read["n"].isna().tolist() == [False, True]
@@ -218,6 +229,10 @@ def test_a_number_of_400_digits_is_no_count(tmp_path):
         ("a.csv", 'id_str,file_loc,label\n1,"a.png,0\n2,b.png,1\n', "opened in it and never"),
         ("a.txt", "id_str file_loc label\n1 a b.png 0\n", "line 2 has 4 fields between spaces"),
         ("a.txt", "id_str file_loc label\n1 a 0\n\n2 b\n", "line 4 has 2 fields .*header 3.*NA"),
+        ("a.csv", '[{"id_str": "g0", "file_loc": "a"}]', "it is a JSON text"),
+        ("a.parquet", "ARROW1\0\0id_str\0", "it is an Arrow or Feather file"),
+        ("a.csv", CSV * 2, "row 2 has the id 'id_str': is the header there again"),
+        ("a.txt", '"id_str" "file_loc"\n"1" "g0" "a"\n', "line 2 has 3 fields.*row.names = FALSE"),
         ("a.csv", "id_str,file_loc,label\n,,kpc\n1,a,0\n", "row 0.*a row of units"),
     ],
 )

@@ -84,6 +84,11 @@ def _cleaned(table: pd.DataFrame, path: Path) -> pd.DataFrame:
         texts.add("image")
     for column in texts:
         table[column] = _as_text(table[column], path)
+    if (again := table["id_str"] == "id_str").any():
+        raise UserError(
+            f"catalog {path}: row {table.index[again.to_numpy(bool, na_value=False)][0]} has the "
+            "id 'id_str': is the header there again, between two tables? delete it"
+        )
     if "split" in table:
         table["split"] = table["split"].str.lower().replace(SPLIT_NAMES)
     paths = None if "file_loc" in table else image_paths(table["image"], f"catalog {path}")

@@ -29,6 +29,8 @@ FOREIGN = {  # first bytes -> what a file is that is no image we read
     b"\x89HDF": "an HDF5 file",
     b"PAR1": "a Parquet table",
     b"#ASDF": "an ASDF file",
+    b"\x80\x04\x95": "a pickle of Python",
+    b"\x80\x05\x95": "a pickle of Python",
     b"ARROW1": "an Arrow or Feather file",
     b"SQLite format 3\0": "an SQLite database",
     b"\xd0\xcf\x11\xe0": "an old Office file (.xls)",
@@ -49,6 +51,7 @@ TEXTS = {  # how a text begins, in lower case -> what it is
     "<svg": "an SVG drawing",
     "<?xml": "an XML text",
     "{": "a JSON text",
+    "[{": "a JSON text",
 }
 
 

@@ -102,7 +102,7 @@ def _kind(start: bytes) -> str:
     lower = start.lower().removeprefix(codecs.BOM_UTF8).lstrip()
     if lower.startswith(b"<votable") or (lower.startswith(b"<?xml") and b"<html" not in lower):
         return "votable"
-    if b"id_str" in lower:
+    if b"id_str" in lower and b"\0" not in start and lower[:1] not in (b"{", b"[", b"<"):
         return "text"
     told = "an image" if is_image_content(start) else foreign_kind(start)
     if start.startswith(BZIP2_MAGIC):
@@ -189,7 +189,7 @@ def _parquet_pieces(
             batches = file.iter_batches(num_rows, columns=columns)
         for batch in batches:
             batch.validate(full=True)  # text that is not UTF-8 would cause errors only later
-            table = _to_pandas(batch, renamed)
+            table = _to_pandas(batch, renamed, needed)
             table.index += start
             for name, numbers in saved.items():
                 table[renamed[name]] = numbers[start : start + len(table)]
@@ -197,15 +197,24 @@ def _parquet_pieces(
             yield with_numbers(table)
 
 
-def _to_pandas(batch: pa.Table | pa.RecordBatch, renamed: dict[str, str]) -> pd.DataFrame:
-    """A table of pandas, an index that it was saved with as columns, and whole ids as text."""
+def _to_pandas(
+    batch: pa.Table | pa.RecordBatch, renamed: dict[str, str], needed: set[str]
+) -> pd.DataFrame:
+    """A table of pandas, an index that it was saved with as columns, and whole ids as text.
+
+    Labels that are decimals become floats, and labels that are bytes text.
+    """
     table = batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch])
     for i, field in enumerate(table.schema):
-        if renamed[field.name] == "id_str" and pa.types.is_integer(field.type):
+        name = renamed[field.name]
+        if name == "id_str" and pa.types.is_integer(field.type):
             table = table.set_column(i, field.name, table.column(i).cast(pa.string()))
             table = table.replace_schema_metadata(_without_type(table.schema, field.name))
-        elif pa.types.is_decimal(field.type) and renamed[field.name] not in AS_TEXT:
-            table = table.set_column(i, field.name, table.column(i).cast(pa.float64()))
+        elif name in needed - {*AS_TEXT, "image"}:
+            kinds = {pa.types.is_decimal: pa.float64(), pa.types.is_binary: pa.string()}
+            for is_kind, plain in kinds.items():
+                if is_kind(field.type):
+                    table = table.set_column(i, field.name, table.column(i).cast(plain))
     table = table.to_pandas()
     if not isinstance(table.index, pd.RangeIndex):
         levels = [name for name in table.index.names if name not in (None, *table.columns)]

@@ -52,7 +52,9 @@ def open_text(
 
 
 def _encoding(start: bytes) -> str:
-    """UTF-8 or UTF-16, by the mark at the start of a file, or by a null in its first letter."""
+    """UTF-8, 16 or 32, by the mark at the start of a file, or by a null in its first letter."""
+    if start.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        return "utf-32"
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "utf-16"
     if len(start) > 3 and (start[0] == 0) != (start[1] == 0) and (start[2] == 0) == (start[0] == 0):
@@ -160,12 +162,10 @@ class _TextRows:
         # Between spaces, a row with too few fields has none in the last column.
         self.last = names[-1] if header.separator is None else None
         self.columns = [n for n in names if wanted is None or n in wanted]
-        read = None if wanted is None else {*self.columns, *self.unnamed, self.last} - {None}
         self.options = {
             "sep": header.separator or r"\s+",
             "header": None,
             "names": [*names, *self.unnamed],
-            "usecols": None if read is None else [*read],
             "index_col": False,
             "dtype": {name: str for name in (*AS_TEXT, "image") if name in names},
             "keep_default_na": False,
@@ -218,7 +218,7 @@ class _TextRows:
         for name in self.unnamed:
             if table[name].notna().any():
                 raise self._uneven(lambda fields: any(fields[len(self.names) :]))
-        table = _without_fillers(table[self.columns])
+        table = _without_fillers(table)[self.columns]
         if self.header.is_spaced:
             for name, column in table.items():
                 if pd.api.types.is_string_dtype(column):
@@ -237,6 +237,8 @@ class _TextRows:
             line, fields = next(((n, f) for n, f in rows if f and is_uneven(f)), (0, []))
         between = "spaces" if self.header.separator is None else repr(self.header.separator)
         cure = f"put texts with {between} in quotes"
+        if self.header.separator is None and len(fields) == len(self.names) + 1:
+            cure += ", or give the first column a name (in R: row.names = FALSE)"
         if len(fields) < len(self.names):
             cure = "write NA in empty cells, or put commas between cells"
         return UserError(
@@ -257,12 +259,11 @@ def _numbered(lines: Iterable[str], separator: str | None) -> Iterator[tuple[int
 def _without_fillers(table: pd.DataFrame) -> pd.DataFrame:
     """The table without rows of empty cells, and without a line or a count of rows at its end."""
     images = [name for name in ("file_loc", "image") if name in table]
-    rows = table[table[images].isna().all(axis=1)] if images else table[:0]
-    if not len(rows):
-        return table
-    only = rows.notna().sum(axis=1) <= 1
-    words = rows[only].astype(object).bfill(axis=1).iloc[:, 0]
-    is_filler = words.isna() | words.astype(str).str.strip().str.fullmatch(
-        f"{DRAWN}|{COUNT_OF_ROWS}"
-    )
-    return table.drop(index=words.index[is_filler])
+    may_be = table[images].isna().all(axis=1).to_numpy(copy=True)
+    may_be[-1:] = True
+    rows = table[may_be]
+    texts = [" ".join(str(x) for x in row if not pd.isna(x)) for row in rows.to_numpy(object)]
+    is_filler = [
+        not text or bool(re.fullmatch(f"{DRAWN}|{COUNT_OF_ROWS}", text.strip())) for text in texts
+    ]
+    return table.drop(index=rows.index[is_filler]) if any(is_filler) else table
