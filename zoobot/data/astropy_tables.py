@@ -42,7 +42,7 @@ def _read_fits(path: Path, needed: set[str]) -> "Table":
     from astropy.io import fits
     from astropy.table import Table
 
-    with fits.open(path, memmap=True) as hdus:
+    with fits.open(path, memmap=True, disable_image_compression=True) as hdus:
         tables = {
             i: (hdu.name or f"HDU {i}", hdu.columns.names)
             for i, hdu in enumerate(hdus)
