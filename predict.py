@@ -113,7 +113,7 @@ def main(opt: argparse.Namespace) -> None:
             summary=opt.summary,
             split="" if opt.shards else opt.split,
             seed=opt.seed,
-            id_from=opt.id_from,
+            id_from=opt.id_from if opt.images else None,
         )
         if distributed.is_main():
             print(f"predictions {path}")

@@ -77,6 +77,71 @@ def _astropy(table_format: str, packed: bool = False, upper: bool = False) -> Ca
     return write
 
 
+def _vizier(table: pd.DataFrame, path: Path) -> None:
+    """Comments, the header, units and a drawn line, as VizieR writes them."""
+    rows = _text(table, "\t").splitlines()
+    drawn = "\t".join("-" * len(name) for name in table.columns)
+    path.write_text("\n".join(["#Name: a/b", "#", rows[0], "\t\t\t\t\tkpc", drawn, *rows[1:], ""]))
+
+
+def _psql(table: pd.DataFrame, path: Path) -> None:
+    rows = [" " + line.replace("|", " | ") for line in _text(table, "|").splitlines()]
+    path.write_text("\n".join([rows[0], "----+-----", *rows[1:], f"({len(table)} rows)", ""]))
+
+
+def _box(table: pd.DataFrame, path: Path) -> None:
+    """As mysql, or TOPCAT's format text."""
+    rows = ["| " + line.replace("|", " | ") + " |" for line in _text(table, "|").splitlines()]
+    drawn = "+" + "----+" * table.shape[1]
+    path.write_text("\n".join([drawn, rows[0], drawn, *rows[1:], drawn, ""]))
+
+
+def _rest(table: pd.DataFrame, path: Path) -> None:
+    """As astropy's format ascii.rst."""
+    rows = _text(table, " ").splitlines()
+    drawn = " ".join("=" * len(name) for name in table.columns)
+    path.write_text("\n".join([drawn, rows[0], drawn, *rows[1:], drawn, ""]))
+
+
+def _tables_of_fits(table: pd.DataFrame, path: Path) -> None:
+    """A table of other things before the catalog."""
+    from astropy.io import fits
+    from astropy.table import Table
+
+    table = table.astype({name: object for name in table.columns if table[name].dtype == "str"})
+    hdus = [fits.table_to_hdu(x) for x in (Table({"obs": [1, 2]}), Table.from_pandas(table))]
+    fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(path)
+
+
+def _tables_of_votable(table: pd.DataFrame, path: Path) -> None:
+    from astropy.io.votable import from_table
+    from astropy.table import Table
+
+    table = table.astype({name: object for name in table.columns if table[name].dtype == "str"})
+    file = from_table(Table({"obs": [1, 2]}))
+    catalog = from_table(Table.from_pandas(table)).get_first_table()
+    file.resources[0].tables.append(catalog)
+    file.to_xml(str(path))
+
+
+def _types(types: dict) -> Callable:
+    return lambda table, path: table.astype(types).to_parquet(path, index=False)
+
+
+def _padded(table: pd.DataFrame, path: Path) -> None:
+    """Texts with spaces at their ends, as databases with CHAR columns write them."""
+    texts = {name: table[name].str.ljust(30) for name in ("id_str", "file_loc")}
+    table.assign(**texts).to_parquet(path, index=False)
+
+
+def _decimals(table: pd.DataFrame, path: Path) -> None:
+    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    for i in (2, 3):
+        column = arrow.column(i).cast(pa.decimal128(30, 2))
+        arrow = arrow.set_column(i, arrow.schema.names[i], column)
+    pq.write_table(arrow, path)
+
+
 def _parts(table: pd.DataFrame, folder: Path) -> None:
     folder.mkdir()
     half = len(table) // 2
@@ -133,6 +198,12 @@ WRITERS: dict[str, Callable[[pd.DataFrame, Path], None]] = {
     "two_commas_at_the_end.csv": _lines(lambda i, line: line + "," * (2 * (i > 0))),
     "header_with_spaces.csv": _lines(lambda i, line: line if i else line.replace(",", " , ")),
     "spaces_after_commas.csv": _lines(lambda i, line: line.replace(",", ", ")),
+    "empty_rows.csv": _bytes(lambda text: text.encode() + b",,,,,\n" * 2),
+    "vizier.tsv": _vizier,
+    "psql.txt": _psql,
+    "box.txt": _box,
+    "rest.txt": _rest,
+    "utf32.csv": _bytes(lambda text: text.encode("utf-32")),
     "quoted.csv": _bytes(str.encode, quoting=1),
     "quoted_spaces.txt": _bytes(str.encode, " ", quoting=1),
     "plain.parquet": _parquet(index=False),
@@ -140,6 +211,19 @@ WRITERS: dict[str, Callable[[pd.DataFrame, Path], None]] = {
     "multi_index.parquet": _indexed("kind", "id_str"),
     "unnamed_index.parquet": _with_index(lambda table: pd.Index([*table["kind"]])),
     "shifted_index.parquet": _with_index(lambda table: pd.RangeIndex(5, 5 + len(table))),
+    "numbers_as_text.parquet": _types({name: str for name in (*VOTES, "size")}),
+    "categories.parquet": _types({VOTES[0]: str} | {n: "category" for n in (*VOTES, "kind")}),
+    "nullable.parquet": _types({VOTES[0]: "Int64", VOTES[1]: "UInt8", "id_str": "string"}),
+    "padded.parquet": _padded,
+    "decimals.parquet": _decimals,
+    "bytes.parquet": lambda table, path: table.assign(
+        kind=table["kind"].str.encode("utf-8")
+    ).to_parquet(path),
+    "parquet.csv": _parquet(index=False),
+    "csv.parquet": _bytes(str.encode),
+    "csv.fits": _bytes(str.encode),
+    "gzip.csv": _bytes(lambda text: gzip.compress(text.encode())),
+    "no_suffix": _bytes(str.encode),
     "Capitals.parquet": _renamed(_parquet(index=False), str.capitalize),
     "folder": _parts,
     "hugging_face.parquet": _hugging_face,
@@ -147,6 +231,11 @@ WRITERS: dict[str, Callable[[pd.DataFrame, Path], None]] = {
     "binary.fits": _astropy("fits"),
     "capitals.fit": _astropy("fits", upper=True),
     "packed.fits.gz": _astropy("fits", packed=True),
+    "fits.csv": _astropy("fits"),
+    "gzip.fits": _astropy("fits", packed=True),
+    "votable.csv": _astropy("votable"),
+    "two_tables.fits": _tables_of_fits,
+    "two_tables.vot": _tables_of_votable,
     "lines.ecsv": _astropy("ascii.ecsv"),
     "packed.ecsv.gz": _astropy("ascii.ecsv", packed=True),
     "ecsv.txt": _astropy("ascii.ecsv"),

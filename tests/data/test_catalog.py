@@ -64,7 +64,7 @@ def test_a_faulty_catalog_is_refused_with_the_reason(tmp_path, frame, columns, m
         ("absent.csv", None, "no catalog"),
         ("empty.csv", b"", "is empty"),
         ("torn.parquet", b"PAR1 and no more", "torn.parquet"),
-        ("cat.xlsx", b"x", "unknown format '.xlsx'"),
+        ("cat.xlsx", b"PK\x03\x04", "cat.xlsx can't be read: unknown format: it is a zip"),
         ("binary.csv", b"id_str,file_loc\n\xff\xfe,\x00", "binary.csv"),
     ],
 )

@@ -75,6 +75,17 @@ def test_a_folder_lists_images_at_any_depth_with_paths_as_ids(tmp_path):
         written(folder / "empty" if (folder / "empty").mkdir() else folder / "empty", tmp_path)
 
 
+def test_a_folder_of_parquet_files_is_a_catalog_if_it_is_named_as_one(tmp_path):
+    for i in range(2):
+        frame = pd.DataFrame({"id_str": [f"g{i}"], "file_loc": [f"/{i}.png"]})
+        frame.to_parquet(tmp_path / f"part-{i}.parquet")
+    (tmp_path / "thumbnail.png").write_bytes(b"")
+    listing.write_listing(tmp_path, tmp_path / "listing", id_from=None)
+    assert listing.open_listing(tmp_path / "listing")["id_str"].to_pylist() == ["g0", "g1"]
+    with pytest.raises(ValueError, match="as --images"):
+        listing.write_listing(tmp_path / "..", tmp_path / "listing", id_from=None)
+
+
 @pytest.mark.parametrize("rows", [3, 100])
 def test_an_id_that_repeats_is_told_also_across_pieces(tmp_path, monkeypatch, rows):
     monkeypatch.setattr(listing, "ROWS_AT_ONCE", rows)

@@ -75,6 +75,93 @@ def float_ids(folder, name):
     return path
 
 
+@pytest.mark.parametrize("text", ["-1.5e+12", "587739505552785600.0", " 1.2E+18", "+1.2e18"])
+@pytest.mark.parametrize("write", [pd.DataFrame.to_csv, pd.DataFrame.to_parquet])
+def test_text_that_is_a_rounded_number_is_no_id(tmp_path, text, write):
+    frame = pd.DataFrame({"id_str": ["g0", text], "file_loc": ["a.png", "b.png"]})
+    write(frame, tmp_path / "a", index=False)
+    with pytest.raises(ValueError, match="'id_str' holds .*, a rounded number"):
+        next(read_galaxies(tmp_path / "a", num_rows=9))
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet", "a.fits", "a.vot"])
+def test_ids_are_stripped_and_an_empty_one_is_missing_in_every_container(tmp_path, name):
+    frame = pd.DataFrame({"id_str": [" g0 ", " "], "file_loc": [" a.png", "b.png"]})
+    if name == "a.csv":
+        frame.to_csv(tmp_path / name, index=False)
+    elif name == "a.parquet":
+        frame.to_parquet(tmp_path / name)
+    else:
+        table = pytest.importorskip("astropy.table").Table.from_pandas(frame.astype(object))
+        table.write(tmp_path / name, format="votable" if name == "a.vot" else "fits")
+    (read,) = read_galaxies(tmp_path / name)
+    assert read["id_str"].iloc[0] == "g0"
+    assert read["file_loc"].iloc[0] == str(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="'id_str' is empty in row 1"):
+        read_catalog(tmp_path / name)
+
+
+@pytest.mark.parametrize("num_rows", [None, 2])
+def test_ids_that_pandas_kept_as_a_range_are_read_from_parquet(tmp_path, num_rows):
+    frame = pd.DataFrame({"file_loc": ["a"] * 5, "label": 1}, index=pd.RangeIndex(7, 17, 2))
+    frame.rename_axis("id_str").to_parquet(tmp_path / "a.parquet")
+    read = pd.concat(read_galaxies(tmp_path / "a.parquet", ["label"], num_rows))
+    assert read["id_str"].tolist() == ["7", "9", "11", "13", "15"]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+def test_a_column_of_text_is_numbers_if_all_its_cells_are(tmp_path, name):
+    frame = pd.DataFrame(
+        {"id_str": ["0", "1"], "file_loc": "x", "n": ["01", "NA"], "kind": ["01", "1b"]}
+    )
+    frame.to_csv(tmp_path / name) if name == "a.csv" else frame.to_parquet(tmp_path / name)
+    read = read_catalog(tmp_path / name, ["n", "kind"])
+    assert read["id_str"].tolist() == ["0", "1"]
+    assert read["n"].iloc[0] == 1
+    assert read["n"].isna().tolist() == [False, True]
+    assert read["kind"].tolist() == ["01", "1b"]
+
+
+def test_a_column_that_is_text_only_far_below_keeps_its_text(tmp_path):
+    kinds = ["01"] * 700_000 + ["ring"]
+    rows = "".join(f"{i},x,{kind}\n" for i, kind in enumerate(kinds))
+    read = read_text(tmp_path, "id_str,file_loc,kind\n" + rows, ["kind"])
+    assert read["kind"].tolist() == kinds
+
+
+def test_several_tables_of_a_fits_file_are_told_if_more_than_one_may_be_it(tmp_path):
+    fits, table = pytest.importorskip("astropy.io.fits"), pytest.importorskip("astropy.table").Table
+    some = table({"id_str": ["a"], "file_loc": ["a"]})
+    hdus = [fits.table_to_hdu(x) for x in (some, some, table({"n": [1]}))]
+    for i, hdu in enumerate(hdus):
+        hdu.name = f"T{i}"
+    fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(tmp_path / "a.fits")
+    with pytest.raises(ValueError, match="more than one of its tables .*T0, T1"):
+        read_catalog(tmp_path / "a.fits")
+    fits.HDUList([fits.PrimaryHDU(), hdus[2], hdus[2]]).writeto(tmp_path / "b.fits")
+    with pytest.raises(ValueError, match="none of its 2 tables .*has a column 'id_str'"):
+        read_catalog(tmp_path / "b.fits")
+    fits.HDUList([fits.PrimaryHDU(np.zeros((2, 2)))]).writeto(tmp_path / "c.fits")
+    with pytest.raises(ValueError, match="it holds no table"):
+        read_catalog(tmp_path / "c.fits")
+
+
+@pytest.mark.parametrize("num_rows", [None, 5])
+def test_only_rows_without_any_cell_are_passed_over(tmp_path, num_rows):
+    text = "id_str,file_loc,n\ng0,x,1\n,,\ng1,x,2\n,,\n"
+    (tmp_path / "a.csv").write_text(text)
+    (read,) = read_galaxies(tmp_path / "a.csv", num_rows=num_rows)
+    assert read["id_str"].tolist() == ["g0", "g1"]
+    (tmp_path / "a.csv").write_text(text + ",,3\n")
+    with pytest.raises(ValueError, match="column 'file_loc' is empty in row 4"):
+        next(read_galaxies(tmp_path / "a.csv", num_rows=num_rows))
+
+
+def test_cells_that_are_missing_at_the_end_of_a_row_are_empty_between_commas(tmp_path):
+    read = read_text(tmp_path, "id_str,file_loc,n,name\ng0,x,1,a\ng1,x\n", ["n"])
+    assert read["n"].isna().tolist() == [False, True]
+
+
 @pytest.mark.parametrize(
     "name",
     ["a.parquet", "single.parquet", "text.parquet", "excel.csv", "pandas.csv", "a.fits"],
@@ -87,7 +174,7 @@ def test_ids_that_were_rounded_are_refused_with_the_cure(tmp_path, name):
 
 
 def test_ids_that_only_look_like_rounded_numbers_are_kept(tmp_path):
-    ids = ["12345e67", "5e10", "J0001.5+0020", "J0002.5-0020", "1.0", "2", "a+b", "1e5+2"]
+    ids = ["12345e67", "-5e10", "J0001.5+0020", "J0002.5-0020", "1.0", "2", "a+b", "1e5+2"]
     pd.DataFrame({"id_str": ids, "file_loc": "x"}).to_csv(tmp_path / "a.csv", index=False)
     assert read_catalog(tmp_path / "a.csv")["id_str"].tolist() == ids
 
@@ -110,22 +197,43 @@ def test_a_number_of_400_digits_is_no_count(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.csv", "id_str,file_loc,label\n1,a,b.png,0\n2,c.png,1\n", "row 0 has more fields"),
-        ("a.csv", "id_str,file_loc,label\n1,b.png,0\n2,a,c.png,1\n", "Expected 3 fields in line 3"),
+        (
+            "a.csv",
+            "id_str,file_loc,label\n1,a,b.png,0\n2,c.png,1\n",
+            "line 2 has 4 fields between ','",
+        ),
+        (
+            "a.csv",
+            "id_str,file_loc,label\n1,b.png,0\n2,a,c.png,1\n",
+            "line 3 has 4 fields between ','",
+        ),
         ("a.csv", "id_str,ID_STR ,id_str,file_loc\n", "more than one column 'id_str'"),
         ("a.csv", "Id_Str,ID_STR,file_loc\n1,2,a\n", "columns Id_Str, ID_STR may each be 'id_str'"),
         ("a.csv", "id_str,file_loc,Label,LABEL\n1,a,0,1\n", "Label, LABEL may each be 'label'"),
         ("a.csv", "# nothing\n\n", "a.csv is empty"),
         ("a.csv", "name,file_loc\n1,a\n", "no column 'id_str'"),
         ("a.csv", "id_str,file_loc\n1,caf\xe9\n".encode("latin-1"), "no UTF-8 text"),
-        ("a.csv", gzip.compress(CSV.encode(), mtime=0), "compressed: unpack it first"),
         (
             "a.csv.gz",
             gzip.compress(CSV.encode() * 99, mtime=0)[:-9],
             "a.csv.gz can't be read: .*damaged",
         ),
-        ("a.xlsx", "PK", "unknown format '.xlsx'; use .csv, .tsv"),
-        ("a.csv.zip", "PK", "unknown format '.zip'; use .csv, .tsv"),
+        ("a.xlsx", "PK\3\4", "unknown format: it is a zip archive .*xlsx.*save it as CSV"),
+        ("a.csv", "PK\3\4", "unknown format: it is a zip archive .*xlsx.*save it as CSV"),
+        ("a.csv.bz2", "BZh91AY", "unknown format: it is packed with bzip2: unpack it"),
+        ("a.csv", "<!DOCTYPE html><body>Log in", "unknown format: it is an HTML page"),
+        ("a.csv", "version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+        ("a.parquet", "\0" * 600, "is no text, or a damaged one"),
+        ("a.csv", b"\x89PNG\r\n\x1a\n", "it is an image"),
+        ("a.parquet.gz", gzip.compress(b"PAR1", mtime=0), "Parquet file packed with gzip"),
+        ("a.csv", 'id_str,file_loc,label\n1,"a.png,0\n2,b.png,1\n', "opened in it and never"),
+        ("a.txt", "id_str file_loc label\n1 a b.png 0\n", "line 2 has 4 fields between spaces"),
+        ("a.txt", "id_str file_loc label\n1 a 0\n\n2 b\n", "line 4 has 2 fields .*header 3.*NA"),
+        ("a.csv", '[{"id_str": "g0", "file_loc": "a"}]', "it is a JSON text"),
+        ("a.parquet", "ARROW1\0\0id_str\0", "it is an Arrow or Feather file"),
+        ("a.csv", CSV * 2, "row 2 has the id 'id_str': is the header there again"),
+        ("a.txt", '"id_str" "file_loc"\n"1" "g0" "a"\n', "line 2 has 3 fields.*row.names = FALSE"),
+        ("a.csv", "id_str,file_loc,label\n,,kpc\n1,a,0\n", "row 0.*a row of units"),
     ],
 )
 def test_what_could_be_read_in_two_ways_is_refused(tmp_path, name, text, message):
@@ -247,7 +355,7 @@ def test_decimal_commas_are_read_between_semicolons(tmp_path, cells, values):
 
 def test_errors_of_rows_below_a_long_header_name_the_files_line(tmp_path):
     text = "# by hand\n# 2026\nid_str,file_loc,label\ng0,a.png,1\ng1,b,c.png,1\n"
-    with pytest.raises(ValueError, match="in line 5, saw 4"):
+    with pytest.raises(ValueError, match="line 5 has 4 fields"):
         read_text(tmp_path, text, ["label"])
 
 

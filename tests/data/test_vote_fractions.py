@@ -47,6 +47,30 @@ def test_what_is_no_fraction_is_named(tree, value):
         counts_from_fractions(fractions * 0, tree, [np.nan, 1, 1])
 
 
+@pytest.mark.parametrize(
+    ("people", "message"),
+    [
+        ([10, 10], "num_people has 2 numbers for 3 galaxies"),
+        (["10", "many", "10"], "'num_people' holds 'many' in row 1"),
+        (10, "num_people must be one column"),
+        ([10, 10, np.inf], "num_people is inf in row 2"),
+        (pd.Series([10, 10, 10], index=[2, 1, 0]), "different indices"),
+    ],
+)
+def test_wrong_numbers_of_people_are_named(tree, people, message):
+    fractions = pd.DataFrame(0.5, index=range(3), columns=tree.label_cols)
+    with pytest.raises(ValueError, match=message):
+        counts_from_fractions(fractions, tree, people)
+
+
+def test_fractions_that_are_text_are_numbers_or_named(tree):
+    fractions = pd.DataFrame("0.5", index=range(3), columns=tree.label_cols)
+    assert counts_from_fractions(fractions, tree, ["10"] * 3)["smooth_yes"].tolist() == [5] * 3
+    fractions.loc[1, "bar_weak"] = "half"
+    with pytest.raises(ValueError, match="'bar_weak' holds 'half' in row 1"):
+        counts_from_fractions(fractions, tree, [10, 10, 10])
+
+
 def test_counts_of_real_volunteers_come_back_from_fractions(real_data):
     schema = get_schema("gz2_ortho_schema")
     table = pd.read_csv(real_data / "gz2_votes" / "catalog.csv")

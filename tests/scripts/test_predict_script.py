@@ -72,6 +72,15 @@ def test_a_folder_is_predicted_with_paths_as_ids(folder):
     np.testing.assert_array_equal(table.loc["more/again"], table.loc["g3"])
 
 
+def test_a_folder_of_parquet_files_is_predicted_as_a_catalog(folder):
+    frame = pd.read_csv("catalog.csv", dtype={"id_str": str})
+    frame["file_loc"] = [str(folder / x) for x in frame["file_loc"]]
+    (folder / "parts").mkdir()
+    frame[:5].to_parquet("parts/a.parquet")
+    frame[5:].to_parquet("parts/b.parquet")
+    assert run("--catalog", "parts")["id_str"].tolist() == frame["id_str"].tolist()
+
+
 def test_shards_are_predicted_as_their_catalog_is(folder):
     from zoobot.create_shards import write_shards
     from zoobot.data.catalog import read_catalog

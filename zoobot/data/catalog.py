@@ -14,13 +14,15 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from zoobot.data.tables import AS_TEXT, SPLIT_NAMES, open_table
+from zoobot.data.columns import AS_TEXT
+from zoobot.data.tables import SPLIT_NAMES, open_table
 from zoobot.system.errors import UserError, did_you_mean
 
 SPLITS = ("train", "val", "test")
 RESERVED = ("id_str", "file_loc", "image", "split", "error")  # columns with a meaning of their own
-# How spreadsheets and pandas write a number that they could not keep in full: 1.2E+18.
-ROUNDED = r"^[0-9]+([.,][0-9]*[eE]\+?|[eE]\+)[0-9]+$"
+# How spreadsheets and pandas write a number that they could not keep in full: 1.2E+18, and
+# 587739505552785600.0, which is beyond the whole numbers of float64.
+ROUNDED = r"^ *[+-]?([0-9]+([.,][0-9]*[eE][+]?|[eE][+])[0-9]+|(9[0-9]{15}|[0-9]{17,})[.]0*) *$"
 
 
 def read_catalog(path: str | Path, columns: Sequence[str] = ()) -> pd.DataFrame:
@@ -72,12 +74,23 @@ def read_galaxies(
 
 
 def _cleaned(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """The table with ids, paths and splits as text, and absolute paths of images."""
+    """The table with ids, paths and splits as text, and absolute paths of images.
+
+    Of these texts, spaces around them are left out, and an empty one is missing.
+    """
     check_exact_ids(table["id_str"], f"catalog {path}")
-    for column in set(AS_TEXT) & set(table.columns):
+    texts = set(AS_TEXT) & set(table.columns)
+    if "image" in table and pd.api.types.is_string_dtype(table["image"]):
+        texts.add("image")
+    for column in texts:
         table[column] = _as_text(table[column], path)
+    if (again := table["id_str"] == "id_str").any():
+        raise UserError(
+            f"catalog {path}: row {table.index[again.to_numpy(bool, na_value=False)][0]} has the "
+            "id 'id_str': is the header there again, between two tables? delete it"
+        )
     if "split" in table:
-        table["split"] = table["split"].str.strip().str.lower().replace(SPLIT_NAMES)
+        table["split"] = table["split"].str.lower().replace(SPLIT_NAMES)
     paths = None if "file_loc" in table else image_paths(table["image"], f"catalog {path}")
     if paths is not None:
         table = table.drop(columns="image").assign(file_loc=paths)
@@ -89,11 +102,12 @@ def _cleaned(table: pd.DataFrame, path: Path) -> pd.DataFrame:
 def _as_text(column: pd.Series, path: Path) -> pd.Series:
     missing = column.isna()
     try:
-        text = column.astype(str)
+        text = column.astype(str).str.strip()
     except (pa.ArrowException, UnicodeError, TypeError) as error:
         raise UserError(
             f"catalog {path}: column {column.name!r} can't be read as text: {error!s:.100}"
         ) from error
+    missing |= text == ""
     return text.mask(missing) if missing.any() else text
 
 
@@ -130,11 +144,18 @@ def _is_path(image: object) -> bool:
     return isinstance(image, str)
 
 
+def _is_end(row: int, column: pd.Series) -> bool:
+    return row in (column.index[0], column.index[-1])
+
+
 def _absolute(file_locs: pd.Series, catalog_path: Path) -> pd.Series:
     """Absolute paths of images; raise ValueError if one is missing."""
     if file_locs.isna().any():
         row = file_locs.index[file_locs.isna()][0]
-        raise UserError(f"catalog {catalog_path}: column 'file_loc' is empty in row {row}")
+        units = (
+            " (a row of units, or the end of a table? delete it)" if _is_end(row, file_locs) else ""
+        )
+        raise UserError(f"catalog {catalog_path}: column 'file_loc' is empty in row {row}{units}")
     if file_locs.str.startswith("/").all():
         return file_locs
     folder = catalog_path.resolve()

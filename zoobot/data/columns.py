@@ -1,6 +1,7 @@
-"""Columns of a catalog: which are text, and their plain names, whatever file they are in."""
+"""Columns of a catalog: their plain names, and what their cells are, whatever file they are in."""
 
 import dataclasses
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
@@ -9,6 +10,14 @@ import pandas as pd
 from zoobot.system.errors import UserError
 
 AS_TEXT = ("id_str", "file_loc", "split")  # columns that are read as text
+# Cells that are a missing number in a column of numbers.
+NO_NUMBER = frozenset(
+    "NA N/A n/a <NA> NaN nan -NaN -nan NULL null None none #N/A #NA -- - \\N . 1.#QNAN "
+    "-1.#IND".split()
+)
+# As spreadsheets write 0.5 in much of Europe; and what may also be 1,000 of them.
+WITH_COMMA = r"\s*[+-]?\d*,?\d+([eE][+-]?\d+)?\s*"
+THOUSANDS = r"\s*[+-]?[1-9]\d{0,2},\d{3}\s*"
 
 
 @dataclasses.dataclass
@@ -44,3 +53,62 @@ def plain_names(names: Iterable[str], needed: Iterable[str]) -> list[str]:
             raise UserError(f"its columns {', '.join(spellings)} may each be {name!r}: rename one")
         plain = [name if other in spellings else other for other in plain]
     return plain
+
+
+def with_numbers(table: pd.DataFrame, comma_is_decimal: bool = False) -> pd.DataFrame:
+    """The table with numbers in its columns of text that hold numbers; see ``numbers_or_text``.
+
+    Ids, paths, splits and images stay what they are.
+    """
+    for name, column in table.items():
+        if name not in (*AS_TEXT, "image"):
+            table[name] = numbers_or_text(column, comma_is_decimal)
+    return table
+
+
+def numbers_or_text(column: pd.Series, comma_is_decimal: bool = False) -> pd.Series:
+    """A column of text as numbers, if all that is not missing is a number; else as it is.
+
+    So "None" or "NA" is a missing number among numbers, and a text like others among texts.
+
+    Args:
+        column: what is no text or category of texts is returned as it is.
+        comma_is_decimal: whether 0,5 may be a number.
+
+    Raises:
+        ValueError: a comma may be a decimal one, or stand for thousands.
+    """
+    texts = _as_texts(column)
+    first = next((x for x in texts if not pd.isna(x) and x.strip() not in NO_NUMBER), None)
+    if first is None:
+        return column
+    if comma_is_decimal and re.fullmatch(WITH_COMMA, first):
+        texts = _with_points(texts)
+        first = first.replace(",", ".")
+    if pd.isna(pd.to_numeric(first, errors="coerce")):
+        return column
+    numbers = pd.to_numeric(texts, errors="coerce")
+    rest = texts[numbers.isna() & texts.notna()]
+    return numbers if rest.str.strip().isin(NO_NUMBER).all() else column
+
+
+def _as_texts(column: pd.Series) -> pd.Series:
+    """A column of texts, or of categories that are texts; without rows for any other."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        is_text = pd.api.types.is_string_dtype(column.cat.categories)
+        return column.astype(str) if is_text else column[:0].astype(str)
+    return column if pd.api.types.is_string_dtype(column) else column[:0]
+
+
+def _with_points(texts: pd.Series) -> pd.Series:
+    """Decimal points in place of commas, if all that is not missing is such a number."""
+    present = texts[~(texts.isna() | texts.str.strip().isin(NO_NUMBER))]
+    if not present.str.fullmatch(WITH_COMMA).all():
+        return texts
+    with_comma = present[present.str.contains(",", regex=False)]
+    if len(with_comma) and with_comma.str.fullmatch(THOUSANDS).all():
+        raise UserError(
+            f"column {texts.name!r} holds {with_comma.iloc[0].strip()}: whether its comma is a "
+            "decimal one or stands for thousands can't be known; write a point, or no comma"
+        )
+    return texts.str.replace(",", ".", regex=False)

@@ -29,6 +29,11 @@ FOREIGN = {  # first bytes -> what a file is that is no image we read
     b"\x89HDF": "an HDF5 file",
     b"PAR1": "a Parquet table",
     b"#ASDF": "an ASDF file",
+    b"\x80\x04\x95": "a pickle of Python",
+    b"\x80\x05\x95": "a pickle of Python",
+    b"ARROW1": "an Arrow or Feather file",
+    b"SQLite format 3\0": "an SQLite database",
+    b"\xd0\xcf\x11\xe0": "an old Office file (.xls)",
     b"7z\xbc\xaf": "a 7z archive",
     b"Rar!": "a RAR archive",
     b"\xfd7zXZ": "packed with xz: unpack it",
@@ -46,6 +51,7 @@ TEXTS = {  # how a text begins, in lower case -> what it is
     "<svg": "an SVG drawing",
     "<?xml": "an XML text",
     "{": "a JSON text",
+    "[{": "a JSON text",
 }
 
 
@@ -105,21 +111,28 @@ def what_it_is(file: BinaryIO) -> str:
         return f"damaged: it begins as a {READABLE}, but its header can't be read"
     if not head.strip(b"\0"):
         return f"zeros only, not a {READABLE}: a download or copy that failed?"
-    for magic, told in FOREIGN.items():
-        if head.startswith(magic):
-            return f"{told}, not a {READABLE}"
-    if head[4:8] == b"ftyp":
-        return f"a HEIC or AVIF image or a film, not a {READABLE}"
+    if told := foreign_kind(head):
+        return f"{told}, not a {READABLE}"
     text = head.decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
-    lower = text.lower()
-    for start, told in TEXTS.items():
-        if lower.startswith(start):
-            is_page = start == "<?xml" and ("<html" in lower or "<!doctype html" in lower)
-            return f"{TEXTS['<html'] if is_page else told}, not a {READABLE}"
     if text and all(c.isprintable() or c in "\t\r\n" for c in text[:-1]):
         shown = " ".join(text.split())
         return f"a text that begins {shown[:40]!r}, not a {READABLE}"
     return f"not a {READABLE}, or damaged"
+
+
+def foreign_kind(head: bytes) -> str | None:
+    """What a file is that is neither an image that we read nor a table of text, if it is known."""
+    for magic, told in FOREIGN.items():
+        if head.startswith(magic):
+            return told
+    if head[4:8] == b"ftyp":
+        return "a HEIC or AVIF image or a film"
+    lower = head.decode("utf-8", "replace").lstrip("\ufeff \t\r\n").lower()
+    for start, told in TEXTS.items():
+        if lower.startswith(start):
+            is_page = start == "<?xml" and ("<html" in lower or "<!doctype html" in lower)
+            return TEXTS["<html"] if is_page else told
+    return None
 
 
 def _describe_tiff(file: BinaryIO) -> str:

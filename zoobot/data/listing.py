@@ -25,16 +25,19 @@ ROWS_AT_ONCE = 4096
 
 
 def write_listing(
-    source: pd.DataFrame | str | Path, path: str | Path, split: str = "", id_from: str = "path"
+    source: pd.DataFrame | str | Path,
+    path: str | Path,
+    split: str = "",
+    id_from: str | None = "path",
 ) -> str:
     """Write a listing. What is passed over in a folder of images is told on stderr.
 
     Args:
-        source: a catalog (a table, or the path of a file), or a folder: all images in it and in
-            the folders below it.
+        source: a catalog (a table, or the path of a file), or a folder.
         path: of the listing.
         split: take only the galaxies with this value in the column ``split``; '' takes all.
-        id_from: of images in a folder, see ``ImageFolder.ids``.
+        id_from: a folder holds images, all of those in it and in the folders below it, and their
+            ids are made so (see ``ImageFolder.ids``). None: it is a catalog of Parquet files.
 
     Returns:
         A hash of the ids and the images. Of images in files, the paths are hashed, not the pixels.
@@ -74,14 +77,16 @@ def _name(source: pd.DataFrame | str | Path) -> str:
     return "the catalog" if isinstance(source, pd.DataFrame) else str(source)
 
 
-def _pieces(source: pd.DataFrame | str | Path, split: str, id_from: str) -> Iterator[pd.DataFrame]:
+def _pieces(
+    source: pd.DataFrame | str | Path, split: str, id_from: str | None
+) -> Iterator[pd.DataFrame]:
     """Tables of the galaxies of a source, checked for missing ids, none of them empty."""
     if isinstance(source, pd.DataFrame):
         require_columns(source, ["id_str"], "in memory")
         if "file_loc" not in source and "image" not in source:
             raise UserError("the catalog has neither a file_loc nor an image column")
         pieces = (source.iloc[i : i + ROWS_AT_ONCE] for i in range(0, len(source), ROWS_AT_ONCE))
-    elif Path(source).is_dir():
+    elif id_from is not None and Path(source).is_dir():
         pieces = _images_below(Path(source), id_from)
     else:
         pieces = read_galaxies(source, ["split"] if split else [], ROWS_AT_ONCE)

@@ -1,14 +1,17 @@
 """Open tables of galaxies: text, Parquet, FITS, ECSV and VOTable, as people have them.
 
-What is layout is read away: spaces around names of columns, the case of names that are asked for,
-comments above the header, the separator, the encoding, gzip, an index that pandas wrote. What could
-be read in two ways is a ValueError.
+A file's content says what it is; its suffix does not matter. What is layout is read away: spaces
+around names of columns, the case of names that are asked for, comments above the header, the
+separator, the encoding, gzip, an index that pandas wrote. What could be read in two ways is a
+ValueError.
 """
 
+import codecs
 import contextlib
 import gzip
 import json
 import re
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -18,19 +21,23 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from zoobot.data.columns import AS_TEXT, OpenTable, plain_names
+from zoobot.data.astropy_tables import read_astropy
+from zoobot.data.columns import AS_TEXT, OpenTable, plain_names, with_numbers
+from zoobot.data.file_kinds import (
+    BZIP2_MAGIC,
+    FITS_MAGIC,
+    GZIP_MAGIC,
+    HEAD_BYTES,
+    foreign_kind,
+    is_image_content,
+)
 from zoobot.data.text_tables import open_text
-from zoobot.limits.tables import COMPRESSED, GZIP, check_astropy, check_gzip, check_parquet
+from zoobot.limits.tables import check_gzip, check_parquet
 from zoobot.system.errors import UserError
 
-TEXT_SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".dat")
 PARQUET_SUFFIXES = (".parquet", ".pq", ".parq")
-ASTROPY_FORMATS = {
-    **dict.fromkeys((".fits", ".fit", ".fts"), "fits"),
-    ".ecsv": "ascii.ecsv",
-    **dict.fromkeys((".vot", ".votable", ".xml"), "votable"),
-}
-READ = "use .csv, .tsv, .txt, .parquet, .fits, .ecsv, .vot or .xml (all but .parquet also .gz)"
+KINDS = {b"PAR1": "parquet", FITS_MAGIC: "fits", b"# %ECSV": "ascii.ecsv"}  # by first bytes
+READ = "save it as CSV (with id_str as text), Parquet, FITS, ECSV or VOTable"
 SPLIT_NAMES = dict.fromkeys(("val", "valid", "validation", "dev"), "val")
 SPLIT_NAMES |= {"train": "train", "test": "test"}
 
@@ -42,17 +49,19 @@ def open_table(path: Path, needed: Iterable[str], num_rows: int | None = None) -
     and ``test-...`` give a column ``split``.
 
     Args:
-        path: its suffix says what it is.
+        path: of any suffix.
         needed: columns that must be named without doubt.
         num_rows: the most rows in a piece, which then has the columns ``needed`` only. FITS, ECSV
             and VOTable come in one piece with all columns. None: one piece with all columns.
 
     Raises:
-        ValueError: the file is missing, empty, damaged or of another format, or names of columns
-            repeat.
+        ValueError: the file is missing, empty, damaged or of another format, names of columns
+            repeat, or more than one table in it may be the catalog.
     """
     if not path.exists():
         raise UserError(f"no catalog {path}")
+    if not path.is_dir() and not path.is_file():
+        raise UserError(f"catalog {path} is no file")
     needed = set(needed)
     with _errors_of(path):
         table = _open(path, needed, num_rows)
@@ -62,29 +71,54 @@ def open_table(path: Path, needed: Iterable[str], num_rows: int | None = None) -
 def _open(path: Path, needed: set[str], num_rows: int | None) -> OpenTable:
     if path.is_dir():
         return _open_folder(path, needed, num_rows)
-    suffix = path.suffix.lower()
-    if suffix in PARQUET_SUFFIXES:
-        return _open_parquet(path, needed, num_rows)
-    suffix = suffix if suffix != ".gz" else Path(path.stem).suffix.lower()
-    if suffix not in (*TEXT_SUFFIXES, *ASTROPY_FORMATS):
-        raise UserError(f"catalog {path}: unknown format {path.suffix!r}; {READ}")
     with open(path, "rb") as file:
-        start = file.read(64)
-    packed = path.suffix.lower() == ".gz" and start.startswith(GZIP)
+        start = file.read(HEAD_BYTES)
+    packed = start.startswith(GZIP_MAGIC)
     if packed:
         check_gzip(path)
         with gzip.open(path) as file:
-            start = file.read(64)
-    elif suffix in TEXT_SUFFIXES and start.startswith(COMPRESSED):
-        raise UserError(
-            "it is compressed: unpack it first, or end the name of a gzip file with .gz"
-        )
-    if suffix in TEXT_SUFFIXES and not start.startswith(b"# %ECSV"):
+            start = file.read(HEAD_BYTES)
+    kind = _kind(start)
+    if kind == "text":
         return open_text(path, packed, start, needed, num_rows)
-    kind = ASTROPY_FORMATS.get(suffix, "ascii.ecsv")
-    table = _read_unpacked(path, kind) if packed else _read_astropy(path, kind)
+    if kind == "parquet":
+        if packed:
+            raise UserError("it is a Parquet file packed with gzip: unpack it")
+        return _open_parquet(path, needed, num_rows)
+    table = (_read_unpacked if packed else read_astropy)(path, kind, needed)
     table.columns = plain_names(table.columns, needed)
-    return OpenTable(list(table.columns), iter([table]))
+    return OpenTable(list(table.columns), iter([with_numbers(table)]))
+
+
+def _kind(start: bytes) -> str:
+    """What a table is by its first bytes: ``text``, ``parquet``, or astropy's name of the format.
+
+    Raises:
+        ValueError: it is something else that is known.
+    """
+    for magic, kind in KINDS.items():
+        if start.startswith(magic):
+            return kind
+    lower = start.lower().removeprefix(codecs.BOM_UTF8).lstrip()
+    if lower.startswith(b"<votable") or (lower.startswith(b"<?xml") and b"<html" not in lower):
+        return "votable"
+    if b"id_str" in lower and b"\0" not in start and lower[:1] not in (b"{", b"[", b"<"):
+        return "text"
+    told = "an image" if is_image_content(start) else foreign_kind(start)
+    if start.startswith(BZIP2_MAGIC):
+        told = "packed with bzip2: unpack it"
+    if told:
+        raise UserError(f"unknown format: it is {told}; {READ}")
+    return "text"
+
+
+def _read_unpacked(path: Path, kind: str, needed: set[str]) -> pd.DataFrame:
+    """A gzip file's table. It is unpacked into a temporary file."""
+    with tempfile.NamedTemporaryFile() as unpacked:
+        with gzip.open(path) as file:
+            shutil.copyfileobj(file, unpacked)
+        unpacked.flush()
+        return read_astropy(Path(unpacked.name), kind, needed)
 
 
 @contextlib.contextmanager
@@ -117,40 +151,70 @@ def _with_errors(path: Path, pieces: Iterator[pd.DataFrame]) -> Iterator[pd.Data
 def _open_parquet(path: Path, needed: set[str], num_rows: int | None) -> OpenTable:
     check_parquet(path)
     with pq.ParquetFile(path) as file:
-        stored = file.schema_arrow.names
+        saved = _saved_range(file.schema_arrow, needed)
+        stored = [*file.schema_arrow.names, *saved]
     repeated = [name for name, count in Counter(stored).items() if count > 1]
     if repeated:
         raise UserError(f"catalog {path} has more than one column {repeated[0]!r}: rename one")
     names = plain_names(stored, needed)
     renamed = dict(zip(stored, names, strict=True))
-    return OpenTable(names, _parquet_pieces(path, renamed, needed, num_rows))
+    return OpenTable(names, _parquet_pieces(path, renamed, needed, saved, num_rows))
+
+
+def _saved_range(schema: pa.Schema, needed: set[str]) -> dict[str, range]:
+    """A needed column that pandas kept as a range of numbers in the file's metadata, by name."""
+    index = (schema.pandas_metadata or {}).get("index_columns", [])
+    saved = {}
+    for column in index:
+        if isinstance(column, dict) and set(plain_names([column["name"]], needed)) & needed:
+            saved[column["name"]] = range(column["start"], column["stop"], column["step"])
+    return saved
 
 
 def _parquet_pieces(
-    path: Path, renamed: dict[str, str], needed: set[str], num_rows: int | None
+    path: Path,
+    renamed: dict[str, str],
+    needed: set[str],
+    saved: dict[str, range],
+    num_rows: int | None,
 ) -> Iterator[pd.DataFrame]:
     start = 0
     with pq.ParquetFile(path) as file:
         if num_rows is None:
             batches = iter([file.read()])
         else:
-            columns = [stored for stored, name in renamed.items() if name in needed]
+            columns = [
+                stored for stored, name in renamed.items() if name in needed and stored not in saved
+            ]
             batches = file.iter_batches(num_rows, columns=columns)
         for batch in batches:
             batch.validate(full=True)  # text that is not UTF-8 would cause errors only later
-            table = _to_pandas(batch, renamed)
+            table = _to_pandas(batch, renamed, needed)
             table.index += start
+            for name, numbers in saved.items():
+                table[renamed[name]] = numbers[start : start + len(table)]
             start += len(table)
-            yield table
+            yield with_numbers(table)
 
 
-def _to_pandas(batch: pa.Table | pa.RecordBatch, renamed: dict[str, str]) -> pd.DataFrame:
-    """A table of pandas, an index that it was saved with as columns, and whole ids as text."""
+def _to_pandas(
+    batch: pa.Table | pa.RecordBatch, renamed: dict[str, str], needed: set[str]
+) -> pd.DataFrame:
+    """A table of pandas, an index that it was saved with as columns, and whole ids as text.
+
+    Labels that are decimals become floats, and labels that are bytes text.
+    """
     table = batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch])
     for i, field in enumerate(table.schema):
-        if renamed[field.name] == "id_str" and pa.types.is_integer(field.type):
+        name = renamed[field.name]
+        if name == "id_str" and pa.types.is_integer(field.type):
             table = table.set_column(i, field.name, table.column(i).cast(pa.string()))
             table = table.replace_schema_metadata(_without_type(table.schema, field.name))
+        elif name in needed - {*AS_TEXT, "image"}:
+            kinds = {pa.types.is_decimal: pa.float64(), pa.types.is_binary: pa.string()}
+            for is_kind, plain in kinds.items():
+                if is_kind(field.type):
+                    table = table.set_column(i, field.name, table.column(i).cast(plain))
     table = table.to_pandas()
     if not isinstance(table.index, pd.RangeIndex):
         levels = [name for name in table.index.names if name not in (None, *table.columns)]
@@ -174,7 +238,10 @@ def _without_type(schema: pa.Schema, name: str) -> dict[bytes, bytes]:
 def _open_folder(folder: Path, needed: set[str], num_rows: int | None) -> OpenTable:
     files = parquet_files(folder)
     if not files:
-        raise UserError(f"no catalog {folder}: a folder with no .parquet files in it; {READ}")
+        raise UserError(
+            f"no catalog {folder}: a folder with no .parquet files in it (predict.py takes a "
+            "folder of images as --images)"
+        )
     tables = [_open_parquet(path, needed, num_rows) for path in files]
     for path, table in zip(files, tables, strict=True):
         missing = needed & set(tables[0].names) ^ needed & set(table.names)
@@ -228,35 +295,3 @@ def _splits_of(files: list[Path]) -> list[str] | None:
             "train-..., val-... or test-..., move it away, or give the tables a column 'split'"
         )
     return None if None in splits else splits
-
-
-# FITS, ECSV, VOTable
-
-
-def _read_unpacked(path: Path, kind: str) -> pd.DataFrame:
-    """A gzip file's table. It is unpacked into a temporary file."""
-    with tempfile.NamedTemporaryFile(suffix=Path(path.stem).suffix) as unpacked:
-        with gzip.open(path) as file:
-            while piece := file.read(2**20):
-                unpacked.write(piece)
-        unpacked.flush()
-        return _read_astropy(Path(unpacked.name), kind)
-
-
-def _read_astropy(path: Path, kind: str) -> pd.DataFrame:
-    """A table that astropy reads, without its columns of arrays."""
-    try:
-        from astropy.table import Table
-    except ImportError:
-        raise UserError(f"{kind} needs astropy: pip install 'zoobot-torch[astro]'") from None
-    check_astropy(path, kind)
-    table = Table.read(path, format=kind)
-    flat = table[[name for name in table.colnames if table[name].ndim == 1]]
-    flat.convert_bytestring_to_unicode()
-    catalog = flat.to_pandas()
-    for name in AS_TEXT:
-        for column in catalog.columns[catalog.columns.str.strip().str.casefold() == name]:
-            if flat[column].dtype.kind in "OU":
-                catalog[column] = catalog[column].astype(str).mask(catalog[column].isna())
-                catalog[column] = catalog[column].str.strip()
-    return catalog

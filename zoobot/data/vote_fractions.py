@@ -28,11 +28,13 @@ def counts_from_fractions(
         (N, A) int32, with the index of ``fractions``.
 
     Raises:
-        ValueError: a column is missing, a fraction is not within 0-1, or a number of people is
-            missing or negative.
+        ValueError: a column is missing, a fraction is text or not within 0-1, or a number of people
+            is text, missing, negative or infinite; or there are not as many numbers of people as
+            galaxies, or they belong to other rows.
     """
     require_columns(fractions, schema.label_cols, "in memory")
-    values = fractions[schema.label_cols].to_numpy(np.float64, na_value=np.nan)
+    columns = [_as_floats(fractions[column], column) for column in schema.label_cols]
+    values = np.stack(columns, axis=1)
     values = np.nan_to_num(values, nan=0.0, posinf=np.inf)
     bad = ~((values >= 0) & (values <= 1.001))
     if bad.any():
@@ -41,9 +43,17 @@ def counts_from_fractions(
             f"column {schema.label_cols[column]!r} holds {values[row, column]:g} in row {row}, "
             "which is no fraction"
         )
-    people = np.asarray(num_people, dtype=np.float64)
-    if not (people >= 0).all():
-        row = int(np.flatnonzero(~(people >= 0))[0])
+    people = _as_floats(num_people, "num_people")
+    if len(people) != len(values):
+        raise UserError(f"num_people has {len(people)} numbers for {len(values)} galaxies")
+    if isinstance(num_people, pd.Series) and not num_people.index.equals(fractions.index):
+        raise UserError(
+            "num_people and the fractions have different indices: take both from one table, or "
+            "give num_people.to_numpy() if their rows are in the same order"
+        )
+    bad = ~((people >= 0) & (people <= np.iinfo(np.int32).max))
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
         raise UserError(f"num_people is {people[row]:g} in row {row}")
     counts = np.zeros(values.shape, dtype=np.int32)
     for level in schema.levels:
@@ -53,6 +63,19 @@ def counts_from_fractions(
             votes = counts[:, leading].sum(axis=1) if leading else np.round(people)
             counts[:, columns] = _deal(values[:, columns], votes)
     return pd.DataFrame(counts, fractions.index, schema.label_cols)
+
+
+def _as_floats(numbers: pd.Series | np.ndarray, name: str) -> np.ndarray:
+    """(N,) float64, NaN for what is missing; ValueError for text that is no number."""
+    if np.ndim(numbers) != 1:
+        raise UserError(f"{name} must be one column of numbers, not {np.ndim(numbers)}-dimensional")
+    cells = pd.Series(numbers).reset_index(drop=True)
+    values = pd.to_numeric(cells.astype(object), errors="coerce")
+    text = values.isna() & cells.notna()
+    if text.any():
+        row = int(text.to_numpy().argmax())
+        raise UserError(f"column {name!r} holds {cells.iloc[row]!r} in row {row}: no number")
+    return values.to_numpy(np.float64, na_value=np.nan)
 
 
 def _deal(fractions: np.ndarray, votes: np.ndarray) -> np.ndarray:

@@ -21,8 +21,7 @@ from zoobot.system.errors import UserError
 MAX_CELLS_A_BYTE = 1000
 MAX_EXPANSION = 1000  # unpacked bytes for each byte of the file
 MAX_GZIP_EXPANSION = 200  # the same of gzip: tables of vote counts have 4 to 40
-GZIP = b"\x1f\x8b"  # how gzip files begin
-COMPRESSED = (GZIP, b"\x1f\x9d", b"BZh", b"\xfd7zXZ", b"PK\x03\x04")  # and others
+COMPRESSED = (b"\x1f\x8b", b"\x1f\x9d", b"BZh", b"\xfd7zXZ", b"PK\x03\x04")  # first bytes
 
 
 def check_parquet(path: Path) -> None:

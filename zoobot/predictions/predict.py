@@ -75,7 +75,7 @@ def predict_to_file(
     summary: bool = False,
     split: str = "",
     seed: int = 42,
-    id_from: str = "path",
+    id_from: str | None = "path",
     resume: bool = True,
     show_progress: bool = True,
 ) -> Path:
@@ -100,7 +100,7 @@ def predict_to_file(
         split: only galaxies with this value in the catalog's column ``split``.
         seed: of the dropout.
         id_from: ids of images in a folder: ``path`` (below it) or ``stem`` (the file's name), both
-            without suffix.
+            without suffix. None: a folder is no folder of images but a catalog of Parquet files.
         resume: go on from the parts of a killed run; False deletes them.
 
     Raises:
@@ -181,7 +181,7 @@ def _check_options(model, num_samples, num_views, batch_size, on_bad_image) -> N
 
 
 def _galaxies(
-    catalog: pd.DataFrame | str | Path | Galaxies, folder: Path, split: str, id_from: str
+    catalog: pd.DataFrame | str | Path | Galaxies, folder: Path, split: str, id_from: str | None
 ) -> tuple[Galaxies, str | None]:
     """The galaxies by number, and in the main process a hash of them."""
     if not isinstance(catalog, pd.DataFrame | str | Path):

@@ -1,0 +1,94 @@
+"""Read the tables of FITS, ECSV and VOTable files with astropy."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from zoobot.data.columns import AS_TEXT
+from zoobot.limits.tables import check_astropy
+from zoobot.system.errors import UserError
+
+if TYPE_CHECKING:
+    from astropy.table import Table
+
+
+def read_astropy(path: Path, kind: str, needed: Iterable[str]) -> pd.DataFrame:
+    """A table without its columns of arrays; of several, the one with the needed columns.
+
+    Args:
+        path: its suffix does not matter.
+        kind: ``fits``, ``ascii.ecsv`` or ``votable``.
+        needed: columns to choose by; those that every catalog may have decide nothing.
+
+    Raises:
+        ValueError: no table, or more than one, has ids and the needed columns; or astropy is not
+            installed; and what it raises for damaged files.
+    """
+    try:
+        import astropy.table  # noqa: F401
+    except ImportError:
+        raise UserError(f"{kind} needs astropy: pip install 'zoobot-torch[astro]'") from None
+    check_astropy(path, kind)
+    readers = {"fits": _read_fits, "votable": _read_votable, "ascii.ecsv": _read_ecsv}
+    table = readers[kind](path, {*needed} - {*AS_TEXT, "image"} | {"id_str"})
+    flat = table[[name for name in table.colnames if table[name].ndim == 1]]
+    flat.convert_bytestring_to_unicode()
+    return flat.to_pandas()
+
+
+def _read_fits(path: Path, needed: set[str]) -> "Table":
+    from astropy.io import fits
+    from astropy.table import Table
+
+    with fits.open(path, memmap=True, disable_image_compression=True) as hdus:
+        tables = {
+            i: (hdu.name or f"HDU {i}", hdu.columns.names)
+            for i, hdu in enumerate(hdus)
+            if isinstance(hdu, fits.BinTableHDU | fits.TableHDU)
+        }
+    return Table.read(path, format="fits", hdu=_choose(tables, needed))
+
+
+def _read_votable(path: Path, needed: set[str]) -> "Table":
+    from astropy.io.votable import parse
+
+    tables = [table for table in parse(path).iter_tables() if table.fields]
+    names = {
+        i: (table.name or table.ID or f"table {i + 1}", [field.name for field in table.fields])
+        for i, table in enumerate(tables)
+    }
+    return tables[_choose(names, needed)].to_table(use_names_over_ids=True)
+
+
+def _read_ecsv(path: Path, needed: set[str]) -> "Table":
+    from astropy.table import Table
+
+    return Table.read(path, format="ascii.ecsv")
+
+
+def _choose(tables: dict[int, tuple[str, list[str]]], needed: set[str]) -> int:
+    """The place of the only table, or of the only one with ids and most of what is needed.
+
+    Args:
+        tables: their places -> their names, and those of their columns.
+    """
+    if not tables:
+        raise UserError("it holds no table")
+    if len(tables) == 1:
+        return next(iter(tables))
+    columns = {
+        place: {name.strip().casefold() for name in names} for place, (_, names) in tables.items()
+    }
+    found = [place for place in tables if {name.casefold() for name in needed} <= columns[place]]
+    found = found or [place for place in tables if "id_str" in columns[place]]
+    if len(found) == 1:
+        return found[0]
+    listed = ", ".join(tables[place][0] for place in found or tables)
+    if found:
+        raise UserError(
+            f"more than one of its tables may be the catalog ({listed}): save one in a file of "
+            "its own"
+        )
+    raise UserError(f"none of its {len(tables)} tables ({listed}) has a column 'id_str'")
