@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 GPU = torch.device("cuda", 0)
 WITHOUT_READING = ("__get__", "__len__", "dim", "is_floating_point", "size")
+WAITING = ("item", "tolist", "nonzero", "__bool__")  # the host waits for the GPU
 
 
 class Stream:
@@ -49,7 +50,7 @@ class Gpu:
     """The host, which is a stream here too, the streams that are current, and what went wrong."""
 
     def __init__(self):
-        self.host, self.usual, self.faults = Stream(), Stream(), set()
+        self.host, self.usual, self.faults, self.num_waits = Stream(), Stream(), set(), 0
         self._of_thread = threading.local()
 
     @property
@@ -101,8 +102,12 @@ class Seen(torch.Tensor):
         self.memory.recorded.add(stream)
 
     def numpy(self):
+        assert not self.is_cuda
         self.memory.read()
         return plain(self).numpy()
+
+    def cpu(self):
+        return self.to("cpu")
 
     def to(self, device, non_blocking=False):
         if torch.device(device).type == self.device.type:
@@ -112,6 +117,7 @@ class Seen(torch.Tensor):
         copy = seen(plain(self).clone(), not self.is_cuda, gpu.current)
         if not non_blocking:
             gpu.host.wait_stream(gpu.current)
+            gpu.num_waits += 1
         return copy
 
     @classmethod
@@ -123,9 +129,10 @@ class Seen(torch.Tensor):
         for tensor in own:
             tensor.memory.read()
         is_on_gpu = any(tensor.is_cuda for tensor in own)
+        gpu.num_waits += is_on_gpu and func.__name__ in WAITING
         stream = gpu.current if is_on_gpu else gpu.host
         stream.work()
-        if isinstance(made, tuple | list):
+        if isinstance(made, tuple | list) and all(map(torch.is_tensor, made)):
             return type(made)(seen(x, is_on_gpu, stream) for x in made)
         return seen(made, is_on_gpu, stream) if torch.is_tensor(made) else made
 

@@ -235,9 +235,9 @@ def test_batches_ahead_are_of_the_workers_there_are_and_bounded_in_bytes(
     assert num_ahead(divided, 8, 2) == 8
     assert num_ahead(divided, 60, 4) == 4  # one for each worker
     of_processes = CatalogDataset(frame, None, fixed(output_size=32))
-    loader = loaders.eval_loader(of_processes, 8, 4)
+    loader = loaders.eval_loader(of_processes, 8, 2, prefetch_factor=9)
     assert loader.num_ahead == 8
-    assert loader._loader.prefetch_factor == 2
+    assert loader._loader.prefetch_factor == 4
 
 
 @pytest.mark.parametrize(
