@@ -17,6 +17,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from zoobot import engine
 from zoobot.data import CatalogDataModule, get_galaxy_transform, minimal_view_config
 from zoobot.data.catalog import read_catalog
+from zoobot.data.views.cpu import GalaxyView
+from zoobot.data.views.device import DeviceView
 from zoobot.models.finetune import (
     FinetuneableZoobotClassifier,
     FinetuneableZoobotRegressor,
@@ -61,6 +63,20 @@ def classifier(**arguments):
 
 def trainer(folder, **arguments):
     return get_trainer(folder, **{"max_epochs": 2, "precision": "fp32", **arguments})
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_loop_on_a_gpu_is_given_views_to_make_and_one_on_a_cpu_is_not(
+    frame, tmp_path, accumulation
+):
+    data = data_module(frame, "label")
+    for device, kind in (("cpu", GalaxyView), ("cuda:0", DeviceView)):
+        one = trainer(tmp_path)
+        one.device = torch.device(device)
+        for loader in (data.train_dataloader(), data.val_dataloader()):
+            of_loop = one._loop_loader(loader, classifier(), "val", accumulation)
+            of_loop = of_loop if accumulation == 1 else of_loop._loader
+            assert type(of_loop.dataset.transform) is kind
 
 
 def test_every_class_fits_validates_tests_and_predicts(frame, tree, tmp_path, precision):

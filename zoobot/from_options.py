@@ -23,6 +23,7 @@ from zoobot.models import architectures
 from zoobot.runs.resume import find_state
 from zoobot.schemas import Schema
 from zoobot.system import distributed
+from zoobot.system.cores import choose_num_workers
 from zoobot.system.errors import UserError
 from zoobot.trainer import Trainer
 
@@ -86,6 +87,7 @@ def make_data(
     label_cols: list[str],
 ) -> CatalogDataModule:
     """The data module that the options describe: random views to train on, fixed ones else."""
+    device = distributed.choose_device(options.device)
     train_view, test_view = default_view_config(), minimal_view_config()
     if options.zoom:
         low, high = options.zoom
@@ -100,19 +102,13 @@ def make_data(
         get_galaxy_transform(test_view),
         **{f"{split}_catalog": table for split, table in splits.items()},
         batch_size=options.batch_size,
-        num_workers=options.num_workers,
+        num_workers=choose_num_workers(options.num_workers, on_gpu=device.type == "cuda"),
         seed=options.seed,
         channels=options.channels,
         fits_scaling=options.fits_scaling,
         grad_accumulation=options.grad_accumulation,
-        augment=_augment(options),
+        augment=options.augment,
     )
-
-
-def _augment(options: argparse.Namespace) -> str:
-    if options.augment != "auto":
-        return options.augment
-    return "device" if distributed.choose_device(options.device).type == "cuda" else "cpu"
 
 
 def state_to_resume(options: argparse.Namespace) -> dict | None:

@@ -136,6 +136,11 @@ def non_negative_int(text: str) -> int:
     return value
 
 
+def auto_or_non_negative_int(text: str) -> int | str:
+    """``auto``, or an int of 0 or more."""
+    return text if text == "auto" else non_negative_int(text)
+
+
 def seed(text: str) -> int:
     """An int that every generator takes."""
     value = non_negative_int(text)
@@ -204,7 +209,7 @@ def add_data_options(parser: Parser, *, catalog: str | None) -> argparse._Argume
         "--augment",
         choices=["auto", "cpu", "device"],
         default="auto",
-        help="who makes the training views; auto: the device, if it is a GPU",
+        help="who makes the views; auto: the device, if it is a GPU",
     )
     return group
 
@@ -255,9 +260,10 @@ def add_hardware_options(parser: Parser) -> None:
     group.add_argument("--compile", action="store_true", help="torch.compile the encoder")
     group.add_argument(
         "--num-workers",
-        type=non_negative_int,
-        default=2,
-        help="image-reading processes for each process",
+        type=auto_or_non_negative_int,
+        default="auto",
+        help="image-reading workers of each process; auto: on a GPU its cores but two, 14 at most; "
+        "on a CPU 2",
     )
 
 

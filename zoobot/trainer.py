@@ -128,7 +128,8 @@ class Trainer:
         train = self._loop_loader(train_dataloaders, model, "train", self.accumulation)
         val = self._loop_loader(val_dataloaders, model, "val")
         optim.check_schedule(settings.scheduler_kwargs, settings.epochs, train.num_steps)
-        ours, validated = own_loader(train_dataloaders), own_loader(val_dataloaders)
+        ours = own_loader(train_dataloaders, self.device)
+        validated = own_loader(val_dataloaders, self.device)
         model.learn_from_labels(tables.get("train"))
         model.to(self.device)
         optimizer = model.configure_optimizers()
@@ -258,7 +259,7 @@ class Trainer:
         model = self._load(model, ckpt_path)
         settings = engine.Settings(self.device, engine.choose_dtype(self.precision, self.device))
         given = _loader_of(datamodule or dataloaders, "predict")
-        loader = own_loader(given)
+        loader = own_loader(given, self.device)
         if loader is None:
             seed = self.seed or 0
             loader = ForeignLoader(given, "predict", seed=seed, own_share=self.own_share)
@@ -323,7 +324,7 @@ class Trainer:
         """The loader that the loop takes, for a loader of ours or any iterable of batches."""
         if loader is None:
             raise UserError("give a datamodule, or the loaders")
-        ours = own_loader(loader)
+        ours = own_loader(loader, self.device)
         if ours is not None:
             return ours if accumulation == 1 else RegroupedLoader(ours, accumulation)
         return ForeignLoader(

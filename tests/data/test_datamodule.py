@@ -4,6 +4,11 @@ import torch
 
 from zoobot.data import CatalogDataModule, CatalogDataset
 from zoobot.data.catalog import read_catalog
+from zoobot.data.loaders import own_loader
+from zoobot.data.views.config import fast_view_config
+from zoobot.data.views.cpu import GalaxyView
+from zoobot.data.views.device import DeviceView
+from zoobot.system import cores
 
 
 @pytest.fixture
@@ -105,3 +110,49 @@ def test_a_split_without_a_catalog_is_told(frame):
         data.val_dataloader()
     with pytest.raises(ValueError, match="no stage 'training'"):
         data.setup("training")
+
+
+GPU = torch.device("cuda", 0)
+
+
+def views(data, device):
+    """Which kind of view each split's loader has, for a loop on this device."""
+    data.setup()
+    given = (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
+    return [type(own_loader(loader, device).dataset.transform) for loader in given]
+
+
+def test_the_loops_device_decides_who_makes_the_views_of_all_splits(frame):
+    cpu = torch.device("cpu")
+    assert views(module(catalog=frame), cpu) == [GalaxyView] * 3
+    assert views(module(catalog=frame), GPU) == [DeviceView] * 3
+    assert views(module(catalog=frame, augment="cpu"), GPU) == [GalaxyView] * 3
+    assert views(module(catalog=frame, augment="device"), cpu) == [DeviceView] * 3
+
+
+def test_a_view_that_a_gpu_can_not_make_stays_with_the_workers(frame):
+    data = module(catalog=frame, test_transform=GalaxyView(fast_view_config()))
+    assert views(data, GPU) == [DeviceView, GalaxyView, GalaxyView]
+    data = module(catalog=frame, test_transform=GalaxyView(fast_view_config()), augment="device")
+    with pytest.raises(ValueError, match="center_crop can't be made on the device"):
+        data.setup("validate")
+
+
+def test_batches_for_users_have_the_views_of_the_cpu_beside_any_loop(frame):
+    data = module(catalog=frame)
+    loader = data.val_dataloader()
+    before = next(iter(loader))["image"]
+    own_loader(loader, GPU)
+    assert torch.equal(next(iter(loader))["image"], before)
+
+
+@pytest.mark.parametrize(("has_gpu", "wanted"), [(False, 2), (True, 6)])
+def test_the_number_of_workers_follows_the_hardware_unless_it_is_given(
+    frame, monkeypatch, has_gpu, wanted
+):
+    monkeypatch.setattr(cores, "num_cores", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    assert CatalogDataModule(["smooth_yes"], catalog=frame).num_workers == wanted
+    assert module(catalog=frame, num_workers=3).num_workers == 3
+    with pytest.raises(ValueError, match="num_workers=-1: give 'auto'"):
+        module(catalog=frame, num_workers=-1)

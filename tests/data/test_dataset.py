@@ -1,3 +1,4 @@
+import files_people_have
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +11,7 @@ from zoobot.data.images import ImageError
 from zoobot.data.loaders import eval_loader
 from zoobot.data.views.config import minimal_view_config
 from zoobot.data.views.cpu import GalaxyView
+from zoobot.data.views.device import DeviceView
 
 
 def test_a_single_galaxy_has_a_float_image_and_plain_labels(dataset, tree):
@@ -72,3 +74,13 @@ def test_text_labels_are_refused_with_the_cure(small_catalog):
     frame = catalog.read_catalog(small_catalog).assign(label="spiral")
     with pytest.raises(ValueError, match="'label' holds 'spiral', which is no number; number"):
         CatalogDataset(frame, ["label"])
+
+
+def test_values_taken_for_no_data_are_told_whoever_makes_the_view():
+    pytest.importorskip("astropy")
+    image = files_people_have.with_no_data()["one -9999"][0]
+    frame = pd.DataFrame({"id_str": ["g0", "g1"], "image": [image, image]})
+    view = GalaxyView({"output_size": 16})
+    for transform in (view, DeviceView(view)):
+        batch = CatalogDataset(frame, transform=transform).batch(0, [0, 1])
+        assert batch["no_data"] == [-9999.0, -9999.0]

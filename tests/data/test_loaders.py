@@ -13,6 +13,7 @@ from zoobot.data.images import ImageError
 from zoobot.data.views.config import default_view_config
 from zoobot.data.views.cpu import GalaxyView
 from zoobot.data.views.device import DeviceView
+from zoobot.data.views.turned import TurnedViews
 from zoobot.system import memory
 from zoobot.system.errors import UserError
 from zoobot.trainer import Trainer
@@ -158,3 +159,127 @@ def test_loaders_and_trainers_change_neither_malloc_nor_the_warnings_filter(data
     Trainer(tmp_path)
     assert memory.keep_freed_memory.cache_info().currsize == 0
     assert warnings.filters == before
+
+
+def fixed(**settings):
+    return GalaxyView({"output_size": 16, **settings})
+
+
+GPU = torch.device("cuda", 0)
+
+
+def test_a_gpu_makes_the_views_of_every_loader_and_a_cpu_of_none(small_catalog):
+    frame = catalog.read_catalog(small_catalog)
+    dataset = CatalogDataset(frame, None, fixed())
+    for loader in (loaders.eval_loader(dataset, 8), loaders.train_loader(dataset, 8)):
+        for given in (loader, loaders.CatalogLoader(loader)):
+            assert loaders.own_loader(given) is loader
+            assert loaders.own_loader(given, torch.device("cpu")) is loader
+            of_gpu = loaders.own_loader(given, GPU)
+            assert isinstance(of_gpu.dataset.transform, DeviceView)
+            assert loaders.own_loader(given, GPU) is of_gpu  # and its workers
+            assert of_gpu.sampler is loader.sampler
+            assert of_gpu.dataset.describe_images() == dataset.describe_images()
+        assert isinstance(loader.dataset.transform, GalaxyView)
+
+
+def test_views_that_a_gpu_makes_are_those_of_the_cpu(small_catalog):
+    frame = catalog.read_catalog(small_catalog)
+    loader = loaders.eval_loader(CatalogDataset(frame, None, fixed()), 60)
+    (of_cpu,), (of_gpu,) = list(loader), list(loader.made_for(GPU))
+    views = to_device(of_gpu, torch.device("cpu"))["image"]
+    assert views.shape == of_cpu["image"].shape
+    assert (views - of_cpu["image"] / 255).abs().mean() < 2 / 255
+    assert of_gpu["id_str"] == of_cpu["id_str"]
+
+
+@pytest.mark.parametrize(
+    ("augment", "transform"),
+    [("cpu", fixed()), ("auto", fixed(center_crop=True)), ("auto", T.CenterCrop(16))],
+)
+def test_views_stay_on_the_cpu_where_told_and_where_a_gpu_can_not_make_them(
+    small_catalog, augment, transform
+):
+    frame = catalog.read_catalog(small_catalog)
+    dataset = CatalogDataset(frame, None, transform, augment=augment)
+    loader = loaders.eval_loader(dataset, 8)
+    assert loader.made_for(GPU) is loader
+
+
+def test_whoever_asks_for_the_device_gets_it_or_an_error(small_catalog):
+    frame = catalog.read_catalog(small_catalog)
+    dataset = CatalogDataset(frame, None, fixed(), augment="device")
+    assert isinstance(dataset.transform, DeviceView)
+    with pytest.raises(UserError, match="center_crop can't be made on the device"):
+        CatalogDataset(frame, None, fixed(center_crop=True), augment="device")
+    with pytest.raises(UserError, match="augment='gpu': use one of auto, cpu, device"):
+        CatalogDataset(frame, None, fixed(), augment="gpu")
+
+
+def num_ahead(dataset, batch_size, num_workers, **loading):
+    return loaders.eval_loader(dataset, batch_size, num_workers, **loading).num_ahead
+
+
+def test_batches_ahead_are_of_the_workers_there_are_and_bounded_in_bytes(
+    small_catalog, monkeypatch
+):
+    frame = catalog.read_catalog(small_catalog)
+    divided = CatalogDataset(frame, None, DeviceView(fixed(), 32))
+    divided.galaxies.raw_px = 32
+    assert num_ahead(divided, 8, 12) == 4 * loaders.MOST_THREADS  # no thread more
+    assert num_ahead(divided, 8, 2, prefetch_factor=3) == 6
+    batch_bytes = 8 * 3 * 32 * 32
+    monkeypatch.setattr(loaders, "MOST_BYTES_AHEAD", 8 * batch_bytes)
+    assert num_ahead(divided, 8, 4) == 8
+    assert num_ahead(divided, 8, 3) == 6
+    assert num_ahead(divided, 8, 2) == 8
+    assert num_ahead(divided, 60, 4) == 4  # one for each worker
+    of_processes = CatalogDataset(frame, None, fixed(output_size=32))
+    loader = loaders.eval_loader(of_processes, 8, 2, prefetch_factor=9)
+    assert loader.num_ahead == 8
+    assert loader._loader.prefetch_factor == 4
+
+
+@pytest.mark.parametrize(
+    ("transform", "channels"),
+    [
+        (fixed(), 3),
+        (fixed(), 1),
+        (fixed(greyscale=True), 3),
+        (TurnedViews(fixed(), 3), 3),
+        (DeviceView(fixed(), 40), 3),
+        (DeviceView(TurnedViews(fixed(), 3), 40), 1),
+        (DeviceView(fixed(greyscale=True), 40), 3),
+    ],
+)
+def test_the_size_of_images_is_known_before_one_is_read(small_catalog, transform, channels):
+    frame = catalog.read_catalog(small_catalog)
+    dataset = CatalogDataset(frame, None, transform, channels=channels)
+    assert dataset.image_bytes == dataset.batch(0, [0])["image"].nbytes
+
+
+def test_a_samplers_largest_batch_is_known_before(dataset):
+    for sampler in (
+        loaders.train_loader(dataset, 16, accumulation=3).sampler,
+        loaders.eval_loader(dataset, 16).sampler,
+    ):
+        assert max(len(indices) for _, indices in sampler) == sampler.batch_size
+
+
+def test_threads_that_make_batches_compute_on_one_core(small_catalog, monkeypatch):
+    frame = catalog.read_catalog(small_catalog)
+    dataset = CatalogDataset(frame, None, DeviceView(fixed(), 40))
+    numbers, batch = set(), dataset.batch
+
+    def noting(*key):
+        numbers.add(torch.get_num_threads())
+        return batch(*key)
+
+    monkeypatch.setattr(dataset, "batch", noting)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        list(loaders.eval_loader(dataset, 8, 2))
+        assert (numbers, torch.get_num_threads()) == ({1}, 2)
+    finally:
+        torch.set_num_threads(before)

@@ -9,25 +9,29 @@ import numpy as np
 import pandas as pd
 import predict_worker
 import pytest
+import safetensors.numpy
 import torch
 from conftest import REPO, draw_galaxies
+from fake_gpu import GPU, fake_gpu, seen
 from PIL import Image
 from processes import torchrun
 from torch import nn
 from torchvision.transforms import v2
 
-from zoobot import statistics
+from zoobot import engine, statistics
 from zoobot.data.catalog import read_catalog
-from zoobot.data.dataset import ImagesSeen
+from zoobot.data.dataset import CatalogDataset, ImagesSeen, float_images
 from zoobot.data.images import ImageError
 from zoobot.data.views.config import fast_view_config, minimal_view_config
 from zoobot.data.views.cpu import get_galaxy_transform
+from zoobot.data.views.turned import TurnedViews
 from zoobot.models.architectures import get_pytorch_encoder
 from zoobot.models.finetune import FinetuneableZoobotClassifier, FinetuneableZoobotRegressor
 from zoobot.models.tree import ZoobotTree
 from zoobot.predictions import predict
 from zoobot.predictions.files import read_predictions
-from zoobot.predictions.models import ZoobotEncoder
+from zoobot.predictions.models import AnyModule, ZoobotEncoder
+from zoobot.predictions.parts import Work
 from zoobot.pytorch.predictions import predict_on_catalog
 from zoobot.runs import checkpoint
 
@@ -383,3 +387,82 @@ def test_values_taken_for_no_data_are_told_by_count(model, catalog, tmp_path, ca
         (tmp_path / "images" / f"g{i}.png").write_bytes(content)
     predict.predict_to_file(catalog, model, tmp_path / "p.csv", **QUICK)
     assert "-9999 is taken for no data in 2 of 37 images" in capsys.readouterr().out
+
+
+class Brightness(nn.Module):
+    """Images (B, 3, H, W) to the means of their channels."""
+
+    def forward(self, images):
+        return images.mean((2, 3))
+
+
+def test_on_a_gpu_nothing_is_read_too_early_and_the_host_waits_for_nothing(tmp_path, monkeypatch):
+    model = AnyModule(Brightness())
+    template = predict.empty_predictions(model, ["r", "g", "b"], with_errors=True)
+    work = Work(tmp_path, 11, 2, template, None, seed=0)
+    pixels = torch.arange(11).repeat_interleave(3 * 4 * 4).reshape(11, 3, 4, 4).to(torch.uint8)
+
+    def loader():
+        for rows in (rows for part in range(work.num_parts) for rows in work.batches(part)):
+            read = [row for row in rows if row not in (2, 3, 5)]
+            errors = {place: "missing" for place, row in enumerate(rows) if row not in read}
+            batch = {"id_str": [f"g{row}" for row in rows], "errors": errors, "no_data": []}
+            yield batch | ({"image": seen(pixels[read])} if read else {})
+
+    with fake_gpu(monkeypatch) as gpu:
+        monkeypatch.setattr(nn.Module, "to", lambda self, *_, **__: self)
+        settings = engine.Settings(GPU)
+        bar = predict._progress_bar(work, [], work.num_parts, show_progress=False)
+        parts = range(work.num_parts)
+        notes = predict._predict_parts(model, loader(), parts, work, settings, False, bar)
+        assert gpu.num_waits == 0
+    assert notes.num_images == 8
+    values = [parts_values(work, part) for part in parts]
+    wanted = np.arange(11)[:, None].repeat(3, 1) / 255
+    wanted[[2, 3, 5]] = np.nan
+    np.testing.assert_allclose(np.concatenate(values)[..., 0], wanted, rtol=1e-5)
+
+
+def parts_values(work, part):
+    return safetensors.numpy.load_file(work.path(part))["predictions"]
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """Views are left to the device, as they are if it is a GPU."""
+    made_for = CatalogDataset.made_for
+    monkeypatch.setattr(CatalogDataset, "made_for", lambda self, _: made_for(self, GPU))
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+@pytest.mark.parametrize("num_views", [1, 3])
+def test_a_gpus_predictions_are_of_views_that_it_makes(model, catalog, tmp_path, num_views):
+    options = QUICK | {"num_views": num_views}
+    path = predict.predict_to_file(catalog, model, tmp_path / "p.hdf5", **options)
+    view = get_galaxy_transform(SEEN["view"])
+    turned = TurnedViews(view, num_views) if num_views > 1 else view
+    batch = CatalogDataset(read_catalog(catalog), transform=turned, augment="device").batch(
+        0, range(37)
+    )
+    assert "matrix" in batch
+    with torch.no_grad():
+        views = float_images(batch).split(3, dim=1)
+        wanted = torch.stack([model(images) for images in views]).mean(0)
+    np.testing.assert_allclose(read_predictions(path).values[..., 0], wanted, rtol=1e-4)
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+def test_parts_with_views_of_the_device_go_on_with_such_views_only(
+    model, catalog, tmp_path, monkeypatch
+):
+    path, options = tmp_path / "p.csv", QUICK | {"on_bad_image": "record"}
+    with monkeypatch.context() as patch:
+        patch.setattr(predict, "join_parts", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            predict.predict_to_file(catalog, model, path, **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(CatalogDataset, "made_for", lambda self, _: self)
+        with pytest.raises(ValueError, match="images differ"):
+            predict.predict_to_file(catalog, model, path, **options)
+    predict.predict_to_file(catalog, model, path, **options)
+    assert len(pd.read_csv(path)) == 37

@@ -17,6 +17,7 @@ from zoobot.models.tree import ZoobotTree
 from zoobot.predictions.models import load_predictor
 from zoobot.runs import checkpoint
 from zoobot.script import run_script
+from zoobot.system.errors import UserError
 
 
 @pytest.fixture
@@ -154,3 +155,15 @@ def test_misuse_is_one_line(folder, capsys):
     checkpoint.save_weights("x.safetensors", {}, {"class": "MyModel", "arguments": {}})
     message = refusal(capsys, "--checkpoint", "x.safetensors", "--catalog", "catalog.csv")
     assert "holds a MyModel, not one of ZoobotTree" in message
+
+
+def test_the_number_of_workers_is_auto_or_a_number():
+    def parsed(*words):
+        return script.parse(["--checkpoint", "a", "--images", "b", "--save-loc", "c.csv", *words])
+
+    assert parsed().num_workers == "auto"
+    assert parsed("--num-workers", "auto").num_workers == "auto"
+    assert parsed("--num-workers", "0").num_workers == 0
+    for wrong in ("-1", "all", "1.5"):
+        with pytest.raises(UserError, match="--num-workers"):
+            parsed("--num-workers", wrong)

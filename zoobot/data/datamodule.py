@@ -18,7 +18,7 @@ from zoobot.data.sources import image_frame, label_frame
 from zoobot.data.splits import overlap, split_catalog, strata_of
 from zoobot.data.views.config import default_view_config, minimal_view_config
 from zoobot.data.views.cpu import get_galaxy_transform
-from zoobot.data.views.device import device_view_of
+from zoobot.system.cores import choose_num_workers
 from zoobot.system.errors import UserError
 
 STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
@@ -39,13 +39,14 @@ class CatalogDataModule:
             hash of ``id_str``, each class in proportion (``splits.strata_of``).
         train_catalog, val_catalog, test_catalog, predict_catalog: instead of ``catalog``.
         batch_size: galaxies of an optimiser step, over all processes.
-        num_workers, prefetch_factor: image-reading processes for each process, and the batches
-            that each keeps ready.
+        num_workers, prefetch_factor: image-reading workers of each process (``auto``: see
+            ``system.cores.choose_num_workers``), and the batches that each makes ahead, see
+            ``GalaxyLoader``.
         seed: of the split, the order and the views.
         channels, fits_scaling: of the images, see ``CatalogDataset``.
         grad_accumulation: micro-batches of an optimiser step.
-        augment: ``device`` leaves the training views to the device, for the loop; see
-            ``zoobot.data.views.device``.
+        augment: who makes the views of all splits, ``auto``, ``cpu`` or ``device``; see
+            ``CatalogDataset``.
 
     Catalogs may also be galaxies of another source, such as shards (``zoobot.data.shards``).
 
@@ -68,14 +69,14 @@ class CatalogDataModule:
         test_catalog: pd.DataFrame | None = None,
         predict_catalog: pd.DataFrame | None = None,
         batch_size: int = 256,
-        num_workers: int = 4,
+        num_workers: int | str = "auto",
         prefetch_factor: int = 4,
         seed: int = 42,
         *,
         channels: int = 3,
         fits_scaling: str = "asinh",
         grad_accumulation: int = 1,
-        augment: str = "cpu",
+        augment: str = "auto",
     ):
         if isinstance(label_cols, str):
             raise UserError(f"label_cols is a list of columns: use [{label_cols!r}]")
@@ -107,7 +108,7 @@ class CatalogDataModule:
         if found := overlap(labelled):
             warnings.warn(found, stacklevel=2)
         self.batch_size = batch_size
-        self.num_workers = num_workers
+        self.num_workers = choose_num_workers(num_workers, torch.cuda.is_available())
         self.prefetch_factor = prefetch_factor
         self.seed = seed
         self.channels = channels
@@ -129,17 +130,15 @@ class CatalogDataModule:
                 self.datasets[split] = self._dataset(split)
 
     def _dataset(self, split: str) -> CatalogDataset:
-        dataset = CatalogDataset(
+        return CatalogDataset(
             self.catalogs[split],
             self.label_cols if split != "predict" else None,
             self.train_transform if split == "train" else self.test_transform,
             channels=self.channels,
             fits_scaling=self.fits_scaling,
             seed=self.seed,
+            augment=self.augment,
         )
-        if split == "train" and self.augment == "device":
-            dataset.transform = device_view_of(self.train_transform, dataset.galaxies)
-        return dataset
 
     def labels(self, split: str) -> pd.DataFrame:
         """``id_str`` and at least the label columns of a split's galaxies."""

@@ -4,6 +4,7 @@ What a galaxy looks like in an epoch depends on (seed, epoch, galaxy) only: not 
 rank, the batch size or where a run was interrupted.
 """
 
+import copy
 import dataclasses
 from collections.abc import Callable, Sequence
 
@@ -16,8 +17,11 @@ from zoobot.data.images import ImageError, read_image, read_pixels
 from zoobot.data.sources import Galaxies, TableGalaxies, label_frame
 from zoobot.data.views.config import minimal_view_config
 from zoobot.data.views.cpu import GalaxyView, apply_transform, get_galaxy_transform
-from zoobot.data.views.device import VIEW_KEYS, DeviceView, warp
+from zoobot.data.views.device import VIEW_KEYS, DeviceView, device_view_of, warp, why_not_divided
+from zoobot.data.views.turned import TurnedViews
 from zoobot.system.errors import UserError
+
+AUGMENT = ("auto", "cpu", "device")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +66,13 @@ class CatalogDataset(Dataset):
         channels: 1 or 3, of the image before the transform.
         fits_scaling: brightness of FITS images.
         seed: of the transform's random draws.
+        augment: who makes the views in a loop. ``auto``: the loop's device if it is a GPU and the
+            view can be divided (see ``zoobot.data.views.device``), else the CPU; ``cpu``;
+            ``device``: the device, whatever it is.
 
     Raises:
-        ValueError: for a missing column, or a label that is no number.
+        ValueError: for a missing column, a label that is no number, or a view that can't be
+            divided with ``augment='device'``.
     """
 
     def __init__(
@@ -77,7 +85,10 @@ class CatalogDataset(Dataset):
         channels: int = 3,
         fits_scaling: str = "asinh",
         seed: int = 0,
+        augment: str = "auto",
     ):
+        if augment not in AUGMENT:
+            raise UserError(f"augment={augment!r}: use one of {', '.join(AUGMENT)}")
         if isinstance(catalog, pd.DataFrame):
             catalog = TableGalaxies(catalog, label_cols)
         elif not isinstance(catalog, Galaxies):
@@ -87,6 +98,9 @@ class CatalogDataset(Dataset):
         self.galaxies = catalog
         self.label_cols = catalog.label_cols
         self.transform = transform or get_galaxy_transform(minimal_view_config())
+        if augment == "device" and not self.is_only_decoded:
+            self.transform = device_view_of(self.transform, catalog)
+        self._augment = augment
         self.target_transform = target_transform
         self.channels = channels
         self.fits_scaling = fits_scaling
@@ -132,6 +146,14 @@ class CatalogDataset(Dataset):
             batch["labels"] = self.galaxies.labels(indices)
         return batch
 
+    def made_for(self, device: torch.device) -> "CatalogDataset":
+        """These galaxies for a loop on this device, to which views may be left; see ``augment``."""
+        if device.type != "cuda" or self._augment != "auto" or why_not_divided(self.transform):
+            return self
+        made = copy.copy(self)
+        made.transform = device_view_of(self.transform, self.galaxies)
+        return made
+
     @property
     def is_only_decoded(self) -> bool:
         """Whether views are left to the device."""
@@ -142,6 +164,17 @@ class CatalogDataset(Dataset):
         """Whether making a batch only copies pixels: those of raw shards in their own size."""
         raw_px = self.galaxies.raw_px
         return raw_px is not None and self.is_only_decoded and self.transform.fitted_px == raw_px
+
+    @property
+    def image_bytes(self) -> int | None:
+        """Bytes of a galaxy's image in a batch; None if the transform is not one of ours."""
+        view = self.transform
+        if not isinstance(view, GalaxyView | DeviceView):
+            return None
+        side_px = view.fitted_px if self.is_only_decoded else view.config.output_size
+        num_views = len(view.views) if isinstance(view, TurnedViews) else 1
+        channels = 1 if view.config.greyscale else self.channels
+        return num_views * channels * side_px**2
 
     def describe_images(self) -> ImagesSeen:
         """How images become what a model is shown."""
@@ -165,7 +198,8 @@ class CatalogDataset(Dataset):
         name = None if isinstance(source, str) else f"id_str {self.galaxies.id_str(index)!r}"
         view = self.transform
         if self.is_only_decoded:
-            return view.fit(read_pixels(source, self.channels, self.fits_scaling, name=name))
+            pixels = read_pixels(source, self.channels, self.fits_scaling, name, no_data)
+            return view.fit(pixels)
         min_side_px = view.min_side_px if isinstance(view, GalaxyView) else None
         image = read_image(source, self.channels, self.fits_scaling, min_side_px, name=name)
         if no_data is not None:

@@ -1,7 +1,12 @@
-"""Batches on their way to the device: copied, and their views made, ahead of their use."""
+"""Batches on their way to the device and back: copied while the device works on others.
 
+On a GPU, copies run on streams of their own, one a device and direction for the whole process:
+each stream keeps memory that it has freed for itself.
+"""
+
+import functools
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 
@@ -11,32 +16,77 @@ from zoobot.data.dataset import float_images
 def to_device(batch: dict, device: torch.device) -> dict:
     """Move a batch's tensors without waiting; images become float32 in 0-1, channels last.
 
-    Views that are made on the device are made here.
+    Views that are made on the device are made here. A batch may have no images.
     """
     moved = {
         key: value.to(device, non_blocking=True) if torch.is_tensor(value) else value
         for key, value in batch.items()
     }
-    moved["image"] = moved["image"].contiguous(memory_format=torch.channels_last)
-    return moved | {"image": float_images(moved)}
+    if "image" in moved:
+        moved["image"] = moved["image"].contiguous(memory_format=torch.channels_last)
+        moved["image"] = float_images(moved)
+    return moved
 
 
 def on_device(batches: Iterable[dict], device: torch.device) -> Iterator[dict]:
     """Batches as ``to_device`` makes them; on a GPU the next is made while this one is used.
 
-    Copies (from pinned memory) and views of the next batch run on a stream of their own.
+    Copies (from pinned memory) and views of the next batch run on a stream of their own. What a
+    loader has on the GPU already is waited for.
     """
     if device.type != "cuda":
         yield from (to_device(batch, device) for batch in batches)
         return
-    aside, ahead = torch.cuda.Stream(device), None
+    ahead = None
     for batch in itertools.chain(batches, [None]):
-        with torch.cuda.stream(aside):
-            moved = None if batch is None else to_device(batch, device)
-            ready = aside.record_event()
+        made = None if batch is None else _made_aside(batch, device)
         if ahead is not None:
             yield _handed_over(*ahead, device)
-        ahead = (moved, ready)
+        ahead = made
+
+
+def to_host(values: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """Begin to copy a tensor to the host, and go on.
+
+    On a GPU the copy runs on a stream of its own, once what was asked for before is computed.
+
+    Returns:
+        A function that waits for the copy and returns it, in any thread.
+    """
+    if not values.is_cuda:
+        return lambda: values
+    aside = _stream(values.device, "to the host")
+    aside.wait_stream(torch.cuda.current_stream(values.device))
+    with torch.cuda.stream(aside):
+        copy = values.to("cpu", non_blocking=True)  # torch puts it into pinned memory
+        copied = aside.record_event()
+    values.record_stream(aside)
+
+    def wait() -> torch.Tensor:
+        copied.synchronize()
+        return copy
+
+    return wait
+
+
+@functools.cache
+def _stream(device: torch.device, way: str) -> torch.cuda.Stream:
+    """The stream for copies in this direction."""
+    return torch.cuda.Stream(device)
+
+
+def _made_aside(batch: dict, device: torch.device) -> tuple[dict, torch.cuda.Event]:
+    """A batch that another stream makes, and the event at which it is ready."""
+    aside = _stream(device, "to the device")
+    there_already = [v for v in batch.values() if torch.is_tensor(v) and v.is_cuda]
+    if there_already:
+        aside.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(aside):
+        moved = to_device(batch, device)
+        ready = aside.record_event()
+    for value in there_already:
+        value.record_stream(aside)
+    return moved, ready
 
 
 def _handed_over(batch: dict, ready: torch.cuda.Event, device: torch.device) -> dict:

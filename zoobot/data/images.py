@@ -117,11 +117,13 @@ def read_pixels(
     channels: int = 3,
     fits_scaling: str = "asinh",
     name: str | None = None,
+    no_data: list[float] | None = None,
 ) -> np.ndarray:
     """Decode an image to uint8 pixels (H, W, C) at full size; see ``read_image``.
 
     RGB JPEGs are decoded by torchvision, which is a fifth faster than Pillow. ``read_image`` reads
-    all other images and makes the error messages.
+    all other images and makes the error messages. Values that were taken for no data are added to
+    the list ``no_data``.
     """
     if isinstance(source, np.ndarray) and source.shape[-1] == channels:
         return source
@@ -139,6 +141,8 @@ def read_pixels(
         except Exception:  # read_image then makes the error message
             pass
     image = read_image(source, channels, fits_scaling, name=name)
+    if no_data is not None:
+        no_data += image.info.get("no_data", ())
     return np.asarray(image).reshape(image.height, image.width, -1)
 
 

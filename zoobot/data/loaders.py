@@ -17,7 +17,6 @@ import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
 from multiprocessing import TimeoutError
-from multiprocessing.pool import ThreadPool
 from multiprocessing.process import BaseProcess
 from typing import Protocol
 
@@ -28,12 +27,15 @@ from zoobot.data.dataset import CatalogDataset, float_images
 from zoobot.data.images import ImageError
 from zoobot.data.samplers import EvalSampler, TrainSampler
 from zoobot.system import distributed
+from zoobot.system.cores import pool_of_single_cores
 from zoobot.system.errors import OneProcessError, UserError
 from zoobot.system.workers import NOT_FOR_WORKERS, starting_workers
 
+CPU = torch.device("cpu")
 WORKER_TIMEOUT_S = 600
 POLL_S = 5
 MOST_THREADS = 4
+MOST_BYTES_AHEAD = 2 * 1024**3  # of images in batches made ahead, in each process
 
 
 class _WholeBatches(Dataset):
@@ -54,6 +56,7 @@ class BatchSampler(Protocol):
     """What ``GalaxyLoader`` asks of a sampler: it says which galaxies make each batch."""
 
     accumulation: int
+    batch_size: int  # galaxies of the largest batch
     note: str  # what a user should know of how galaxies are dealt; may be empty
 
     def __len__(self) -> int:
@@ -73,12 +76,16 @@ class GalaxyLoader:
     would take as long again, and decoders release the interpreter's lock. There are at most
     ``MOST_THREADS``; more would wait for that lock.
 
+    Batches are made ahead: ``prefetch_factor`` by each worker, or fewer if their images would take
+    more than ``MOST_BYTES_AHEAD``, but at least one. (Of a transform that is not ours the size of
+    images is not known, and not counted.)
+
     Args:
         dataset: the galaxies.
         sampler: says which galaxies make each batch.
         num_workers: workers; 0: the process itself.
         pin_memory: put batches into memory from which a GPU copies without waiting.
-        prefetch_factor: batches that each worker makes ahead.
+        prefetch_factor: the most batches that each worker makes ahead.
         record_errors: give batches with ``errors`` for unreadable images, instead of raising
             ImageError.
         timeout_s: longest wait for a batch.
@@ -98,11 +105,17 @@ class GalaxyLoader:
         self._record_errors = record_errors
         self.sampler = sampler
         self._pin_memory = pin_memory
-        self._num_ahead = num_workers * prefetch_factor
-        self._num_threads = 0
         self._timeout_s = timeout_s
+        self._again = (num_workers, pin_memory, prefetch_factor, record_errors, timeout_s)
+        self._on_gpu: GalaxyLoader | None = None
+        self._num_threads = 0
         if dataset.is_only_copied or (dataset.is_only_decoded and num_workers <= MOST_THREADS):
             self._num_threads, num_workers = min(num_workers, MOST_THREADS), 0
+        num_making = max(1, self._num_threads or num_workers)
+        bytes_ahead = num_making * sampler.batch_size * (dataset.image_bytes or 0)
+        if bytes_ahead:
+            prefetch_factor = max(1, min(prefetch_factor, MOST_BYTES_AHEAD // bytes_ahead))
+        self.num_ahead = num_making * prefetch_factor
         self._loader = DataLoader(
             _WholeBatches(dataset),
             batch_size=None,
@@ -128,6 +141,16 @@ class GalaxyLoader:
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:
         """The epoch to give next, from this optimiser step on."""
         self.sampler.set_epoch(epoch, first_step)
+
+    def made_for(self, device: torch.device) -> "GalaxyLoader":
+        """These batches for a loop on this device; see ``CatalogDataset.made_for``."""
+        if device.type == "cuda" and self._on_gpu is not None:
+            return self._on_gpu
+        dataset = self.dataset.made_for(device)
+        if dataset is self.dataset:
+            return self
+        self._on_gpu = GalaxyLoader(dataset, self.sampler, *self._again)
+        return self._on_gpu
 
     def __len__(self) -> int:
         return len(self._loader)
@@ -176,7 +199,8 @@ class GalaxyLoader:
     def _in_threads(self) -> Iterator[dict]:
         """Batches made by threads, in order, some ahead of their use."""
         waiting = deque()
-        with ThreadPool(self._num_threads) as pool:  # of daemons: one that hangs holds up nobody
+        # Of daemons: one that hangs holds up nobody.
+        with pool_of_single_cores(self._num_threads) as pool:
 
             def first() -> dict:
                 key, batch = waiting.popleft()
@@ -188,7 +212,7 @@ class GalaxyLoader:
 
             for key in self.sampler:
                 waiting.append((key, pool.apply_async(self._make, (key,))))
-                if len(waiting) > self._num_ahead:
+                if len(waiting) > self.num_ahead:
                     yield first()
             while waiting:
                 yield first()
@@ -272,11 +296,15 @@ class CatalogLoader:
             yield {"image": float_images(batch), "id_str": batch["id_str"], **columns}
 
 
-def own_loader(loader: Iterable[dict] | None) -> GalaxyLoader | None:
-    """The ``GalaxyLoader`` that a loader of ours is, or stands for; None for any other loader."""
+def own_loader(loader: Iterable[dict] | None, device: torch.device = CPU) -> GalaxyLoader | None:
+    """The ``GalaxyLoader`` that a loader of ours is, or stands for; None for any other loader.
+
+    Args:
+        device: of the loop; a GPU makes views itself, see ``CatalogDataset``.
+    """
     if isinstance(loader, CatalogLoader):
-        return loader.loader
-    return loader if isinstance(loader, GalaxyLoader) else None
+        loader = loader.loader
+    return loader.made_for(device) if isinstance(loader, GalaxyLoader) else None
 
 
 def train_loader(

@@ -40,6 +40,7 @@ class TrainSampler(Sampler):
 
     Attributes:
         num_steps: optimiser steps of an epoch.
+        batch_size: galaxies of the largest micro-batch.
         note: in words, that steps are larger than ``batch_size``; empty if they are not.
 
     Raises:
@@ -65,6 +66,7 @@ class TrainSampler(Sampler):
         micro_batch_size = -(-batch_size // (ranks * accumulation))
         needed = -(-largest // (ranks * micro_batch_size))
         self.accumulation = min(accumulation, needed, smallest // (ranks * smallest_share))
+        self.batch_size = -(-largest // (ranks * self.accumulation))
         self.note = ""
         if largest > batch_size:
             self.note = (
@@ -113,11 +115,11 @@ class EvalSampler(Sampler):
 
     def __init__(self, num_galaxies: int, batch_size: int):
         self._indices = range(distributed.rank(), num_galaxies, distributed.world_size())
-        self._batch_size = batch_size
+        self.batch_size = batch_size
 
     def __len__(self) -> int:
-        return -(-len(self._indices) // self._batch_size)
+        return -(-len(self._indices) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[int, list[int]]]:
-        for start in range(0, len(self._indices), self._batch_size):
-            yield 0, list(self._indices[start : start + self._batch_size])
+        for start in range(0, len(self._indices), self.batch_size):
+            yield 0, list(self._indices[start : start + self.batch_size])

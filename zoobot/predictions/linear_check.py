@@ -7,7 +7,7 @@ import torch
 
 from zoobot import engine
 from zoobot.contracts import Loader
-from zoobot.data.device_batches import to_device
+from zoobot.data.device_batches import on_device, to_host
 from zoobot.models.finetune import FinetuneableZoobotClassifier
 from zoobot.system import distributed
 
@@ -30,12 +30,13 @@ def _encoded(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features (N, F) float32 and labels (N,) of the galaxies of all ranks."""
     model.eval()
-    encoded = []
-    for batch in loader:
-        images, labels = model.batch_to_supervised_tuple(to_device(batch, settings.device))
+    copying = []
+    for batch in on_device(loader, settings.device):
+        images, labels = model.batch_to_supervised_tuple(batch)
         with settings.autocast():
             features = model.encoder(images).float()
-        encoded.append((features.cpu().numpy(), labels.cpu().numpy()))
+        copying.append((to_host(features), to_host(labels)))
+    encoded = [(features().numpy(), labels().numpy()) for features, labels in copying]
     everywhere = itertools.chain(*distributed.gather(encoded))  # a rank may have none
     features, labels = (np.concatenate(arrays) for arrays in zip(*everywhere, strict=True))
     return features, labels

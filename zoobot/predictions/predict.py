@@ -9,7 +9,7 @@ import math
 import shutil
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
@@ -23,7 +23,7 @@ from tqdm import tqdm
 from zoobot import engine, statistics
 from zoobot.data import listing
 from zoobot.data.dataset import CatalogDataset
-from zoobot.data.device_batches import to_device
+from zoobot.data.device_batches import on_device, to_host
 from zoobot.data.loaders import GalaxyLoader
 from zoobot.data.sources import Galaxies, TableGalaxies
 from zoobot.data.views.cpu import GalaxyView
@@ -48,6 +48,7 @@ from zoobot.predictions.parts import (
 )
 from zoobot.schemas import Schema
 from zoobot.system import distributed, locks
+from zoobot.system.cores import choose_num_workers
 from zoobot.system.errors import UserError
 
 ON_BAD_IMAGE = ("error", "record")
@@ -65,7 +66,7 @@ def predict_to_file(
     num_samples: int = 1,
     num_views: int = 1,
     batch_size: int = 128,
-    num_workers: int = 2,
+    num_workers: int | str = "auto",
     prefetch_factor: int = 4,
     device: str = "auto",
     precision: str = "auto",
@@ -92,6 +93,8 @@ def predict_to_file(
         num_samples: forward passes with the head's dropout on; 1: one pass without dropout.
         num_views: angles that each galaxy is turned through; predictions are the mean over them.
         batch_size: galaxies of a forward pass, in each process.
+        num_workers: image-reading workers of each process; see
+            ``zoobot.system.cores.choose_num_workers``.
         compile_encoder: run the encoder through ``torch.compile``; all batches then have one size.
         on_bad_image: ``error`` stops at the first image that can't be read and names it; ``record``
             gives its galaxy NaN, and the reason in a column ``error``.
@@ -123,7 +126,7 @@ def predict_to_file(
     only = locks.only_run(folder / "lock") if distributed.is_main() else nullcontext()
     with only:
         galaxies, digest = _galaxies(catalog, folder, split, id_from)
-        dataset = _dataset(galaxies, model, transform, num_views, fits_scaling)
+        dataset = _dataset(galaxies, model, transform, num_views, fits_scaling).made_for(where)
         schema = Schema.from_dict(template.metadata["schema"]) if summary else None
         work = Work(folder, len(galaxies), batch_size, template, schema, seed, num_views)
         plan = template.metadata | {
@@ -146,16 +149,14 @@ def predict_to_file(
         loader = GalaxyLoader(
             dataset,
             PartSampler(work, mine),
-            num_workers,
+            choose_num_workers(num_workers, on_gpu=where.type == "cuda"),
             pin_memory=where.type == "cuda",
             prefetch_factor=prefetch_factor,
             record_errors=on_bad_image == "record",
         )
         bar = _progress_bar(work, mine, len(todo), show_progress)
         with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []), bar:
-            notes = _predict_parts(
-                model, loader, mine, work, galaxies, settings, compile_encoder, bar
-            )
+            notes = _predict_parts(model, loader, mine, work, settings, compile_encoder, bar)
         notes.tell()
         distributed.barrier()
         if distributed.is_main():
@@ -241,35 +242,38 @@ def _progress_bar(work: Work, mine: list[int], num_todo: int, show_progress: boo
     )
 
 
-def _predict_parts(
-    model, loader, parts, work, galaxies, settings, compile_encoder, bar
-) -> ImageNotes:
-    """Predict parts; earlier ones are summarised and written meanwhile."""
+def _predict_parts(model, loader, parts, work, settings, compile_encoder, bar) -> ImageNotes:
+    """Predict parts; earlier ones are copied to the host, summarised and written meanwhile."""
     notes = ImageNotes()
     model = model.to(settings.device, memory_format=torch.channels_last).eval()
     if compile_encoder:
         model.encoder.compile(dynamic=False)
-    batches = iter(loader)
+    batches = on_device(_looked_at(loader, notes), settings.device)
     with ThreadPoolExecutor(WRITERS) as writer:
         writing = deque()
         for part in parts:
             predicted, errors = [], {}
             for rows in work.batches(part):
                 batch = next(batches)
-                notes.look_at(batch)
                 torch.manual_seed((work.seed * 1_000_003 + rows.start) % 2**63)
                 pad_to = work.batch_size if compile_encoder else None
                 predicted.append(_predict_batch(model, batch, len(rows), work, settings, pad_to))
                 errors |= {rows.start + place: told for place, told in batch["errors"].items()}
                 bar.update(len(rows))
-            values = torch.cat(predicted).cpu().numpy()
-            ids = [galaxies.id_str(row) for row in work.rows(part)]
-            writing.append(writer.submit(_write_part, work, part, ids, values, errors))
+            values = to_host(torch.cat(predicted))
+            writing.append(writer.submit(_write_part, work, part, values, errors))
             if len(writing) > WRITERS:
                 writing.popleft().result()
         while writing:
             writing.popleft().result()
     return notes
+
+
+def _looked_at(batches: Iterable[dict], notes: ImageNotes) -> Iterator[dict]:
+    """The batches, noted while they are on the host."""
+    for batch in batches:
+        notes.look_at(batch)
+        yield batch
 
 
 def _predict_batch(model, batch, num_galaxies, work, settings, pad_to=None) -> torch.Tensor:
@@ -278,7 +282,7 @@ def _predict_batch(model, batch, num_galaxies, work, settings, pad_to=None) -> t
     shape = (num_galaxies, num_columns, num_samples)
     if "image" not in batch:
         return torch.full(shape, math.nan, device=settings.device)
-    images = to_device(batch, settings.device)["image"]
+    images = batch["image"]
     num_read = len(images)
     if pad_to is not None and num_read < pad_to:
         images = torch.cat([images, images[:1].expand(pad_to - num_read, -1, -1, -1)])
@@ -300,9 +304,12 @@ def _predict_batch(model, batch, num_galaxies, work, settings, pad_to=None) -> t
     return padded
 
 
-def _write_part(work: Work, part: int, ids: list[str], values: np.ndarray, errors) -> None:
+def _write_part(
+    work: Work, part: int, copied: Callable[[], torch.Tensor], errors: dict[int, str]
+) -> None:
+    values = copied().numpy()
     tensors = {"predictions": values}
     if work.schema is not None:
-        table = statistics.summary_table(ids, values, work.schema)
+        table = statistics.summary_table(work.rows(part), values, work.schema)  # ids come later
         tensors["summary"] = table.drop(columns="id_str").to_numpy(dtype=np.float32)
     write_part(work, part, tensors, errors)

@@ -1,13 +1,24 @@
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 from scipy import stats
+from torch.overrides import TorchFunctionMode
 
+from zoobot.data.sources import TableGalaxies
 from zoobot.data.views.config import default_view_config, fast_view_config, minimal_view_config
 from zoobot.data.views.cpu import GalaxyView, resample
-from zoobot.data.views.device import DeviceView, GalaxyRandom, warp
+from zoobot.data.views.device import (
+    LARGEST_FIT,
+    DeviceView,
+    GalaxyRandom,
+    device_view_of,
+    warp,
+    why_not_divided,
+)
 from zoobot.data.views.geometry import compose_matrices, erase_boxes, sample_view_parameters
+from zoobot.data.views.turned import TurnedViews
 
 
 def smooth_image(side=140):
@@ -134,5 +145,105 @@ def test_fitting_takes_the_centre_and_one_channel_if_asked():
 def test_views_that_cannot_be_divided_are_refused():
     with pytest.raises(ValueError, match="center_crop can't be made on the device"):
         DeviceView(GalaxyView(fast_view_config()))
-    with pytest.raises(ValueError, match="needs a view of ours"):
-        DeviceView(torch.nn.Identity())
+    with pytest.raises(ValueError, match="not bilinear can't be made on the device"):
+        DeviceView(default_view(interpolation_method="nearest"))
+
+    class Redder(GalaxyView):
+        """A view of a user's own."""
+
+    for other in (torch.nn.Identity(), Redder(default_view_config())):
+        with pytest.raises(ValueError, match="needs a view of ours"):
+            DeviceView(other)
+
+
+def fixed_view(output_size=64):
+    config = minimal_view_config()
+    config.output_size = output_size
+    return GalaxyView(config)
+
+
+def warped(view, pixels):
+    divided = DeviceView(view, pixels.shape[0])
+    return warp(as_batch(divided.fit(pixels)), **divided.draw(0, 0, [0]))[0]
+
+
+@pytest.mark.parametrize("side", [60, 90, 100, 160])
+def test_a_fixed_view_is_that_of_the_cpu(side):
+    pixels, view = np.array(smooth_image(side)), fixed_view()
+    difference = (warped(view, pixels) - view(pixels) / 255).abs()
+    assert difference.mean() < 1.5 / 255
+    assert difference.quantile(0.99) < 6 / 255
+
+
+def test_turned_views_are_those_of_the_cpu_one_after_another():
+    pixels, views = np.array(smooth_image(100)), TurnedViews(fixed_view(), 3)
+    got, wanted = warped(views, pixels), views(pixels) / 255
+    assert got.shape == wanted.shape == (9, 64, 64)
+    for of_device, of_cpu, other in zip(
+        got.split(3), wanted.split(3), wanted.roll(3, 0).split(3), strict=True
+    ):
+        assert (of_device - of_cpu).abs().mean() < 1.5 / 255
+        assert (of_device - other).abs().mean() > 3 / 255
+
+
+class Functions(TorchFunctionMode):
+    """Names of the functions of torch that are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_views_are_exact_whatever_autocast_and_tf32_do_to_matrix_products():
+    divided = DeviceView(default_view())
+    batch = divided.draw(0, 0, [1])
+    fitted = as_batch(divided.fit(np.array(smooth_image())))
+    with torch.autocast("cpu", torch.bfloat16):
+        under_autocast = warp(fitted, **batch)
+    with Functions() as seen:
+        views = warp(fitted, **batch)
+    assert torch.equal(under_autocast, views)
+    assert "grid_sample" in seen.names
+    assert not [name for name in seen.names if "mm" in name or "mat" in name or "affine" in name]
+
+
+def galaxies_of(tmp_path, *sides):
+    paths = []
+    for number, side in enumerate(sides):
+        paths.append(str(tmp_path / f"{number}.png"))
+        smooth_image(side).save(paths[-1])
+    ids = [f"g{i}" for i in range(len(paths))]
+    return TableGalaxies(pd.DataFrame({"id_str": ids, "file_loc": paths}))
+
+
+@pytest.mark.parametrize(
+    ("sides", "wanted"),
+    [
+        ((40, 40, 40), 40),  # all alike: workers do not resize
+        ((120, 120), 120),
+        ((40, 120, 40), 120),  # none is shown coarser than it is
+        ((40, 50, 40), 77),  # 64 px zoomed 1.2
+        ((40, 300), 77),
+        ((300,), 77),
+        ((), 77),
+    ],
+)
+def test_images_are_fitted_to_the_side_that_they_have(tmp_path, sides, wanted):
+    assert round(77 * LARGEST_FIT) == 169
+    galaxies = galaxies_of(tmp_path, *sides)
+    assert device_view_of(fixed_view(), galaxies).fitted_px == wanted
+
+
+def test_an_image_that_cannot_be_read_does_not_set_the_side(tmp_path):
+    galaxies = galaxies_of(tmp_path, 120, 120)
+    (tmp_path / "0.png").write_bytes(b"no image")
+    assert device_view_of(fixed_view(), galaxies).fitted_px == 120
+
+
+def test_a_device_view_prints_the_side_on_which_its_pixels_depend():
+    assert repr(DeviceView(fixed_view(), 90)) == "DeviceView(fitted_px=90)"
+    assert not why_not_divided(fixed_view())

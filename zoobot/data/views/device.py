@@ -6,7 +6,7 @@ not on the device.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,12 @@ from zoobot.data.sources import Galaxies
 from zoobot.data.views.config import GalaxyViewConfig, affine_ranges
 from zoobot.data.views.cpu import GalaxyView, resample
 from zoobot.data.views.geometry import compose_matrices, erase_boxes, sample_view_parameters
+from zoobot.data.views.turned import TurnedViews
 from zoobot.system.errors import UserError
 
 VIEW_KEYS = ("matrix", "erased", "view_px", "oversampling")  # in a batch: arguments of ``warp``
 LARGEST_FIT = 2.2  # of ``device_view_of``: times the default ``fitted_px``
+NUM_LOOKED_AT = 16  # images, for their size
 GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -69,28 +71,30 @@ class DeviceView:
     A fitted image is a square of one size for the whole batch.
 
     Args:
-        view: a view without ``fixed_crop`` and ``center_crop``, which are not possible here.
+        view: a view as ``why_not_divided`` allows it; or ``TurnedViews`` of V angles.
         fitted_px: side of the fitted images. Best is the side of the images themselves: then they
             need no resize. The default is the smallest side that the largest zoom of the view does
             not magnify.
 
     Raises:
-        ValueError: the view has ``fixed_crop`` or ``center_crop``, or is another transform.
+        ValueError: the view can't be divided.
     """
 
     def __init__(self, view: GalaxyView, fitted_px: int | None = None):
-        if not isinstance(view, GalaxyView):
-            raise UserError(f"augmenting on the device needs a view of ours, not {view!r:.60}")
-        for name in ("fixed_crop", "center_crop"):
-            if vars(view.config)[name]:
-                raise UserError(f"a view with {name} can't be made on the device: use the CPU")
+        if reason := why_not_divided(view):
+            raise UserError(reason)
         self.config = view.config
+        self._turned = [v.config for v in view.views] if isinstance(view, TurnedViews) else []
         self.view_px = view.config.output_size
         low, high = _zooms(view.config)
         self.fitted_px = fitted_px or math.ceil(self.view_px * high)
         # Image pixels per view pixel. Up to 1.25, one bilinear sample per view pixel is enough.
         shrink = self.fitted_px / self.view_px / low
         self.oversampling = max(1, math.ceil(shrink - 0.25))
+
+    def __repr__(self) -> str:
+        """What predictions depend on, besides the view's settings."""
+        return f"DeviceView(fitted_px={self.fitted_px})"
 
     def fit(self, pixels: np.ndarray) -> np.ndarray:
         """Resize the central square of pixels (H, W, C) to ``fitted_px``, grey if the view is.
@@ -114,33 +118,69 @@ class DeviceView:
             ``erased``: int16 (B, E, 4), rectangles to set to 0: left, top, width, height.
             ``view_px``: side of the view.
             ``oversampling``: samples per view pixel along each axis.
+
+            Of turned views the first two are (B, V, 2, 3) and (B, V, E, 4).
         """
         random = GalaxyRandom(seed, epoch, indices)
-        parameters = sample_view_parameters(self.config, random, len(indices))
-        matrix = compose_matrices(parameters, (self.fitted_px, self.fitted_px), self.view_px)
+        drawn = [self._draw(config, random, len(indices)) for config in self._turned]
+        matrix, erased = (
+            (np.stack(arrays, axis=1) for arrays in zip(*drawn, strict=True))
+            if drawn
+            else self._draw(self.config, random, len(indices))
+        )
         return {
             "matrix": torch.from_numpy(matrix.astype(np.float32)),
-            "erased": torch.from_numpy(erase_boxes(parameters, self.view_px).astype(np.int16)),
+            "erased": torch.from_numpy(erased.astype(np.int16)),
             "view_px": self.view_px,
             "oversampling": self.oversampling,
         }
+
+    def _draw(
+        self, config: GalaxyViewConfig, random: GalaxyRandom, num: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Matrices (B, 2, 3) and erased rectangles (B, E, 4) of one view of each galaxy."""
+        parameters = sample_view_parameters(config, random, num)
+        matrix = compose_matrices(parameters, (self.fitted_px, self.fitted_px), self.view_px)
+        return matrix, erase_boxes(parameters, self.view_px)
+
+
+def why_not_divided(view: Callable) -> str:
+    """Why a view can't be left to the device, in words; empty if it can."""
+    if type(view) not in (GalaxyView, TurnedViews):  # a subclass may do anything
+        return f"augmenting on the device needs a view of ours, not {view!r:.60}"
+    for name in ("fixed_crop", "center_crop"):
+        if vars(view.config)[name]:
+            return f"a view with {name} can't be made on the device: use the CPU"
+    if view.config.interpolation_method != "bilinear":
+        return "a view that is not bilinear can't be made on the device: use the CPU"
+    return ""
 
 
 def device_view_of(view: GalaxyView, galaxies: Galaxies) -> DeviceView:
     """Make the device view for these galaxies.
 
-    The size of its fitted images is the shorter side of the first galaxy's image. So workers need
-    not resize, which takes longer than decoding. If that side is more than ``LARGEST_FIT`` times
-    the default ``fitted_px``, the default is used.
+    The side of its fitted images is the shorter side of the galaxies' images, as far as
+    ``NUM_LOOKED_AT`` of them tell. So workers need not resize, which takes longer than decoding.
+    Where their sizes differ, it is the largest, and not less than the default ``fitted_px``. If
+    that is more than ``LARGEST_FIT`` times the default, the default is used.
     """
     divided = DeviceView(view)
-    if len(galaxies) == 0:
-        return divided
-    try:
-        side_px = min(read_pixels(galaxies.source(0), 3, "linear").shape[:2])
-    except ImageError:  # the error is reported when the galaxies are read
-        return divided
-    return DeviceView(view, side_px) if side_px <= LARGEST_FIT * divided.fitted_px else divided
+    usual_px, sides = divided.fitted_px, _sides(galaxies)
+    side_px = max([*sides, usual_px]) if len(sides) != 1 else max(sides)
+    return DeviceView(view, side_px) if side_px <= LARGEST_FIT * usual_px else divided
+
+
+def _sides(galaxies: Galaxies) -> set[int]:
+    """Shorter sides in pixels of the images of some galaxies, evenly spaced."""
+    if galaxies.raw_px is not None:
+        return {galaxies.raw_px}
+    sides = set()
+    for i in range(0, len(galaxies), -(-len(galaxies) // NUM_LOOKED_AT) or 1):
+        try:
+            sides.add(min(read_pixels(galaxies.source(i), 3, "linear").shape[:2]))
+        except ImageError:  # the error is reported when the galaxies are read
+            pass
+    return sides
 
 
 def _zooms(config: GalaxyViewConfig) -> tuple[float, float]:
@@ -162,20 +202,40 @@ def warp(
 ) -> torch.Tensor:
     """Make the views of fitted images, on the device where these are.
 
+    All is computed in float32, whatever autocast says: numbers of 8 bits of precision, as matrix
+    products in bfloat16 or TF32 have, would move a view by up to a pixel.
+
     Args:
         images: uint8 (B, C, F, F).
         matrix, erased, view_px, oversampling: see ``DeviceView.draw``.
 
     Returns:
-        float32 (B, C, S, S) in 0-1, with S = ``view_px``.
+        float32 (B, C, S, S) in 0-1, with S = ``view_px``; of turned views (B, V * C, S, S).
     """
-    num, channels, fitted_px, _ = images.shape
-    fine_px = view_px * oversampling
-    linear = matrix[:, :, :2] * (view_px / fitted_px)  # view and image coordinates are -1 to 1
-    shift = linear.sum(dim=2) + matrix[:, :, 2] * (2 / fitted_px) - 1
-    theta = torch.cat([linear, shift[:, :, None]], dim=2)
-    grid = F.affine_grid(theta, [num, channels, fine_px, fine_px], align_corners=False)
-    views = F.grid_sample(images.float(), grid, align_corners=False)
+    with torch.autocast(images.device.type, enabled=False):
+        pixels = images.float()
+        if matrix.ndim == 3:
+            return _warp(pixels, matrix, erased, view_px, oversampling)
+        turned = zip(matrix.unbind(1), erased.unbind(1), strict=True)
+        views = [_warp(pixels, *each, view_px, oversampling) for each in turned]
+        return torch.cat(views, dim=1).contiguous(memory_format=torch.channels_last)
+
+
+def _warp(
+    images: torch.Tensor,
+    matrix: torch.Tensor,
+    erased: torch.Tensor,
+    view_px: int,
+    oversampling: int,
+) -> torch.Tensor:
+    """One view of each image, float32 (B, C, F, F); see ``warp``."""
+    fitted_px, fine_px = images.shape[-1], view_px * oversampling
+    # Centres of the samples in view pixels; sums of products, because matmul may be in TF32.
+    place = (torch.arange(fine_px, device=images.device) + 0.5) / oversampling
+    x, y, shift = (column[:, None, None] for column in matrix.unbind(2))  # (B, 1, 1, 2)
+    points = x * place[:, None] + (y * place[:, None, None] + shift)  # (B, F, F, 2) image pixels
+    grid = points * (2 / fitted_px) - 1  # the image is from -1 to 1
+    views = F.grid_sample(images, grid, align_corners=False)
     if oversampling > 1:
         views = F.avg_pool2d(views, oversampling)
     views = views.div_(255).masked_fill_(_inside(erased, view_px)[:, None], 0.0)
