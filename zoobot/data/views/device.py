@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from zoobot.data.bands.image import BandImage
 from zoobot.data.images import ImageError, read_pixels
 from zoobot.data.sources import Galaxies
 from zoobot.data.views.config import GalaxyViewConfig, affine_ranges
@@ -22,6 +23,7 @@ from zoobot.data.views.geometry import compose_matrices, erase_boxes, sample_vie
 from zoobot.system.errors import UserError
 
 VIEW_KEYS = ("matrix", "erased", "view_px", "oversampling")  # in a batch: arguments of ``warp``
+LARGEST_HALF = 60000.0  # float16 holds up to 65504
 LARGEST_FIT = 2.2  # of ``device_view_of``: times the default ``fitted_px``
 GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
@@ -92,11 +94,16 @@ class DeviceView:
         shrink = self.fitted_px / self.view_px / low
         self.oversampling = max(1, math.ceil(shrink - 0.25))
 
-    def fit(self, pixels: np.ndarray) -> np.ndarray:
+    def fit(self, pixels: np.ndarray | BandImage) -> np.ndarray:
         """Resize the central square of pixels (H, W, C) to ``fitted_px``, grey if the view is.
 
-        Pixels that have this size and these channels already are returned as they are.
+        Pixels that have this size and these channels already are returned as they are. Bands become
+        float16, as they go to the device.
         """
+        if isinstance(pixels, BandImage):
+            whole = GalaxyView({"output_size": self.fitted_px})
+            fitted = whole(pixels).clamp_(-LARGEST_HALF, LARGEST_HALF).half()
+            return fitted.permute(1, 2, 0).numpy()
         size_px = (self.fitted_px, self.fitted_px)
         if pixels.shape[:2] != size_px or (self.config.greyscale and pixels.shape[2] == 3):
             image = Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[..., 0])
@@ -163,11 +170,11 @@ def warp(
     """Make the views of fitted images, on the device where these are.
 
     Args:
-        images: uint8 (B, C, F, F).
+        images: uint8 (B, C, F, F), or floats, whose background is 0.
         matrix, erased, view_px, oversampling: see ``DeviceView.draw``.
 
     Returns:
-        float32 (B, C, S, S) in 0-1, with S = ``view_px``.
+        float32 (B, C, S, S) with S = ``view_px``, of uint8 images in 0-1.
     """
     num, channels, fitted_px, _ = images.shape
     fine_px = view_px * oversampling
@@ -178,7 +185,9 @@ def warp(
     views = F.grid_sample(images.float(), grid, align_corners=False)
     if oversampling > 1:
         views = F.avg_pool2d(views, oversampling)
-    views = views.div_(255).masked_fill_(_inside(erased, view_px)[:, None], 0.0)
+    if not images.is_floating_point():
+        views = views.div_(255)
+    views = views.masked_fill_(_inside(erased, view_px)[:, None], 0.0)
     return views.contiguous(memory_format=torch.channels_last)
 
 
