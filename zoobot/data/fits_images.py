@@ -99,13 +99,13 @@ def _plane_names(header: Any) -> tuple[str, ...]:
 
 
 def _pixels_of(hdu: Any) -> np.ndarray:
-    """Pixels of an image HDU in this machine's byte order; blank ones are NaN."""
+    """Pixels of an image HDU; blank ones are NaN."""
     blank = hdu.header.get("BLANK")
     is_float = hdu.header["BITPIX"] < 0
     data = hdu.data
     if is_float and isinstance(blank, int | float):  # astropy heeds it for integers only
         data = np.where(data == blank, data.dtype.type(np.nan), data)
-    return data.astype(data.dtype.newbyteorder("="), copy=False)
+    return data
 
 
 def _check_tiled(content: bytes, hdus: Any, number: int) -> None:

@@ -40,8 +40,10 @@ def with_statistics(
     errors: list[str] = []
 
     def moments(row: int) -> np.ndarray | None:
+        source = galaxies.source(row)
+        name = f"id_str {galaxies.id_str(row)!r}" if isinstance(source, bytes) else None
         try:
-            image = read(galaxies.source(int(row)), spec, galaxies.id_str(int(row)))
+            image = read(source, spec, name)
         except ImageError as error:
             errors.append(str(error))
             return None

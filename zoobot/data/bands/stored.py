@@ -71,9 +71,10 @@ class Band:
     axis: int = 0
 
     def cut(self, pixels: np.ndarray) -> np.ndarray:
-        """Its pixels (H, W), of its array as it was read."""
+        """Its pixels (H, W) in this machine's byte order, of its array as it was read."""
         pixels = pixels.reshape(self.array.shape)
-        return pixels if self.plane is None else pixels.take(self.plane, self.axis)
+        pixels = pixels if self.plane is None else pixels.take(self.plane, self.axis)
+        return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 
 
 def find_band(

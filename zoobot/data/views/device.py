@@ -17,6 +17,7 @@ from PIL import Image
 from zoobot.data.bands.image import BandImage
 from zoobot.data.images import ImageError, read_pixels
 from zoobot.data.sources import Galaxies
+from zoobot.data.views.area import area_mean
 from zoobot.data.views.config import GalaxyViewConfig, affine_ranges
 from zoobot.data.views.cpu import GalaxyView, resample
 from zoobot.data.views.geometry import compose_matrices, erase_boxes, sample_view_parameters
@@ -101,9 +102,14 @@ class DeviceView:
         float16, as they go to the device.
         """
         if isinstance(pixels, BandImage):
-            whole = GalaxyView({"output_size": self.fitted_px})
-            fitted = whole(pixels).clamp_(-LARGEST_HALF, LARGEST_HALF).half()
-            return fitted.permute(1, 2, 0).numpy()
+            fitted = np.stack(
+                [
+                    self._fit_band(band, side_px)
+                    for band, side_px in zip(pixels.bands, pixels.sides_px, strict=True)
+                ],
+                axis=-1,
+            )
+            return fitted.clip(-LARGEST_HALF, LARGEST_HALF).astype(np.float16)
         size_px = (self.fitted_px, self.fitted_px)
         if pixels.shape[:2] != size_px or (self.config.greyscale and pixels.shape[2] == 3):
             image = Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[..., 0])
@@ -112,6 +118,14 @@ class DeviceView:
             matrix = compose_matrices(whole, image.size, self.fitted_px)[0]
             pixels = np.array(resample(image, matrix, self.fitted_px)).reshape(*size_px, -1)
         return pixels
+
+    def _fit_band(self, band: np.ndarray, side_px: float) -> np.ndarray:
+        if side_px > self.fitted_px:
+            return area_mean(band, self.fitted_px, side_px)
+        whole = sample_view_parameters(type(self.config)(), np.random.default_rng(0))
+        size = (band.shape[1], band.shape[0])
+        matrix = compose_matrices(whole, size, self.fitted_px, side_px=side_px)[0]
+        return np.asarray(resample(Image.fromarray(band), matrix, self.fitted_px))
 
     def draw(self, seed: int, epoch: int, indices: Sequence[int]) -> dict[str, Any]:
         """Draw the views of these galaxies in this epoch: the arguments of ``warp``.
