@@ -14,6 +14,13 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from zoobot.data.bands.locations import (
+    BAND,
+    band_columns,
+    files_of_bands,
+    join_band_columns,
+    split_row,
+)
 from zoobot.data.tables import AS_TEXT, SPLIT_NAMES, open_table
 from zoobot.system.errors import UserError, did_you_mean
 
@@ -62,7 +69,10 @@ def read_galaxies(
         Tables with at least one row.
     """
     path = Path(path).expanduser()
-    table = open_table(path, [*AS_TEXT, "image", *columns], num_rows)
+    needed = [*AS_TEXT, "image", *columns]
+    table = open_table(path, needed, num_rows)
+    if files := band_columns(table.names):
+        table = open_table(path, [*needed, *files], num_rows)
     if num_rows is not None:
         _check_columns(pd.DataFrame(columns=table.names), columns, path)
     for piece in table.pieces:
@@ -78,6 +88,9 @@ def _cleaned(table: pd.DataFrame, path: Path) -> pd.DataFrame:
         table[column] = _as_text(table[column], path)
     if "split" in table:
         table["split"] = table["split"].str.strip().str.lower().replace(SPLIT_NAMES)
+    if files := band_columns([*table.columns]):
+        texts = {name: _as_text(table[name], path) for name in files}
+        return join_band_columns(table, {n: _absolute(text, path) for n, text in texts.items()})
     paths = None if "file_loc" in table else image_paths(table["image"], f"catalog {path}")
     if paths is not None:
         table = table.drop(columns="image").assign(file_loc=paths)
@@ -100,7 +113,7 @@ def _as_text(column: pd.Series, path: Path) -> pd.Series:
 def _check_columns(table: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
     """Raise ValueError unless the table has ids, these columns and a column of images."""
     require_columns(table, ["id_str", *columns], str(path))
-    if "file_loc" not in table and "image" not in table:
+    if not {"file_loc", "image"} & {*table.columns} and not band_columns([*table.columns]):
         raise UserError(
             f"catalog {path} has neither a file_loc nor an image column; "
             f"columns: {', '.join(map(str, table.columns[:10]))}"
@@ -134,7 +147,7 @@ def _absolute(file_locs: pd.Series, catalog_path: Path) -> pd.Series:
     """Absolute paths of images; raise ValueError if one is missing."""
     if file_locs.isna().any():
         row = file_locs.index[file_locs.isna()][0]
-        raise UserError(f"catalog {catalog_path}: column 'file_loc' is empty in row {row}")
+        raise UserError(f"catalog {catalog_path}: column {file_locs.name!r} is empty in row {row}")
     if file_locs.str.startswith("/").all():
         return file_locs
     folder = catalog_path.resolve()
@@ -224,13 +237,16 @@ def find_missing_files(file_locs: Iterable[Any]) -> list[int]:
     Each folder is listed only once, so a check of millions of files takes seconds.
     """
     listings: dict[str, set[str]] = {}
-    missing = []
-    for place, file_loc in enumerate(file_locs):
-        if not isinstance(file_loc, str):
-            continue
-        folder, name = os.path.split(file_loc)
+
+    def is_there(path: str) -> bool:
+        folder, name = os.path.split(split_row(path)[0])
         if folder not in listings:
             listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-        if name not in listings[folder]:
-            missing.append(place)
-    return missing
+        return name in listings[folder] or BAND in name
+
+    return [
+        place
+        for place, file_loc in enumerate(file_locs)
+        if isinstance(file_loc, str)
+        and not all(map(is_there, (files_of_bands(file_loc) or {"": file_loc}).values()))
+    ]

@@ -1,14 +1,18 @@
 """Each band is read from where it is, number for number, in the order asked for."""
 
 import io
+import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from zoobot.data.bands.read import read_bands
 from zoobot.data.bands.spec import parse_bands
+from zoobot.data.catalog import find_missing_files, read_galaxies
 from zoobot.data.images import ImageError
+from zoobot.data.sources import TableGalaxies
 
 fits = pytest.importorskip("astropy.io.fits")
 
@@ -118,10 +122,30 @@ def test_a_file_a_band(tmp_path):
     for band, plane in zip("griz", CUBE, strict=True):
         fits.writeto(tmp_path / f"a_{band}.fits", plane)
     assert_same(read(tmp_path / "a_{band}.fits", "i g"), CUBE[[2, 0]])
-    paths = [str(tmp_path / f"a_{band}.fits") for band in "zg"]
-    assert_same(read(paths, "z g"), CUBE[[3, 0]])
+    paths = {band: str(tmp_path / f"a_{band}.fits") for band in "rzg"}
+    assert_same(read(json.dumps(paths), "z g"), CUBE[[3, 0]])
     assert "a_y.fits: no such file" in question(tmp_path / "a_{band}.fits", "g y")
-    assert "2 files for 3 bands" in question(paths, "z g r")
+    assert "no file of band i; there are r z g" in question(json.dumps(paths), "z i r")
+
+
+def test_a_catalog_names_a_file_a_band(tmp_path):
+    rows = {"id_str": ["a", "b"], "ra": [1.0, 2.0]}
+    for band, plane in zip("gr", CUBE, strict=False):
+        rows[f"file_loc_{band}"] = [f"{galaxy}_{band}.fits" for galaxy in "ab"]
+        for galaxy in "ab":
+            fits.writeto(tmp_path / f"{galaxy}_{band}.fits", plane)
+    for name, write in (("c.csv", pd.DataFrame.to_csv), ("c.parquet", pd.DataFrame.to_parquet)):
+        write(pd.DataFrame(rows), tmp_path / name)
+        for num_rows in (None, 1):
+            table = pd.concat([*read_galaxies(tmp_path / name, [], num_rows)])
+            assert find_missing_files(table["file_loc"]) == []
+            for source in table["file_loc"]:
+                assert_same(read(source, "r g"), CUBE[[1, 0]])
+    (tmp_path / "b_r.fits").unlink()
+    assert find_missing_files(table["file_loc"]) == [1]
+    absolute = {k: [str(tmp_path / x) for x in v] for k, v in rows.items() if "file" in k}
+    source = TableGalaxies(pd.DataFrame({"id_str": ["a", "b"], **absolute})).source(0)
+    assert_same(read(source, "g r"), CUBE[:2])
 
 
 def test_rows_of_large_arrays(tmp_path):

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from zoobot.data.bands.arrays import HDF5_MAGIC, NPY_MAGIC, ZIP_MAGIC, open_arrays
+from zoobot.data.bands.locations import BAND, files_of_bands, split_row
 from zoobot.data.bands.spec import ImageSpec, Place
 from zoobot.data.bands.stored import Stored, find_band
 from zoobot.data.fits_images import open_fits
@@ -24,17 +24,15 @@ from zoobot.data.images import (
     unpacked,
 )
 
-BandSource = AnyPath | bytes | dict[str, Any] | Sequence[AnyPath]
-ROW = re.compile(r"(.+)#(\d{1,18})")  # path#row
+BandSource = AnyPath | bytes | dict[str, Any]
 
 
 def read_bands(source: BandSource, spec: ImageSpec, name: str | None = None) -> list[np.ndarray]:
     """Read a galaxy's bands, in the order of ``spec.bands``.
 
     Args:
-        source: a file: a path, which may end in ``#12`` for row 12 of its arrays, and may have
-            ``{band}`` in it, which stands for a file a band; encoded bytes; a dict as Hugging Face
-            has it; or a list of paths, one a band.
+        source: where they are, see ``bands.locations``; or encoded bytes; or a dict as Hugging Face
+            has it.
         spec: the bands and where they are.
         name: of the galaxy in error messages; by default the path.
 
@@ -44,22 +42,35 @@ def read_bands(source: BandSource, spec: ImageSpec, name: str | None = None) -> 
     Raises:
         ImageError: a file or a band is missing, in several places, damaged, or over a limit.
     """
-    if isinstance(source, str | os.PathLike) and "{band}" in os.fspath(source):
-        source = [os.fspath(source).replace("{band}", band) for band in spec.bands]
     places = [spec.places.get(band, Place()) for band in spec.bands]
-    if not isinstance(source, list | tuple):
+    files = _files(source, spec.bands, name)
+    if files is None:
         return _read_file(source, spec.bands, places, name)
-    if len(source) != len(spec.bands):
-        raise ImageError(f"{name or source[0]}: {len(source)} files for {len(spec.bands)} bands")
-    one_each = zip(source, spec.bands, places, strict=True)
-    return [_read_file(path, (band,), [place], name or path)[0] for path, band, place in one_each]
+    one_each = zip(files, spec.bands, places, strict=True)
+    return [_read_file(path, (band,), [place], name)[0] for path, band, place in one_each]
+
+
+def _files(source: Any, bands: Sequence[str], name: AnyPath | None) -> list[str] | None:
+    """A path a band; None if all bands are in one file."""
+    if not isinstance(source, str | os.PathLike):
+        return None
+    text = os.fspath(source)
+    if (files := files_of_bands(text)) is not None:
+        for band in bands:
+            if band not in files:
+                given = " ".join(files)
+                raise ImageError(f"{name or text}: no file of band {band}; there are {given}")
+        return [files[band] for band in bands]
+    return [text.replace(BAND, band) for band in bands] if BAND in text else None
 
 
 def _read_file(
     source: Any, bands: Sequence[str], places: Sequence[Place], name: AnyPath | None
 ) -> list[np.ndarray]:
     """Some bands of one file; an array of several planes is read once."""
-    source, row = _split_row(source)
+    row = None
+    if isinstance(source, str | os.PathLike):
+        source, row = split_row(os.fspath(source))
     file, name = resolve(source, name)
     with opened_image(file, name) as content, stored_arrays(content, row, name) as stored:
         found = [
@@ -75,14 +86,6 @@ def _read_file(
 def _size(shape: tuple[int, ...]) -> tuple[int, int]:
     """Two numbers whose product is the number of pixels."""
     return shape[0], int(np.prod(shape[1:], dtype=object))
-
-
-def _split_row(source: Any) -> tuple[Any, int | None]:
-    """A path without ``#row``, and the row; a path that is there is taken as it stands."""
-    if isinstance(source, str | os.PathLike) and not os.path.exists(source):
-        if found := ROW.fullmatch(os.fspath(source)):
-            return found[1], int(found[2])
-    return source, None
 
 
 @contextlib.contextmanager

@@ -59,8 +59,17 @@ def scale_bands(
         values[_missing(pixels, found)] = 0.0
         scaled.append(np.arcsinh(values, out=values) if spec.scaling == "asinh" else values)
     if spec.scaling == "lupton":
-        scaled = _lupton(scaled)
+        if len({band.shape for band in scaled}) > 1:
+            raise UserError("scaling lupton needs bands of one size; use asinh")
+        scaled = [*lupton(np.stack(scaled))]
     return scaled, no_data
+
+
+def lupton(bands: np.ndarray) -> np.ndarray:
+    """Scale bands (C, H, W), in units of the sky noise, together, so that colours are kept."""
+    mean = np.maximum(bands.mean(0), 1e-6)
+    x = LUPTON_Q * mean / LUPTON_STRETCH
+    return bands * (np.arcsinh(x) / x / LUPTON_Q)
 
 
 def sky_of(finite: np.ndarray) -> tuple[float, float]:
@@ -86,14 +95,6 @@ def _usable(pixels: np.ndarray, name: str) -> tuple[np.ndarray, list[float]]:
 def _missing(pixels: np.ndarray, no_data: list[float]) -> np.ndarray:
     missing = ~(np.abs(pixels) <= LARGEST)  # NaN too
     return missing | np.isin(pixels, no_data) if no_data else missing
-
-
-def _lupton(scaled: list[np.ndarray]) -> list[np.ndarray]:
-    if len({band.shape for band in scaled}) > 1:
-        raise UserError("scaling lupton needs bands of one size; use asinh")
-    mean = np.maximum(sum(scaled) / len(scaled), 1e-6)
-    x = LUPTON_Q * mean / LUPTON_STRETCH
-    return [band * (np.arcsinh(x) / x / LUPTON_Q) for band in scaled]
 
 
 def _by_percentiles(bands: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[float]]:
