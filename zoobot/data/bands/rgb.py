@@ -13,6 +13,8 @@ from zoobot.data.views.cpu import GalaxyView
 from zoobot.system.errors import UserError
 
 NOISE_LEVEL = 0.06  # brightness of the sky, so that negative noise is seen too
+BALANCE = 0.75  # 1: the bright pixels have no colour on average; 0: they keep all of it
+BRIGHT_PERCENT = 2.0  # of the pixels, that tell how bright a channel is
 BRIGHTEST = 99.9  # percentile of the pixels
 
 
@@ -68,7 +70,7 @@ def galaxy_rgb(
     pixels = torch.as_tensor(image).detach().cpu().float().numpy()
     if pixels.ndim != 3 or len(pixels) != len(spec.bands):
         raise UserError(f"an image {pixels.shape} is none of {len(spec.bands)} bands (C, H, W)")
-    flux = _flux(pixels, spec, offset)[chosen]
+    flux = _balanced(_flux(pixels, spec, offset)[chosen])
     levels = lupton(flux) if spec.scaling not in ("lupton", "percentiles") else flux
     levels = levels / max(np.percentile(levels.max(0), BRIGHTEST), 1e-6)
     levels = levels + NOISE_LEVEL
@@ -79,6 +81,17 @@ def galaxy_rgb(
     if size_px and picture.size != (size_px, size_px):
         picture = picture.resize((size_px, size_px), Image.Resampling.BILINEAR)
     return picture
+
+
+def _balanced(flux: np.ndarray) -> np.ndarray:
+    """Channels (C, H, W) of about the same strength where the image is bright.
+
+    In units of its noise the deepest band would colour every galaxy.
+    """
+    bright = flux.sum(0) >= np.percentile(flux.sum(0), 100 - BRIGHT_PERCENT)
+    strength = np.maximum(flux[:, bright].mean(1), 1e-6)
+    usual = np.exp(np.log(strength).mean())
+    return flux * ((usual / strength) ** BALANCE)[:, None, None]
 
 
 def _flux(pixels: np.ndarray, spec: ImageSpec, offset: np.ndarray | None) -> np.ndarray:
