@@ -300,18 +300,25 @@ def test_fits_is_clipped_rescaled_and_arcsinhed(tmp_path, name):
     assert np.abs(linear - 255 * unit).max() <= 0.51
 
 
-@pytest.mark.parametrize("num_planes", [1, 3])
-def test_fits_planes_are_channels(tmp_path, num_planes):
-    cube = np.stack([sky() * (i + 1) for i in range(num_planes)])
-    image = pixels(read_image(fits_file(tmp_path / "a.fits", cube)))
-    assert image.shape == (HEIGHT, WIDTH, 3)
-    means = image.mean(axis=(0, 1))
-    assert (np.diff(means) > 20).all() if num_planes == 3 else (means == means[0]).all()
+def test_a_fits_cube_is_rgb_if_it_has_8_bits_and_else_a_question(tmp_path):
+    bytes_ = np.stack([np.full((HEIGHT, WIDTH), 60 * i, np.uint8) for i in range(3)])
+    for name, cube in (("first", bytes_), ("last", np.moveaxis(bytes_, 0, -1))):
+        image = pixels(read_image(fits_file(tmp_path / f"{name}.fits", cube), 3, "none"))
+        assert image.shape == (HEIGHT, WIDTH, 3)
+        assert image[5, 5].tolist() == [0, 60, 120]
+    floats = fits_file(tmp_path / "grz.fits", np.stack([sky()] * 3))
+    assert "a cube, 0 PRIMARY (3, 30, 40): say its bands: --bands" in one_line_error(floats)
+    one_plane = fits_file(tmp_path / "one.fits", sky()[None, None])
+    assert read_image(one_plane).size == (WIDTH, HEIGHT)
 
 
-def test_fits_finds_the_first_image_with_data(tmp_path):
-    path = fits_file(tmp_path / "a.fits", None, sky(), sky()[:5])
-    assert read_image(path).size == (WIDTH, HEIGHT)
+def test_a_fits_file_of_several_images_is_a_question(tmp_path):
+    empty_first = fits_file(tmp_path / "a.fits", None, sky(), np.zeros(5))
+    assert read_image(empty_first).size == (WIDTH, HEIGHT)
+    two = fits_file(tmp_path / "b.fits", None, sky(), sky()[:5])
+    asked = one_line_error(two)
+    assert "2 images in this file; it holds 1 (30, 40), 2 (5, 40)" in asked
+    assert "--bands NAME=NUMBER" in asked
 
 
 def test_fits_nan_is_the_low_end(tmp_path):
@@ -348,9 +355,9 @@ def test_bad_fits_is_named(tmp_path, recwarn, capfd):
     set_up_process()
     for name, arrays, reason in (
         ("nan", [np.full((5, 5), np.nan)], "no finite pixels"),
-        ("table", [None], "no image in this FITS file"),
-        ("cube", [np.zeros((7, 5, 5))], "need (H, W), (1, H, W) or (3, H, W)"),
-        ("line", [np.zeros(5)], "need (H, W), (1, H, W) or (3, H, W)"),
+        ("table", [None], "no image in this file"),
+        ("cube", [np.zeros((7, 5, 5))], "a cube, 0 PRIMARY (7, 5, 5): say its bands"),
+        ("line", [np.zeros(5)], "no image in this file"),
     ):
         path = fits_file(tmp_path / f"{name}.fits", *arrays)
         message = one_line_error(path)

@@ -44,6 +44,12 @@ def scale_to_8bit(values: np.ndarray, scaling: str) -> tuple[np.ndarray, list[fl
     Raises:
         ValueError: no pixel is finite, or pixels are out of range for 'none'.
     """
+    unit, no_data = scale_to_unit(values, scaling)
+    return (unit * 255 + 0.5).astype(np.uint8), no_data
+
+
+def scale_to_unit(values: np.ndarray, scaling: str) -> tuple[np.ndarray, list[float]]:
+    """The same to 0-1 in float32; see ``scale_to_8bit``."""
     values = _as_float32(values)
     finite = values[np.isfinite(values)]
     if finite.size and max(finite.max(), -finite.min()) > LARGEST:
@@ -67,7 +73,7 @@ def scale_to_8bit(values: np.ndarray, scaling: str) -> tuple[np.ndarray, list[fl
     unit = (np.clip(values, low, high) - low) / (high - low if high > low else 1.0)
     if scaling == "asinh":
         unit = np.arcsinh(ASINH_Q * unit) / np.arcsinh(ASINH_Q)
-    return (unit * 255 + 0.5).astype(np.uint8), no_data
+    return unit, no_data
 
 
 def find_ends(finite: np.ndarray) -> tuple[float, float, list[float]]:
@@ -76,13 +82,8 @@ def find_ends(finite: np.ndarray) -> tuple[float, float, list[float]]:
     Args:
         finite: (N,) float32, the finite pixels of an image, all bands together.
     """
-    least, greatest = finite.min(), finite.max()
-    high = np.percentile(finite, HIGH_PERCENTILE)
-    p16, median = np.percentile(_some(finite), (16.0, 50.0))
-    sigma = median - p16
-    is_usual = least < p16 and median - least <= USUAL_LOW * sigma
-    if is_usual and greatest - median <= BRIGHT * sigma and greatest not in NINES:
-        return least, high, []
+    if not _is_unusual(finite):
+        return finite.min(), np.percentile(finite, HIGH_PERCENTILE), []
     no_data = find_no_data(finite)
     if no_data:
         finite = finite[~np.isin(finite, no_data)]
@@ -93,6 +94,20 @@ def find_ends(finite: np.ndarray) -> tuple[float, float, list[float]]:
     if least < far < median:
         least = min(finite[finite >= far].min(), p2)
     return least, high, no_data
+
+
+def _is_unusual(finite: np.ndarray) -> bool:
+    """Whether the least or the greatest pixel may stand for no data; else there is no such."""
+    least, greatest = finite.min(), finite.max()
+    p16, median = np.percentile(some_of(finite), (16.0, 50.0))
+    sigma = median - p16
+    is_usual = least < p16 and median - least <= USUAL_LOW * sigma
+    return not is_usual or greatest - median > BRIGHT * sigma or greatest in NINES
+
+
+def find_no_data_if_unusual(finite: np.ndarray) -> list[float]:
+    """The same as ``find_no_data``, fast for most images."""
+    return find_no_data(finite) if _is_unusual(finite) else []
 
 
 def find_no_data(finite: np.ndarray) -> list[float]:
@@ -127,12 +142,12 @@ def _stands_apart(value: float, rest: np.ndarray, is_often: bool) -> bool:
     gap = least - value
     if gap <= (GAP_IF_OFTEN if is_often else GAP) * (quarter - least):
         return False
-    levels = np.unique(_some(rest))
+    levels = np.unique(some_of(rest))
     steps = np.diff(levels)
     return value in NO_DATA_VALUES or (len(steps) > 0 and gap > GAP_STEPS * steps.min())
 
 
-def _some(pixels: np.ndarray) -> np.ndarray:
+def some_of(pixels: np.ndarray) -> np.ndarray:
     """Some of many pixels (N,), evenly spread."""
     return pixels[:: (pixels.size // SOME_PIXELS) | 1]  # odd: not one column of an image only
 

@@ -14,6 +14,13 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from zoobot.data.bands.locations import (
+    BAND,
+    band_columns,
+    files_of_bands,
+    join_band_columns,
+    split_row,
+)
 from zoobot.data.columns import AS_TEXT
 from zoobot.data.tables import SPLIT_NAMES, open_table
 from zoobot.system.errors import UserError, did_you_mean
@@ -64,7 +71,10 @@ def read_galaxies(
         Tables with at least one row.
     """
     path = Path(path).expanduser()
-    table = open_table(path, [*AS_TEXT, "image", *columns], num_rows)
+    needed = [*AS_TEXT, "image", *columns]
+    table = open_table(path, needed, num_rows)
+    if files := band_columns(table.names):
+        table = open_table(path, [*needed, *files], num_rows)
     if num_rows is not None:
         _check_columns(pd.DataFrame(columns=table.names), columns, path)
     for piece in table.pieces:
@@ -91,6 +101,9 @@ def _cleaned(table: pd.DataFrame, path: Path) -> pd.DataFrame:
         )
     if "split" in table:
         table["split"] = table["split"].str.lower().replace(SPLIT_NAMES)
+    if files := band_columns([*table.columns]):
+        paths = {name: _absolute(_as_text(table[name], path), path) for name in files}
+        return join_band_columns(table, paths)
     paths = None if "file_loc" in table else image_paths(table["image"], f"catalog {path}")
     if paths is not None:
         table = table.drop(columns="image").assign(file_loc=paths)
@@ -114,7 +127,7 @@ def _as_text(column: pd.Series, path: Path) -> pd.Series:
 def _check_columns(table: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
     """Raise ValueError unless the table has ids, these columns and a column of images."""
     require_columns(table, ["id_str", *columns], str(path))
-    if "file_loc" not in table and "image" not in table:
+    if not {"file_loc", "image"} & {*table.columns} and not band_columns([*table.columns]):
         raise UserError(
             f"catalog {path} has neither a file_loc nor an image column; "
             f"columns: {', '.join(map(str, table.columns[:10]))}"
@@ -155,7 +168,9 @@ def _absolute(file_locs: pd.Series, catalog_path: Path) -> pd.Series:
         units = (
             " (a row of units, or the end of a table? delete it)" if _is_end(row, file_locs) else ""
         )
-        raise UserError(f"catalog {catalog_path}: column 'file_loc' is empty in row {row}{units}")
+        raise UserError(
+            f"catalog {catalog_path}: column {file_locs.name!r} is empty in row {row}{units}"
+        )
     if file_locs.str.startswith("/").all():
         return file_locs
     folder = catalog_path.resolve()
@@ -245,13 +260,16 @@ def find_missing_files(file_locs: Iterable[Any]) -> list[int]:
     Each folder is listed only once, so a check of millions of files takes seconds.
     """
     listings: dict[str, set[str]] = {}
-    missing = []
-    for place, file_loc in enumerate(file_locs):
-        if not isinstance(file_loc, str):
-            continue
-        folder, name = os.path.split(file_loc)
+
+    def is_there(path: str) -> bool:
+        folder, name = os.path.split(split_row(path)[0])
         if folder not in listings:
             listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-        if name not in listings[folder]:
-            missing.append(place)
-    return missing
+        return name in listings[folder] or BAND in name
+
+    return [
+        place
+        for place, file_loc in enumerate(file_locs)
+        if isinstance(file_loc, str)
+        and not all(map(is_there, (files_of_bands(file_loc) or {"": file_loc}).values()))
+    ]

@@ -13,6 +13,8 @@ import pandas as pd
 import torch
 from torch.utils.data import Dataset
 
+from zoobot.data.bands.image import offsets, read_band_image
+from zoobot.data.bands.spec import ImageSpec
 from zoobot.data.images import ImageError, read_image, read_pixels
 from zoobot.data.sources import Galaxies, TableGalaxies, label_frame
 from zoobot.data.views.config import minimal_view_config
@@ -33,6 +35,7 @@ class ImagesSeen:
         image_size: side of the view in pixels.
         view: the view's settings that differ from those of ``GalaxyViewConfig()``.
         transform: what a transform that is not ours prints as.
+        bands: an ``ImageSpec`` as plain types; None for 8-bit images.
 
     Each is None where it is not known.
     """
@@ -41,6 +44,7 @@ class ImagesSeen:
     image_size: int | None = None
     view: dict | None = None
     transform: str | None = None
+    bands: dict | None = None
 
     def to_dict(self) -> dict:
         """The attributes that are known."""
@@ -65,6 +69,7 @@ class CatalogDataset(Dataset):
         target_transform: called by ``dataset[i]`` with a galaxy's dict of labels, returns another.
         channels: 1 or 3, of the image before the transform.
         fits_scaling: brightness of FITS images.
+        spec: of images of any bands, in floats; None for 8-bit images.
         seed: of the transform's random draws.
         augment: who makes the views in a loop. ``auto``: the loop's device if it is a GPU and the
             view can be divided (see ``zoobot.data.views.device``), else the CPU; ``cpu``;
@@ -84,6 +89,7 @@ class CatalogDataset(Dataset):
         *,
         channels: int = 3,
         fits_scaling: str = "asinh",
+        spec: ImageSpec | None = None,
         seed: int = 0,
         augment: str = "auto",
     ):
@@ -99,10 +105,12 @@ class CatalogDataset(Dataset):
         self.label_cols = catalog.label_cols
         self.transform = transform or get_galaxy_transform(minimal_view_config())
         if augment == "device" and not self.is_only_decoded:
-            self.transform = device_view_of(self.transform, catalog)
+            self.transform = device_view_of(self.transform, catalog, spec)
         self._augment = augment
         self.target_transform = target_transform
-        self.channels = channels
+        self.spec = spec
+        self.channels = channels if spec is None else len(spec.bands)
+        self._offset = None if spec is None else offsets(spec)
         self.fits_scaling = fits_scaling
         self.seed = seed
 
@@ -118,7 +126,8 @@ class CatalogDataset(Dataset):
         Raises:
             ImageError: the image can't be read.
         """
-        galaxy = {"image": as_float(self._image(index)), "id_str": self.galaxies.id_str(index)}
+        image = {"image": self._image(index)[None]} | self._to_subtract()
+        galaxy = {"image": float_images(image)[0], "id_str": self.galaxies.id_str(index)}
         values = self.galaxies.labels([index])[0].tolist()
         labels = dict(zip(self.label_cols, values, strict=True))
         return galaxy | (self.target_transform(labels) if self.target_transform else labels)
@@ -139,6 +148,7 @@ class CatalogDataset(Dataset):
         batch = {"id_str": ids, "errors": errors, "no_data": no_data}
         if images:
             batch["image"] = self._stack(images)
+            batch |= self._to_subtract()
         if self.is_only_decoded:
             read = [index for place, index in enumerate(indices) if place not in errors]
             batch |= self.transform.draw(self.seed, epoch, read)
@@ -151,7 +161,7 @@ class CatalogDataset(Dataset):
         if device.type != "cuda" or self._augment != "auto" or why_not_divided(self.transform):
             return self
         made = copy.copy(self)
-        made.transform = device_view_of(self.transform, self.galaxies)
+        made.transform = device_view_of(self.transform, self.galaxies, self.spec)
         return made
 
     @property
@@ -174,14 +184,18 @@ class CatalogDataset(Dataset):
         side_px = view.fitted_px if self.is_only_decoded else view.config.output_size
         num_views = len(view.views) if isinstance(view, TurnedViews) else 1
         channels = 1 if view.config.greyscale else self.channels
-        return num_views * channels * side_px**2
+        value_bytes = 1 if self.spec is None else 2 if self.is_only_decoded else 4
+        return num_views * channels * side_px**2 * value_bytes
 
     def describe_images(self) -> ImagesSeen:
         """How images become what a model is shown."""
+        brightness = {"fits_scaling": self.fits_scaling}
+        if self.spec is not None:
+            brightness = {"bands": self.spec.to_dict()}
         if not isinstance(self.transform, GalaxyView | DeviceView):
-            return ImagesSeen(self.fits_scaling, transform=repr(self.transform))
+            return ImagesSeen(transform=repr(self.transform), **brightness)
         config = self.transform.config
-        return ImagesSeen(self.fits_scaling, config.output_size, config.changes())
+        return ImagesSeen(image_size=config.output_size, view=config.changes(), **brightness)
 
     def label_table(self) -> pd.DataFrame:
         """``id_str`` and the label columns of all galaxies, for checks before training."""
@@ -197,6 +211,11 @@ class CatalogDataset(Dataset):
         source = self.galaxies.source(index)
         name = None if isinstance(source, str) else f"id_str {self.galaxies.id_str(index)!r}"
         view = self.transform
+        if self.spec is not None:
+            bands = read_band_image(source, self.spec, name)
+            if no_data is not None:
+                no_data += bands.no_data
+            return view.fit(bands) if self.is_only_decoded else apply_transform(view, bands, seed)
         if self.is_only_decoded:
             pixels = read_pixels(source, self.channels, self.fits_scaling, name, no_data)
             return view.fit(pixels)
@@ -205,6 +224,10 @@ class CatalogDataset(Dataset):
         if no_data is not None:
             no_data += image.info.get("no_data", ())
         return apply_transform(view, image, seed)
+
+    def _to_subtract(self) -> dict:
+        """What ``float_images`` subtracts from images of bands (C,), so that their mean is 0."""
+        return {} if self._offset is None else {"offset": torch.from_numpy(self._offset)}
 
     def _stack(self, images: list) -> torch.Tensor:
         """(B, C, H, W) in the views' own memory order (H, W, C), a fifth of reordering's cost."""
@@ -225,7 +248,15 @@ def as_float(images: torch.Tensor) -> torch.Tensor:
 
 
 def float_images(batch: dict) -> torch.Tensor:
-    """A batch's images, float32 in 0-1; views for the device are made on the batch's device."""
+    """A batch's images, float32: of 8 bits in 0-1, of bands with a mean of 0 each.
+
+    Views for the device are made on the batch's device.
+    """
     if batch.keys() >= {*VIEW_KEYS}:
-        return warp(batch["image"], *(batch[key] for key in VIEW_KEYS))
-    return as_float(batch["image"])
+        images = warp(batch["image"], *(batch[key] for key in VIEW_KEYS))
+    else:
+        images = as_float(batch["image"])
+    if "offset" not in batch:
+        return images
+    num_views = images.shape[1] // len(batch["offset"])
+    return images - batch["offset"].repeat(num_views)[:, None, None]

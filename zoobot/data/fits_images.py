@@ -1,7 +1,8 @@
-"""The first image in a FITS file; it may be packed, whole (gzip, bzip2) or in tiles (fpack)."""
+"""The images in a FITS file; they may be packed, whole (gzip, bzip2) or in tiles (fpack)."""
 
 import bz2
 import contextlib
+import functools
 import gzip
 import io
 from collections.abc import Iterator
@@ -9,11 +10,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from zoobot.data.bands.spec import MOST_BANDS
+from zoobot.data.bands.stored import Stored
 from zoobot.data.file_kinds import BZIP2_MAGIC, GZIP_MAGIC
-from zoobot.limits.fits import check_fits_headers, check_tiles
+from zoobot.limits.fits import check_fits_headers, check_tiles, number_in
 from zoobot.system.errors import UserError
 
 READ_AT_ONCE = 2**20  # bytes
+MOST_AXES = 9  # of an image in tiles
 UNPACK = {GZIP_MAGIC: gzip.GzipFile, BZIP2_MAGIC: bz2.BZ2File}
 
 
@@ -38,13 +42,12 @@ def unpack(file: BinaryIO, magic: bytes, most_bytes: int) -> bytes:
 
 
 @contextlib.contextmanager
-def first_image(content: bytes) -> Iterator[Any]:
-    """The first image of a FITS file as astropy's HDU, its pixels not yet read.
+def open_fits(content: bytes) -> Iterator[list[Stored]]:
+    """The images of a FITS file, by HDU; an HDU without pixels, and tables, are left out.
 
     Raises:
-        ValueError: there is no image, a header claims more than the file has, the image has
-            another shape than (H, W), (1, H, W) or (3, H, W), or its tiles are over the limits of
-            ``check_tiles``.
+        ValueError: a header claims more than the file has; on reading, its tiles are over the
+            limits of ``check_tiles``.
     """
     try:
         from astropy.io import fits
@@ -53,42 +56,56 @@ def first_image(content: bytes) -> Iterator[Any]:
     check_fits_headers(io.BytesIO(content))
     # uint=False: blank pixels of unsigned integers would otherwise become ordinary numbers.
     options = {"memmap": False, "uint": False}
-    with fits.open(io.BytesIO(content), disable_image_compression=True, **options) as hdus:
-        number = _number_of_first(hdus)
-        is_tiled = bool(hdus[number].header.get("ZIMAGE"))
-        if not is_tiled:
-            _check_shape(hdus[number].shape)
-            yield hdus[number]
-            return
-        _check_tiled(content, hdus, number)
-    with fits.open(io.BytesIO(content), **options) as hdus:
-        _check_shape(hdus[number].shape)
-        yield hdus[number]
+    with contextlib.ExitStack() as stack:
+        packed = {**options, "disable_image_compression": True}
+        hdus = stack.enter_context(fits.open(io.BytesIO(content), **packed))
+
+        def read(number: int) -> np.ndarray:
+            if not hdus[number].header.get("ZIMAGE"):
+                return _pixels_of(hdus[number])
+            _check_tiled(content, hdus, number)
+            with fits.open(io.BytesIO(content), **options) as unpacked:
+                return _pixels_of(unpacked[number])
+
+        yield [
+            Stored(
+                hdu.name,
+                number,
+                shape,
+                functools.partial(read, number),
+                _plane_names(hdu.header),
+                hdu.header.get("ZBITPIX", hdu.header["BITPIX"]) == 8,
+            )
+            for number, hdu in enumerate(hdus)
+            if (shape := _shape_of(hdu))
+        ]
 
 
-def pixels_of(hdu: Any) -> np.ndarray:
-    """Pixels of an image HDU: (H, W) or (H, W, 3); blank ones are NaN."""
+def _shape_of(hdu: Any) -> tuple[int, ...]:
+    """Shape of an HDU's image, in NumPy's order; () if it has none."""
+    if hdu.header.get("ZIMAGE"):
+        sides = range(1, number_in(hdu.header, "ZNAXIS", 1, MOST_AXES) + 1)
+        return tuple(number_in(hdu.header, f"ZNAXIS{i}", 1) for i in sides)[::-1]
+    return tuple(hdu.shape) if hdu.is_image else ()
+
+
+def _plane_names(header: Any) -> tuple[str, ...]:
+    """What a header calls the planes of a cube: BANDS = 'grz', or BAND0 = 'g' and so on."""
+    single = [str(header[f"BAND{i}"]).strip() for i in range(MOST_BANDS) if f"BAND{i}" in header]
+    if single:
+        return tuple(single)
+    text = str(header.get("BANDS", "")).strip()
+    return tuple(text.replace(",", " ").split()) if " " in text or "," in text else tuple(text)
+
+
+def _pixels_of(hdu: Any) -> np.ndarray:
+    """Pixels of an image HDU; blank ones are NaN."""
     blank = hdu.header.get("BLANK")
     is_float = hdu.header["BITPIX"] < 0
     data = hdu.data
     if is_float and isinstance(blank, int | float):  # astropy heeds it for integers only
         data = np.where(data == blank, data.dtype.type(np.nan), data)
-    if data.ndim == 3:
-        data = data[0] if len(data) == 1 else np.moveaxis(data, 0, -1)
     return data
-
-
-def _number_of_first(hdus: Any) -> int:
-    """The number of the first HDU that holds an image."""
-    for number, hdu in enumerate(hdus):
-        if hdu.header.get("ZIMAGE") or (hdu.is_image and len(hdu.shape) > 0):
-            return number
-    raise UserError("no image in this FITS file")
-
-
-def _check_shape(shape: tuple[int, ...]) -> None:
-    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[0] not in (1, 3)):
-        raise UserError(f"shape {shape}: need (H, W), (1, H, W) or (3, H, W)")
 
 
 def _check_tiled(content: bytes, hdus: Any, number: int) -> None:

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from zoobot.data.bands.stored import Stored, only_image
 from zoobot.data.brightness import FITS_SCALINGS, scale_to_8bit
 from zoobot.data.file_kinds import BZIP2_MAGIC, FITS_MAGIC, GZIP_MAGIC, ends_well, what_it_is
-from zoobot.data.fits_images import first_image, pixels_of, unpack
+from zoobot.data.fits_images import open_fits, unpack
 from zoobot.system.errors import OneProcessError, UserError
 
 MAX_PIXELS = 100_000_000  # 400 MB decoded; a larger image is refused before it is decoded
@@ -77,14 +78,17 @@ def read_image(
     if isinstance(source, np.ndarray):
         grey = source.shape[-1] == 1
         return Image.fromarray(source[..., 0] if grey else source).convert(MODES[channels])
-    file, name = _resolve(source, name)
-    with _opened(file, name) as opened:
-        content, is_fits = _unpacked(opened, name)
+    file, name = resolve(source, name)
+    with opened_image(file, name) as opened:
+        content, is_fits = unpacked(opened, name)
         if is_fits:
-            with first_image(content.read()) as hdu:
-                _check_size(hdu.shape[:-3:-1], name)
-                return _from_float(pixels_of(hdu), channels, fits_scaling, name)
-        image = _open_with_pillow(content, name)
+            with open_fits(content.read()) as stored:
+                image = _grey_or_rgb(stored, name)
+                pixels = image.read().reshape(image.shape)
+            if pixels.ndim == 3 and pixels.shape[2] != 3:
+                pixels = np.moveaxis(pixels, 0, -1)
+            return _from_float(pixels, channels, fits_scaling, name)
+        image = open_with_pillow(content, name)
         if image.format == "JPEG":
             _shrink_on_load(image, channels, min_side_px)
         image.load()
@@ -100,14 +104,14 @@ def check_image(source: ImageSource, name: str | None = None) -> None:
     Args:
         source, name: as for ``read_image``, but no pixels.
     """
-    file, name = _resolve(source, name)
-    with _opened(file, name) as opened:
-        content, is_fits = _unpacked(opened, name)
+    file, name = resolve(source, name)
+    with opened_image(file, name) as opened:
+        content, is_fits = unpacked(opened, name)
         if is_fits:
-            with first_image(content.read()) as hdu:
-                _check_size(hdu.shape[:-3:-1], name)
+            with open_fits(content.read()) as stored:
+                _grey_or_rgb(stored, name)
             return
-        image = _open_with_pillow(content, name)
+        image = open_with_pillow(content, name)
         if not ends_well(content, image):
             image.load()
 
@@ -170,7 +174,7 @@ def to_8bit(
     return image.convert(mode)
 
 
-def _resolve(source: ImageSource, name: str | None) -> tuple[str | io.BytesIO, AnyPath]:
+def resolve(source: ImageSource, name: str | None) -> tuple[str | io.BytesIO, AnyPath]:
     """What to open, a path or bytes in memory, and the name for error messages."""
     if isinstance(source, dict):
         name = name or source.get("path")
@@ -184,7 +188,7 @@ def _resolve(source: ImageSource, name: str | None) -> tuple[str | io.BytesIO, A
 
 
 @contextlib.contextmanager
-def _opened(file: str | io.BytesIO, name: AnyPath) -> Iterator[BinaryIO]:
+def opened_image(file: str | io.BytesIO, name: AnyPath) -> Iterator[BinaryIO]:
     """The file, open; errors within the ``with`` block become ImageErrors that name it."""
     try:
         with open(file, "rb") if isinstance(file, str) else file as opened:
@@ -198,7 +202,7 @@ def _opened(file: str | io.BytesIO, name: AnyPath) -> Iterator[BinaryIO]:
         raise ImageError(f"{name}: {_reason(error)}") from error
 
 
-def _unpacked(file: BinaryIO, name: AnyPath) -> tuple[BinaryIO, bool]:
+def unpacked(file: BinaryIO, name: AnyPath) -> tuple[BinaryIO, bool]:
     """The file at its start, unpacked if it is packed; and whether it is FITS."""
     head = file.read(len(FITS_MAGIC))
     for magic in (GZIP_MAGIC, BZIP2_MAGIC):
@@ -213,15 +217,25 @@ def _unpacked(file: BinaryIO, name: AnyPath) -> tuple[BinaryIO, bool]:
     return file, head == FITS_MAGIC
 
 
-def _open_with_pillow(file: BinaryIO, name: AnyPath) -> Image.Image:
+def open_with_pillow(file: BinaryIO, name: AnyPath) -> Image.Image:
     """An image within the limits of size, its pixels not yet decoded."""
     try:
         image = Image.open(file, formats=PILLOW_FORMATS)
     except Image.UnidentifiedImageError as error:
         raise ImageError(f"{name}: {what_it_is(file)}") from error
-    _check_size(image.size, name)
+    check_size(image.size, name)
     if image.format == "TIFF":
-        _check_size([image.tag_v2.get(tag) or 1 for tag in TIFF_TILE_SIDES], name)
+        check_size([image.tag_v2.get(tag) or 1 for tag in TIFF_TILE_SIDES], name)
+    return image
+
+
+def _grey_or_rgb(stored: Sequence[Stored], name: AnyPath) -> Stored:
+    """The image of a FITS file that is read without bands: the only one, grey or 8-bit RGB."""
+    image = only_image(stored)
+    if len(image.shape) == 3 and not (image.is_8bit and 3 in image.shape[::2]):
+        names = image.plane_names or [f"BAND{i}" for i in range(min(image.shape))]
+        raise ImageError(f"{name}: a cube, {image}: say its bands: --bands {' '.join(names)}")
+    check_size((image.shape[-2], image.shape[-1]), name)
     return image
 
 
@@ -240,7 +254,7 @@ def check_file(path: AnyPath, name: AnyPath) -> None:
         raise ImageError(f"{name}: {found.st_size:,} bytes are over the limit {MAX_FILE_BYTES:,}")
 
 
-def _check_size(size: Sequence[int], name: AnyPath) -> None:
+def check_size(size: Sequence[int], name: AnyPath) -> None:
     """Raise ImageError unless (width, height) is within the limits."""
     width, height = size
     if width < 1 or height < 1:

@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
+from zoobot.data.bands.locations import band_columns, join_band_columns
 from zoobot.data.catalog import image_paths
 from zoobot.data.labels import label_array
 from zoobot.system.errors import UserError
@@ -174,6 +175,8 @@ def galaxy_table(catalog: pd.DataFrame) -> pa.Table:
         ValueError: a galaxy has neither a path nor bytes.
     """
     ids = _arrow(catalog["id_str"].astype(str), pa.large_string())
+    if files := band_columns([*catalog.columns]):
+        catalog = join_band_columns(catalog, {name: catalog[name] for name in files})
     column, kind = "file_loc", pa.large_string()
     paths = catalog[column] if column in catalog else image_paths(catalog["image"], "in memory")
     if paths is not None:

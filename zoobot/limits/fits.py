@@ -99,12 +99,14 @@ def check_tiles(header: Mapping[str, Any], rows: np.ndarray, heap: bytes | memor
     codec = str(header.get("ZCMPTYPE")).strip()
     if codec not in TILE_CODECS:
         raise UserError(f"compressed in tiles with {codec:.20}: run funpack on it first")
-    sides = [_number(header, f"ZNAXIS{i + 1}", 1) for i in range(_number(header, "ZNAXIS", 1, 3))]
+    sides = [
+        number_in(header, f"ZNAXIS{i + 1}", 1) for i in range(number_in(header, "ZNAXIS", 1, 3))
+    ]
     tile = [
-        _number(header, f"ZTILE{i + 1}", 1, side, default=1 if i else side)
+        number_in(header, f"ZTILE{i + 1}", 1, side, default=1 if i else side)
         for i, side in enumerate(sides)
     ]
-    value_bytes = abs(_number(header, "ZBITPIX", -64, 64)) // 8
+    value_bytes = abs(number_in(header, "ZBITPIX", -64, 64)) // 8
     if math.prod(sides) * value_bytes > MAX_TILED_BYTES:
         raise UserError(f"{sides} pixels in tiles are over the limit of {MAX_TILED_BYTES:,} bytes")
     num_tiles = math.prod(-(-side // part) for side, part in zip(sides, tile, strict=True))
@@ -160,7 +162,7 @@ def _check_gzip(packed: bytes | memoryview, most_bytes: int) -> None:
         raise UserError(f"a tile is unpacked over the {most_bytes:,} bytes that it can have")
 
 
-def _number(
+def number_in(
     header: Mapping[str, Any], name: str, least: int, most: int = 2**31, default: int | None = None
 ) -> int:
     """A whole number of a header that is within limits."""

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from zoobot.data.images import check_file, read_image
+from zoobot.data.views.area import area_mean
 
 JPEG_MAGIC = b"\xff\xd8\xff"
 
@@ -29,7 +30,7 @@ def encode_raw(source: str | bytes, description: dict, name: str) -> bytes:
     left, top = (image.width - side) // 2, (image.height - side) // 2
     image = image.crop((left, top, left + side, top + side))
     if side > size:
-        return _area_mean(np.asarray(image), size).tobytes()
+        return (area_mean(np.asarray(image), size) + 0.5).astype(np.uint8).tobytes()
     return image.resize((size, size), Image.Resampling.BILINEAR).tobytes()
 
 
@@ -55,25 +56,6 @@ def encode_jpeg(source: str | bytes, description: dict, quality: int, name: str)
     encoded = io.BytesIO()
     image.save(encoded, "JPEG", quality=quality, subsampling="4:4:4")
     return encoded.getvalue()
-
-
-def _area_mean(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Shrink (W, W) or (W, W, 3) pixels to ``size`` by means over areas.
-
-    A pixel that is only partly in an area has a smaller weight. In Pillow's BOX its weight is 1 or
-    0, which gives errors of 10 levels when 424 pixels become 300.
-    """
-    width = len(pixels)
-    edges = np.arange(size + 1) * (width / size)
-    whole = np.minimum(edges.astype(int), width - 1)
-    part = (edges - whole).astype(np.float32).reshape(-1, *[1] * (pixels.ndim - 1))
-    pixels = pixels.astype(np.float32)
-    for _ in range(2):
-        sums = np.zeros((width + 1, *pixels.shape[1:]), np.float32)
-        np.cumsum(pixels, axis=0, out=sums[1:])
-        at_edges = sums[whole] + part * pixels[whole]
-        pixels = (np.diff(at_edges, axis=0) * (size / width)).swapaxes(0, 1)
-    return (pixels + 0.5).astype(np.uint8)
 
 
 def _jpeg_bytes(source: str | bytes) -> bytes | None:

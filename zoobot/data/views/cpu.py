@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from zoobot.data.bands.image import BandImage
 from zoobot.data.images import to_8bit
 from zoobot.data.views.config import (
     FIXED_CROP_KEYS,
@@ -30,7 +31,7 @@ from zoobot.system.errors import UserError
 
 REDUCE_LEAVES = 2  # least image pixels per view pixel after the image is reduced by whole blocks
 
-AnyImage = Image.Image | torch.Tensor | np.ndarray
+AnyImage = Image.Image | torch.Tensor | np.ndarray | BandImage
 
 
 def get_galaxy_transform(config: GalaxyViewConfig | Mapping[str, Any]) -> "GalaxyView":
@@ -70,24 +71,41 @@ class GalaxyView:
         """Make the view of an image.
 
         Args:
-            image: a Pillow image; or uint8, a tensor (C, H, W) or an array (H, W, C) or (H, W).
+            image: a Pillow image; or uint8, a tensor (C, H, W) or an array (H, W, C) or (H, W); or
+                bands, each of which is sampled by its own matrix.
             rng: None makes a generator from torch's generator.
 
         Returns:
             uint8 tensor (C, S, S) with S = ``output_size``. C is 1 for a grey image or with
-            ``greyscale``, otherwise 3. Its order in memory is (S, S, C), so that a batch can be
-            channels-last without a copy.
+            ``greyscale``, otherwise 3. Of bands, float32, C their number. Its order in memory is
+            (S, S, C), so that a batch can be channels-last without a copy.
         """
         config, size = self.config, self.config.output_size
-        image = self._crop(_as_pil(image))
+        layers = self._layers(image)
         rng = _generator_from_torch() if rng is None else rng
         parameters = sample_view_parameters(config, rng)
         crop_px = size if config.center_crop else None
-        matrix = compose_matrices(parameters, image.size, size, crop_px)[0]
-        pixels = np.array(resample(image, matrix, size, config.interpolation_method))
+        planes = []
+        for layer, side_px in layers:
+            matrix = compose_matrices(parameters, layer.size, size, crop_px, side_px)[0]
+            planes.append(np.array(resample(layer, matrix, size, config.interpolation_method)))
+        pixels = planes[0] if len(planes) == 1 else np.stack(planes, axis=-1)
         for left, top, width, height in erase_boxes(parameters, size)[0]:
             pixels[top : top + height, left : left + width] = 0
         return torch.from_numpy(pixels.reshape(size, size, -1)).permute(2, 0, 1)
+
+    def _layers(self, image: AnyImage) -> list[tuple[Image.Image, float | None]]:
+        """What is resampled: an image, or one a band, each with the side of its square."""
+        if not isinstance(image, BandImage):
+            return [(self._crop(_as_pil(image)), None)]
+        sizes = {band.shape for band in image.bands}
+        if self.config.greyscale:
+            raise UserError("greyscale is for RGB images: leave it off, or choose one of the bands")
+        if len(sizes) > 1 and (self.config.fixed_crop or self.config.center_crop):
+            raise UserError(f"fixed_crop and center_crop need bands of one size, not {sizes}")
+        layers = [self._crop(Image.fromarray(band)) for band in image.bands]
+        sides = [None] * len(layers) if self.config.fixed_crop else image.sides_px
+        return list(zip(layers, sides, strict=True))
 
     def _crop(self, image: Image.Image) -> Image.Image:
         """Apply ``greyscale`` and ``fixed_crop``."""
@@ -113,7 +131,7 @@ def resample(
     needs no blur before.
 
     Args:
-        image: of mode 'L' or 'RGB'.
+        image: of mode 'L', 'RGB' or 'F'.
         matrix: (2, 3) from view to image, see ``compose_matrices``.
         output_size: side of the view in pixels.
         interpolation: 'bilinear' or 'nearest' (one point sample per pixel).
@@ -141,14 +159,14 @@ def resample(
 
 
 def apply_transform(
-    transform: Callable, image: Image.Image, seed: int | Sequence[int] | None = None
+    transform: Callable, image: Image.Image | BandImage, seed: int | Sequence[int] | None = None
 ) -> torch.Tensor:
     """Apply a view, or any torchvision v2 transform, to an image from ``read_image``.
 
     Args:
-        transform: a ``GalaxyView``, or a transform that takes a uint8 ``tv_tensors.Image``
-            (C, H, W).
-        image: of mode 'L' or 'RGB'.
+        transform: a ``GalaxyView``, or a transform that takes a ``tv_tensors.Image`` (C, H, W):
+            uint8, or float32 of bands.
+        image: of mode 'L' or 'RGB', or bands.
         seed: whole numbers >= 0 that fix the random draws; None draws from torch's generator.
 
     Returns:
@@ -162,7 +180,9 @@ def apply_transform(
     from torchvision import tv_tensors  # here: it takes a second
     from torchvision.transforms.v2.functional import pil_to_tensor
 
-    pixels = tv_tensors.Image(pil_to_tensor(image))
+    pixels = tv_tensors.Image(
+        _stacked(image) if isinstance(image, BandImage) else pil_to_tensor(image)
+    )
     if seed is None:
         output = transform(pixels)
     else:
@@ -181,6 +201,14 @@ def apply_transform(
     if output.dtype != torch.uint8:
         raise UserError(f"the transform gave {output.dtype}: it must give uint8 or floats in 0-1")
     return output
+
+
+def _stacked(image: BandImage) -> torch.Tensor:
+    """Bands of one size (C, H, W), for transforms that are not ours."""
+    shapes = {band.shape for band in image.bands}
+    if len(shapes) > 1:
+        raise UserError(f"bands of sizes {sorted(shapes)[:3]} need a view of ours")
+    return torch.from_numpy(np.stack(image.bands))
 
 
 def _as_pil(image: AnyImage) -> Image.Image:

@@ -14,8 +14,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from zoobot.data.bands.image import BandImage, read_band_image
+from zoobot.data.bands.spec import ImageSpec
 from zoobot.data.images import ImageError, read_pixels
 from zoobot.data.sources import Galaxies
+from zoobot.data.views.area import area_mean
 from zoobot.data.views.config import GalaxyViewConfig, affine_ranges
 from zoobot.data.views.cpu import GalaxyView, resample
 from zoobot.data.views.geometry import compose_matrices, erase_boxes, sample_view_parameters
@@ -23,6 +26,7 @@ from zoobot.data.views.turned import TurnedViews
 from zoobot.system.errors import UserError
 
 VIEW_KEYS = ("matrix", "erased", "view_px", "oversampling")  # in a batch: arguments of ``warp``
+LARGEST_HALF = 60000.0  # float16 holds up to 65504
 LARGEST_FIT = 2.2  # of ``device_view_of``: times the default ``fitted_px``
 NUM_LOOKED_AT = 16  # images, for their size
 GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
@@ -96,11 +100,21 @@ class DeviceView:
         """What predictions depend on, besides the view's settings."""
         return f"DeviceView(fitted_px={self.fitted_px})"
 
-    def fit(self, pixels: np.ndarray) -> np.ndarray:
+    def fit(self, pixels: np.ndarray | BandImage) -> np.ndarray:
         """Resize the central square of pixels (H, W, C) to ``fitted_px``, grey if the view is.
 
-        Pixels that have this size and these channels already are returned as they are.
+        Pixels that have this size and these channels already are returned as they are. Bands become
+        float16, as they go to the device.
         """
+        if isinstance(pixels, BandImage):
+            fitted = np.stack(
+                [
+                    self._fit_band(band, side_px)
+                    for band, side_px in zip(pixels.bands, pixels.sides_px, strict=True)
+                ],
+                axis=-1,
+            )
+            return fitted.clip(-LARGEST_HALF, LARGEST_HALF).astype(np.float16)
         size_px = (self.fitted_px, self.fitted_px)
         if pixels.shape[:2] != size_px or (self.config.greyscale and pixels.shape[2] == 3):
             image = Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[..., 0])
@@ -109,6 +123,14 @@ class DeviceView:
             matrix = compose_matrices(whole, image.size, self.fitted_px)[0]
             pixels = np.array(resample(image, matrix, self.fitted_px)).reshape(*size_px, -1)
         return pixels
+
+    def _fit_band(self, band: np.ndarray, side_px: float) -> np.ndarray:
+        if side_px > self.fitted_px:
+            return area_mean(band, self.fitted_px, side_px)
+        whole = sample_view_parameters(type(self.config)(), np.random.default_rng(0))
+        size = (band.shape[1], band.shape[0])
+        matrix = compose_matrices(whole, size, self.fitted_px, side_px=side_px)[0]
+        return np.asarray(resample(Image.fromarray(band), matrix, self.fitted_px))
 
     def draw(self, seed: int, epoch: int, indices: Sequence[int]) -> dict[str, Any]:
         """Draw the views of these galaxies in this epoch: the arguments of ``warp``.
@@ -156,7 +178,9 @@ def why_not_divided(view: Callable) -> str:
     return ""
 
 
-def device_view_of(view: GalaxyView, galaxies: Galaxies) -> DeviceView:
+def device_view_of(
+    view: GalaxyView, galaxies: Galaxies, spec: ImageSpec | None = None
+) -> DeviceView:
     """Make the device view for these galaxies.
 
     The side of its fitted images is the shorter side of the galaxies' images, as far as
@@ -165,19 +189,23 @@ def device_view_of(view: GalaxyView, galaxies: Galaxies) -> DeviceView:
     that is more than ``LARGEST_FIT`` times the default, the default is used.
     """
     divided = DeviceView(view)
-    usual_px, sides = divided.fitted_px, _sides(galaxies)
+    usual_px, sides = divided.fitted_px, _sides(galaxies, spec)
     side_px = max([*sides, usual_px]) if len(sides) != 1 else max(sides)
     return DeviceView(view, side_px) if side_px <= LARGEST_FIT * usual_px else divided
 
 
-def _sides(galaxies: Galaxies) -> set[int]:
+def _sides(galaxies: Galaxies, spec: ImageSpec | None) -> set[int]:
     """Shorter sides in pixels of the images of some galaxies, evenly spaced."""
     if galaxies.raw_px is not None:
         return {galaxies.raw_px}
     sides = set()
     for i in range(0, len(galaxies), -(-len(galaxies) // NUM_LOOKED_AT) or 1):
         try:
-            sides.add(min(read_pixels(galaxies.source(i), 3, "linear").shape[:2]))
+            source = galaxies.source(i)
+            if spec is not None:
+                sides.add(round(max(read_band_image(source, spec).sides_px)))
+            else:
+                sides.add(min(read_pixels(source, 3, "linear").shape[:2]))
         except ImageError:  # the error is reported when the galaxies are read
             pass
     return sides
@@ -206,19 +234,22 @@ def warp(
     products in bfloat16 or TF32 have, would move a view by up to a pixel.
 
     Args:
-        images: uint8 (B, C, F, F).
+        images: uint8 (B, C, F, F), or floats, whose background is 0.
         matrix, erased, view_px, oversampling: see ``DeviceView.draw``.
 
     Returns:
-        float32 (B, C, S, S) in 0-1, with S = ``view_px``; of turned views (B, V * C, S, S).
+        float32 (B, C, S, S) with S = ``view_px``, of uint8 images in 0-1; of turned views
+        (B, V * C, S, S).
     """
     with torch.autocast(images.device.type, enabled=False):
         pixels = images.float()
         if matrix.ndim == 3:
-            return _warp(pixels, matrix, erased, view_px, oversampling)
-        turned = zip(matrix.unbind(1), erased.unbind(1), strict=True)
-        views = [_warp(pixels, *each, view_px, oversampling) for each in turned]
-        return torch.cat(views, dim=1).contiguous(memory_format=torch.channels_last)
+            views = _warp(pixels, matrix, erased, view_px, oversampling)
+        else:
+            turned = zip(matrix.unbind(1), erased.unbind(1), strict=True)
+            views = [_warp(pixels, *each, view_px, oversampling) for each in turned]
+            views = torch.cat(views, dim=1).contiguous(memory_format=torch.channels_last)
+        return views if images.is_floating_point() else views.div_(255)
 
 
 def _warp(
@@ -238,7 +269,7 @@ def _warp(
     views = F.grid_sample(images, grid, align_corners=False)
     if oversampling > 1:
         views = F.avg_pool2d(views, oversampling)
-    views = views.div_(255).masked_fill_(_inside(erased, view_px)[:, None], 0.0)
+    views = views.masked_fill_(_inside(erased, view_px)[:, None], 0.0)
     return views.contiguous(memory_format=torch.channels_last)
 
 

@@ -78,6 +78,7 @@ def compose_matrices(
     image_size: Sequence[int] | np.ndarray,
     output_size: int,
     crop_px: int | None = None,
+    side_px: float | None = None,
 ) -> np.ndarray:
     """Matrices from points of the view to points of the image, one per view.
 
@@ -90,7 +91,8 @@ def compose_matrices(
         parameters: of N views.
         image_size: (width, height) in pixels, or (N, 2).
         output_size: side of the view in pixels.
-        crop_px: side of the square in pixels; by default the image's shorter side.
+        crop_px: side of the square in whole pixels, as torchvision cuts it.
+        side_px: side of the centred square in pixels; by default the image's shorter side.
 
     Returns:
         (N, 2, 3) float64. For a matrix M, the point (x, y) of the view shows the point
@@ -98,7 +100,7 @@ def compose_matrices(
     """
     size = np.asarray(image_size, dtype=np.float64)
     if crop_px is None:
-        side, centre = size.min(axis=-1), size / 2
+        side, centre = size.min(axis=-1) if side_px is None else np.float64(side_px), size / 2
     else:  # at the whole pixels where torchvision's CenterCrop cuts
         edge = (size - crop_px) / 2
         edge = np.where(edge < 0, np.ceil(edge), np.rint(edge))

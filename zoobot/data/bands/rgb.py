@@ -1,0 +1,103 @@
+"""Pictures of galaxies in any bands, for people: a colour composite of three, or one in grey."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+
+from zoobot.data.bands.image import BandImage, offsets
+from zoobot.data.bands.scaling import lupton
+from zoobot.data.bands.spec import ImageSpec
+from zoobot.data.views.cpu import GalaxyView
+from zoobot.system.errors import UserError
+
+NOISE_LEVEL = 0.06  # brightness of the sky, so that negative noise is seen too
+BALANCE = 0.75  # 1: the bright pixels have no colour on average; 0: they keep all of it
+BRIGHT_PERCENT = 2.0  # of the pixels, that tell how bright a channel is
+BRIGHTEST = 99.9  # percentile of the pixels
+
+
+def rgb_bands(spec: ImageSpec, chosen: Sequence[str] | None = None) -> tuple[str, ...]:
+    """The bands of a picture: red, green and blue; or one, for grey.
+
+    Args:
+        chosen: three bands or one; by default the last, the middle and the first, for bands are
+            usually given from blue to red.
+
+    Raises:
+        ValueError: a band is none of the spec's, or there are not three or one.
+    """
+    if chosen is None:
+        bands = spec.bands
+        return (bands[-1], bands[len(bands) // 2], bands[0]) if len(bands) > 2 else bands[-1:]
+    unknown = [band for band in chosen if band not in spec.bands]
+    if unknown or len(chosen) not in (1, 3):
+        raise UserError(
+            f"picture of bands {' '.join(chosen)}: give red, green and blue, or one band, of "
+            f"{' '.join(spec.bands)}"
+        )
+    return tuple(chosen)
+
+
+def galaxy_rgb(
+    image: BandImage | torch.Tensor | np.ndarray,
+    spec: ImageSpec,
+    bands: Sequence[str] | None = None,
+    size_px: int | None = None,
+) -> Image.Image:
+    """A picture of a galaxy, as Lupton et al. (2004, PASP 116, 133) make it.
+
+    Args:
+        image: as ``read_band_image`` reads it; or a view (C, S, S) as a dataset gives it.
+        spec: of the image.
+        bands: red, green and blue, or one for grey; see ``rgb_bands``.
+        size_px: side of the picture; by default that of the view, or of the largest band.
+
+    Returns:
+        A Pillow image of mode 'RGB'.
+
+    Raises:
+        ValueError: ``bands`` are none of the spec's, or the image has another number of bands.
+    """
+    chosen = [spec.bands.index(band) for band in rgb_bands(spec, bands)]
+    if isinstance(image, BandImage):
+        side = size_px or round(max(image.sides_px))
+        image = GalaxyView({"output_size": side})(image)
+        offset = None
+    else:
+        offset = offsets(spec)
+    pixels = torch.as_tensor(image).detach().cpu().float().numpy()
+    if pixels.ndim != 3 or len(pixels) != len(spec.bands):
+        raise UserError(f"an image {pixels.shape} is none of {len(spec.bands)} bands (C, H, W)")
+    flux = _balanced(_flux(pixels, spec, offset)[chosen])
+    levels = lupton(flux) if spec.scaling not in ("lupton", "percentiles") else flux
+    levels = levels / max(np.percentile(levels.max(0), BRIGHTEST), 1e-6)
+    levels = levels + NOISE_LEVEL
+    levels = levels / np.maximum(levels.max(0), 1)  # keeps the hue of what is brighter than white
+    rgb = (levels.clip(0, 1) * 255 + 0.5).astype(np.uint8)
+    rgb = np.broadcast_to(rgb, (3, *rgb.shape[1:])).transpose(1, 2, 0)
+    picture = Image.fromarray(np.ascontiguousarray(rgb))
+    if size_px and picture.size != (size_px, size_px):
+        picture = picture.resize((size_px, size_px), Image.Resampling.BILINEAR)
+    return picture
+
+
+def _balanced(flux: np.ndarray) -> np.ndarray:
+    """Channels (C, H, W) of about the same strength where the image is bright.
+
+    In units of its noise the deepest band would colour every galaxy.
+    """
+    bright = flux.sum(0) >= np.percentile(flux.sum(0), 100 - BRIGHT_PERCENT)
+    strength = np.maximum(flux[:, bright].mean(1), 1e-6)
+    usual = np.exp(np.log(strength).mean())
+    return flux * ((usual / strength) ** BALANCE)[:, None, None]
+
+
+def _flux(pixels: np.ndarray, spec: ImageSpec, offset: np.ndarray | None) -> np.ndarray:
+    """Pixels (C, H, W) before their scaling, the sky at 0."""
+    if offset is not None:
+        pixels = pixels + offset[:, None, None]
+    if spec.std is not None:
+        pixels = pixels * np.array(spec.std, np.float32)[:, None, None]
+    return np.sinh(pixels) * spec.softening if spec.scaling == "asinh" else pixels

@@ -1,0 +1,104 @@
+"""Scale the numbers of bands to what a network learns from; the sky becomes 0.
+
+A band's sky is the median of its pixels, its noise the distance from the median down to the
+percentile 16, both of pixels that are no ``find_no_data``: a galaxy, a star or a cosmic ray does
+not change them. Missing pixels become 0, as the sky.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from zoobot.data.bands.spec import ImageSpec
+from zoobot.data.brightness import LARGEST, find_no_data_if_unusual, scale_to_unit, some_of
+from zoobot.system.errors import UserError
+
+LUPTON_Q, LUPTON_STRETCH = (
+    8.0,
+    5.0,
+)  # of the intensity in units of noise: where it turns from linear
+
+
+def scale_bands(
+    bands: Sequence[np.ndarray], spec: ImageSpec
+) -> tuple[list[np.ndarray], list[float]]:
+    """Scale a galaxy's bands, as ``spec.scaling`` says.
+
+    - ``asinh``: arcsinh((x - sky) / (softening * noise)) of each band (Lupton et al. 1999).
+    - ``linear``: (x - sky) / noise of each band.
+    - ``lupton``: as ``linear``, then three bands together as in Lupton et al. 2004: each times
+      arcsinh(Q I / s) / (Q I / s), where I is their mean: colours are kept.
+    - ``percentiles``: as 8-bit images are scaled: the lowest pixel of all bands becomes 0, the
+      percentile 99.7 becomes 1, with an arcsinh between (``brightness.scale_to_8bit``).
+    - ``none``: as they are.
+
+    Args:
+        bands: (H, W) numbers each, NaN where missing.
+
+    Returns:
+        float32 (H, W) each, and the values that were taken for no data.
+
+    Raises:
+        ValueError: a band has no finite pixel.
+    """
+    no_data: list[float] = []
+    if spec.scaling == "percentiles":
+        return _by_percentiles(bands)
+    scaled = []
+    for i, (name, pixels) in enumerate(zip(spec.bands, bands, strict=True)):
+        finite, found = _usable(pixels, name)
+        no_data += found
+        if spec.scaling == "none":
+            sky, noise = 0.0, 1.0
+        else:
+            sky, noise = sky_of(finite)
+            noise = noise if spec.noise is None else spec.noise[i]
+        unit = noise * (spec.softening if spec.scaling == "asinh" else 1.0)
+        wide = pixels if pixels.dtype == np.float64 else pixels.astype(np.float32)
+        values = ((wide - sky) / unit).astype(np.float32)
+        values[_missing(pixels, found)] = 0.0
+        scaled.append(np.arcsinh(values, out=values) if spec.scaling == "asinh" else values)
+    if spec.scaling == "lupton":
+        if len({band.shape for band in scaled}) > 1:
+            raise UserError("scaling lupton needs bands of one size; use asinh")
+        scaled = [*lupton(np.stack(scaled))]
+    return scaled, no_data
+
+
+def lupton(bands: np.ndarray) -> np.ndarray:
+    """Scale bands (C, H, W), in units of the sky noise, together, so that colours are kept."""
+    mean = np.maximum(bands.mean(0), 1e-6)
+    x = LUPTON_Q * mean / LUPTON_STRETCH
+    return bands * (np.arcsinh(x) / x / LUPTON_Q)
+
+
+def sky_of(finite: np.ndarray) -> tuple[float, float]:
+    """Level and noise of the sky among pixels (N,); noise is above 0."""
+    p16, median = np.percentile(some_of(finite), (16.0, 50.0))
+    noise = float(median - p16)
+    if noise <= 0:  # no noise: drawn, masked, or counts of few photons
+        noise = float(finite.std(dtype=np.float64)) or 1.0
+    return float(median), noise
+
+
+def _usable(pixels: np.ndarray, name: str) -> tuple[np.ndarray, list[float]]:
+    """The pixels (N,) that are data, and the values that stand for no data."""
+    finite = pixels[np.isfinite(pixels)]
+    if finite.size and max(finite.max(), -finite.min()) > LARGEST:
+        finite = finite[np.abs(finite) <= LARGEST]
+    if finite.size == 0:
+        raise UserError(f"band {name} has no finite pixels")
+    found = find_no_data_if_unusual(finite)
+    return (finite[~np.isin(finite, found)] if found else finite), found
+
+
+def _missing(pixels: np.ndarray, no_data: list[float]) -> np.ndarray:
+    missing = ~(np.abs(pixels) <= LARGEST)  # NaN too
+    return missing | np.isin(pixels, no_data) if no_data else missing
+
+
+def _by_percentiles(bands: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[float]]:
+    shapes = [band.shape for band in bands]
+    unit, no_data = scale_to_unit(np.concatenate([b.ravel() for b in bands]), "asinh")
+    ends = np.cumsum([band.size for band in bands])[:-1]
+    return [u.reshape(s) for u, s in zip(np.split(unit, ends), shapes, strict=True)], no_data

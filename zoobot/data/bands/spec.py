@@ -1,0 +1,199 @@
+"""``ImageSpec``: what a model's images are made of. It is saved with the model's weights.
+
+A band is named by the user. Where it is found in a galaxy's file is said by a short text, a place:
+
+    VIS_FLUX       the HDU, or the array of an .npz or HDF5 file, of this name
+    3              HDU number 3; 0 is the first
+    [1]            plane 1 of the cube; 0 is the first
+    images[1]      plane 1 of the array or HDU of this name
+
+Without a place a band is the HDU or array that has its name, the plane that the file itself calls
+so, or, in a cube with as many planes as there are bands, the plane in its order.
+"""
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from zoobot.limits.text import read_json
+from zoobot.system.errors import UserError, did_you_mean
+
+SCALINGS = ("asinh", "percentiles", "lupton", "linear", "none")
+MOST_BANDS = 100
+PLACE = re.compile(r"(?P<key>[^\[\]=]*)(\[(?P<plane>\d{1,4})\])?")
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a band is in a file; see the module's docstring.
+
+    Attributes:
+        key: name or number of an HDU, or name of an array; None: the only one.
+        plane: number of a cube's plane; None: it is no cube, or the planes are in the bands' order.
+    """
+
+    key: str | int | None = None
+    plane: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Place":
+        """From the text that says it.
+
+        Raises:
+            ValueError: it is none.
+        """
+        found = PLACE.fullmatch(text.strip())
+        if not found or not text.strip():
+            raise UserError(
+                f"{text!r} is no place of a band: use NAME, NUMBER, [PLANE], NAME[PLANE]"
+            )
+        key, plane = found["key"].strip() or None, found["plane"]
+        key = int(key) if key and key.isdecimal() else key
+        return cls(key, None if plane is None else int(plane))
+
+    def __str__(self) -> str:
+        plane = "" if self.plane is None else f"[{self.plane}]"
+        return f"{'' if self.key is None else self.key}{plane}"
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSpec:
+    """The bands of a model's images, in the model's order, and how their numbers are scaled.
+
+    Attributes:
+        bands: their names.
+        places: band -> where it is; of bands that are not in it, see the module's docstring.
+        scaling: one of ``SCALINGS``, see ``bands.scaling``.
+        softening: for asinh, in units of the sky noise: below it, the scaling is nearly linear.
+        noise: sky noise of each band in the file's units; None: measured in each image.
+        pixel_scale: of each band, in any one unit: then all bands show the square of sky that all
+            of them cover. None: the images of all bands cover the same square.
+        mean, std: of each band's scaled pixels in the training set; None before they are measured.
+
+    Raises:
+        ValueError: for bands that repeat, or values of other kinds.
+    """
+
+    bands: tuple[str, ...]
+    places: Mapping[str, Place] = dataclasses.field(default_factory=dict)
+    scaling: str = "asinh"
+    softening: float = 1.0
+    noise: tuple[float, ...] | None = None
+    pixel_scale: tuple[float, ...] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def __post_init__(self):
+        bands = self.bands
+        if not 1 <= len(bands) <= MOST_BANDS or len({*bands}) < len(bands):
+            raise UserError(f"bands {' '.join(bands):.200}: give 1 to {MOST_BANDS}, each once")
+        for band in bands:
+            if not isinstance(band, str) or not re.fullmatch(r"[^\s=\[\]{}/\\]{1,40}", band):
+                raise UserError(f"{band!r:.60} is no name of a band: use letters and numbers")
+        for band in self.places.keys() - {*bands}:
+            raise UserError(f"a place is given for band {band!r}, but bands are {' '.join(bands)}")
+        if self.scaling not in SCALINGS:
+            near = did_you_mean(str(self.scaling), SCALINGS)
+            raise UserError(f"scaling {self.scaling!r:.40}: use one of {', '.join(SCALINGS)}{near}")
+        if self.scaling == "lupton" and len(bands) != 3:
+            raise UserError(f"scaling lupton is for 3 bands, blue to red, not {len(bands)}")
+        for name in ("noise", "pixel_scale", "std"):
+            _check_numbers(name, getattr(self, name), len(bands), above=0.0)
+        _check_numbers("mean", self.mean, len(bands))
+        _check_numbers("softening", (self.softening,), 1, above=0.0)
+
+    def with_statistics(self, mean: Sequence[float], std: Sequence[float]) -> "ImageSpec":
+        """The same, with the mean and the spread of the training set."""
+        return dataclasses.replace(self, mean=tuple(mean), std=tuple(std))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain types; what has its default is left out."""
+        found = {"bands": [*self.bands]}
+        if self.places:
+            found["places"] = {band: str(place) for band, place in self.places.items()}
+        for field in dataclasses.fields(self)[2:]:
+            value = getattr(self, field.name)
+            if value != field.default:
+                found[field.name] = [*value] if isinstance(value, tuple) else value
+        return found
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ImageSpec":
+        """From plain types, as ``to_dict`` and JSON files have them.
+
+        Raises:
+            ValueError: for an unknown name, or a value of another kind.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in values:
+            if name not in known:
+                near = did_you_mean(str(name), known)
+                raise UserError(f"unknown entry {name!r:.60} of images{near}")
+        values = dict(values)
+        places = values.get("places") or {}
+        if not isinstance(places, Mapping):
+            raise UserError(f"places are {places!r:.60}: give band -> place")
+        values["places"] = {str(b): Place.parse(str(place)) for b, place in places.items()}
+        for name in ("bands", "noise", "pixel_scale", "mean", "std"):
+            value = values.get(name)
+            if isinstance(value, list | tuple):
+                values[name] = tuple(value)
+            elif value is not None or name == "bands":
+                raise UserError(f"{name} is {value!r:.60}: give a list, an entry a band")
+        return cls(**values)
+
+
+def _check_numbers(name: str, values: Any, num: int, above: float = -math.inf) -> None:
+    """ValueError unless ``values`` is None or ``num`` finite numbers above a number."""
+    if values is None:
+        return
+    is_sound = isinstance(values, tuple) and len(values) == num
+    if not is_sound or not all(
+        isinstance(value, int | float) and above < value < math.inf for value in values
+    ):
+        least = "" if above == -math.inf else f" above {above:g}"
+        raise UserError(f"{name} is {values!r:.80}: give {num} numbers{least}, one a band")
+
+
+def parse_bands(words: Sequence[str]) -> ImageSpec:
+    """From the words of ``--bands``: ``g r z``, or with places, ``g=1 r=3 z=images[2]``.
+
+    Raises:
+        ValueError: for a word that is neither.
+    """
+    places = {}
+    for word in words:
+        band, given, place = word.partition("=")
+        if given:
+            places[band] = Place.parse(place)
+    return ImageSpec(tuple(word.partition("=")[0] for word in words), places)
+
+
+def read_spec(path: str | Path) -> ImageSpec:
+    """From a JSON file with the entries of ``ImageSpec``.
+
+    Raises:
+        ValueError: the file is missing, no JSON, or has other entries.
+    """
+    try:
+        values = read_json(path)
+        if not isinstance(values, dict):
+            raise UserError('it must hold {"bands": [...], ...}')
+        return ImageSpec.from_dict(values)
+    except OSError as error:
+        raise UserError(f"image spec {path} can't be read: {error.strerror}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"image spec {path} is no JSON: {error}") from error
+    except UserError as error:
+        raise UserError(f"image spec {path}: {error}") from error
+
+
+def check_same_bands(asked: ImageSpec | None, trained: ImageSpec | None) -> None:
+    """ValueError unless a model sees the bands that it was trained on, in their order."""
+    names = [" ".join(spec.bands) if spec else "8-bit images" for spec in (asked, trained)]
+    if names[0] != names[1]:
+        raise UserError(f"bands are {names[0]}, but the model was trained on {names[1]}")
