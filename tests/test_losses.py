@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import digamma, gammaln
 
-from zoobot import losses, losses_cpu
+from zoobot import losses, losses_cpu, losses_torch
 from zoobot.losses import (
     CustomMultiQuestionLoss,
     dirichlet_multinomial_nll,
@@ -131,7 +131,7 @@ def test_no_votes_give_exactly_zero_loss_and_gradient(sizes, dtype):
 @SIZES
 def test_all_paths_agree(sizes):
     x, counts = make_batch(sizes)
-    everywhere = losses._evaluate_all(x, counts, sizes, True)
+    everywhere = losses_torch.evaluate(x, counts, sizes, True)
     for evaluate in (losses_cpu._evaluate_voted, losses_cpu._evaluate_asked):
         loss, gradient, *where = evaluate(x.numpy(), counts.numpy(), sizes, True)
         if where:
@@ -320,7 +320,7 @@ def test_benchmark_runs(tmp_path):
 
 
 def test_a_loss_first_asked_for_in_inference_can_be_trained_with_afterwards():
-    losses_cpu.question_tensors.cache_clear()
+    losses_torch._question_tensors.cache_clear()
     concentrations, counts = torch.rand(4, 5) + 1, torch.randint(0, 9, (4, 5))
     with torch.inference_mode():
         expected = losses.dirichlet_multinomial_nll(concentrations, counts, (2, 3))

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from zoobot import losses_cpu
+from zoobot import losses_cpu, losses_torch
 
 
 def dirichlet_multinomial_nll(
@@ -111,27 +111,8 @@ def _evaluate(
     """
     x = concentrations
     use_numpy = x.is_cpu and x.dtype == torch.float32 and not torch.compiler.is_compiling()
-    evaluate = losses_cpu.evaluate if use_numpy else _evaluate_all
+    evaluate = losses_cpu.evaluate if use_numpy else losses_torch.evaluate
     return evaluate(x, counts, sizes, need_grad)
-
-
-def _evaluate_all(
-    x: torch.Tensor, counts: torch.Tensor, sizes: tuple[int, ...], need_grad: bool
-) -> tuple[torch.Tensor, ...]:
-    """Evaluate all answers and totals in torch: for GPUs, ``torch.compile``, and float64."""
-    sum_answers, question_of_answer = losses_cpu.question_tensors(sizes, x.device)
-    num, shape = x.numel(), (x.shape[0], len(sizes))
-    a, k = x.double(), counts.double()
-    a = torch.cat((a.reshape(-1), (a @ sum_answers).view(-1)))  # (B A + B Q,)
-    k = torch.cat((k.reshape(-1), (k @ sum_answers).view(-1)))
-    ak = a + k
-    f = torch.lgamma(ak) - torch.lgamma(a) - torch.lgamma(k + 1)
-    loss = (f[num:].view(shape) - f[:num].view(x.shape) @ sum_answers).to(x.dtype)
-    if not need_grad:
-        return (loss,)
-    g = torch.digamma(ak) - torch.digamma(a)
-    gradient = g[num:].view(shape).index_select(1, question_of_answer) - g[:num].view(x.shape)
-    return loss, gradient.to(x.dtype), question_of_answer
 
 
 def get_dirichlet_neg_log_prob(
