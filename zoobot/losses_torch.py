@@ -3,27 +3,29 @@
 It serves float64 and ``torch.compile`` on any device, and float32 on devices without a kernel of
 their own (``zoobot.losses_triton``). The formula, with F and G, is in ``zoobot.losses``.
 
-**float32.** log Gamma(600) is 3,235, where neighbouring float32 numbers differ by 2.4e-4: differences of
-log Gamma would lose what matters. So no log Gamma is computed. Each is replaced by Stirling's
-series about the middle of a step,
+**float32.** log Gamma(600) is 3,235, where neighbouring float32 numbers differ by 2.4e-4:
+differences of log Gamma would lose what matters. So no log Gamma is computed. Each is replaced by
+Stirling's series about the middle of a step,
 
     log Gamma(y + 1/2) = y log y - y + log(2 pi) / 2 - T(y)
     digamma(y + 1/2) = log y + D(y)
 
 which is exact enough from y = 3.5 on, after four steps up, Gamma(x) = Gamma(x + 4) / P(x) with
-P(x) = x (x+1) (x+2) (x+3). Then the large terms are joined by pencil. With y = x + 3.5,
+P(x) = x (x+1) (x+2) (x+3). Then large terms that cancel are joined. With y = x + 3.5,
 m = n + 3.5 and z = y + n = x + m,
 
     F = y log(1 + n/y) + n log(1 + x/m) + T(y) - T(z) - log(P(x+n) / P(x)) + C(n)
     C = n log m - n - log n! = T(m) + 3.5 - log(2 pi) / 2 + log((n+1) (n+2) (n+3) / m^3.5)
     G = log(1 + n/y) + D(z) - D(y) + sum over i = 0, 1, 2, 3 of n / ((x+i) (x+i+n))
 
-``log1p`` keeps the digits of log(1 + n/y) if votes are few. No term of G is a difference of large
-numbers, and no term of F is larger than about F itself, for votes from 0 to millions, whole or not. T and D are
+``log1p`` keeps the digits of log(1 + n/y) if votes are few. The sum is Sum 1/(x+i) - Sum 1/(x+i+n)
+without its cancellation; its terms 0 and 3, and 1 and 2, are added with pencil and paper. So G is
+exact to some 3e-7, for votes from 1 to millions, whole or not. The large terms of F are at most
+about F(x, n) themselves; those of log Gamma(x + n) are much larger. T and D are
 
     T(y) = T1 y / (y^2 + T2)        D(y) = D1 / (y^2 + D2)
 
-fitted for y >= 4.5, with errors of 2e-8 and, relative to 1/y, 8e-8.
+fitted for y >= 4.5, with errors of at most 2e-8 and, relative to 1/y, 8e-8.
 """
 
 import math
@@ -93,7 +95,7 @@ def _question_tensors(
 
 
 def _sum_answers(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """(B, A) summed to (B, Q). A matrix product would be rounded to TF32, or to the type of autocast."""
+    """(B, A) summed to (B, Q). A matrix product would be rounded: to TF32, or by autocast."""
     padded = functional.pad(values, (0, 1))
     return padded.index_select(1, places.view(-1)).view(len(values), *places.shape).sum(2)
 
