@@ -44,7 +44,8 @@ def evaluate(
     x, n = concentrations.contiguous().numpy(), counts.contiguous().numpy()
     starts = range(0, max(len(x), 1), GALAXIES_AT_A_TIME)
     blocks = [slice(i, i + GALAXIES_AT_A_TIME) for i in starts]
-    parts = [evaluate_some(x[block], n[block], sizes, need_grad) for block in blocks]
+    with np.errstate(all="ignore"):  # of concentrations that are not finite: the loss says so
+        parts = [evaluate_some(x[block], n[block], sizes, need_grad) for block in blocks]
     if len(parts) == 1:
         results = parts[0]
     else:
@@ -146,11 +147,10 @@ def _terms(x: np.ndarray, n: np.ndarray, need_grad: bool) -> tuple[np.ndarray, n
     f = _log_factorial(n)
     g = np.empty_like(f) if need_grad else None
     work = np.empty((5, 2, min(len(x), CELLS_AT_A_TIME)))
-    with np.errstate(all="ignore"):
-        for i in range(0, len(x), CELLS_AT_A_TIME):
-            block = slice(i, i + CELLS_AT_A_TIME)
-            g_block = g[block] if need_grad else None
-            _gamma_ratios(x[block], n[block], f[block], g_block, work[..., : len(x[block])])
+    for i in range(0, len(x), CELLS_AT_A_TIME):
+        block = slice(i, i + CELLS_AT_A_TIME)
+        g_block = g[block] if need_grad else None
+        _gamma_ratios(x[block], n[block], f[block], g_block, work[..., : len(x[block])])
     return f, g
 
 
@@ -197,17 +197,17 @@ def _gamma_ratios(
 
 
 def _log_factorial(n: np.ndarray) -> np.ndarray:
-    """log n!, from a table if all n are whole and at most 4095."""
-    places = n.astype(np.intp)
-    if n.size and (n.min() < 0 or n.max() > 4095 or (places != n).any()):
+    """log n!, from a table if all n are whole numbers that uint16 can hold."""
+    places = n.astype(np.uint16)
+    if (places != n).any():
         return torch.lgamma(torch.from_numpy(n) + 1).numpy()
     return _log_factorial_table()[places]
 
 
 @lru_cache
 def _log_factorial_table() -> np.ndarray:
-    """log n! for n from 0 to 4095."""
-    return torch.lgamma(torch.arange(1, 4097, dtype=torch.float64)).numpy()
+    """log n! for n from 0 to 65535."""
+    return torch.lgamma(torch.arange(1, 65537, dtype=torch.float64)).numpy()
 
 
 @lru_cache(maxsize=16)
