@@ -2,14 +2,19 @@
 
 The formula, with its functions F and G, is in ``zoobot.losses``. Most answers of most galaxies have
 no votes, and F(x, 0) = 0, so these are skipped. NumPy works on the memory of the tensors. For
-arrays of this size, a call of NumPy costs less than one of torch, and there are no threads that
-wait for each other.
+arrays of this size, a call of NumPy costs less than one of torch. There are no threads: most calls
+take microseconds, no more than it takes to wake a thread up.
+
+Everything is computed in float64, and only the results are rounded to float32. float32 throughout,
+as ``zoobot.losses_torch`` has it, needs twice as many calls and is no faster here.
 """
 
 from functools import lru_cache
 
 import numpy as np
 import torch
+
+from zoobot.losses_torch import D1, D2, T1, T2, question_tensors
 
 MIN_QUESTIONS_OF_UNION = 18  # such trees join several campaigns: most questions were not asked
 GALAXIES_AT_A_TIME = 1024  # the arrays then fit in the processor's cache
@@ -39,7 +44,8 @@ def evaluate(
     x, n = concentrations.contiguous().numpy(), counts.contiguous().numpy()
     starts = range(0, max(len(x), 1), GALAXIES_AT_A_TIME)
     blocks = [slice(i, i + GALAXIES_AT_A_TIME) for i in starts]
-    parts = [evaluate_some(x[block], n[block], sizes, need_grad) for block in blocks]
+    with np.errstate(all="ignore"):  # of concentrations that are not finite: the loss says so
+        parts = [evaluate_some(x[block], n[block], sizes, need_grad) for block in blocks]
     if len(parts) == 1:
         results = parts[0]
     else:
@@ -50,24 +56,14 @@ def evaluate(
         results = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
     results = [torch.from_numpy(array) for array in results]
     if need_grad and not union:
-        results.append(question_tensors(sizes, concentrations.device)[1])
+        results.append(question_tensors(sizes, concentrations)[1])
     return results
 
 
 @lru_cache(maxsize=16)
-def question_tensors(
-    sizes: tuple[int, ...], device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The matrix that sums over answers, and the question of each answer.
-
-    Returns:
-        (A, Q) float64, 1 if the answer belongs to the question, else 0; and (A,) int64.
-    """
-    owner = [question for question, size in enumerate(sizes) for _ in range(size)]
-    with torch.inference_mode(False):  # the stored tensors must also serve for training
-        question_of_answer = torch.tensor(owner)
-        sum_answers = (question_of_answer[:, None] == torch.arange(len(sizes))).double()
-        return sum_answers.to(device), question_of_answer.to(device)
+def _sum_answers(sizes: tuple[int, ...]) -> np.ndarray:
+    """The matrix (A, Q) that sums over answers: 1 if the answer is the question's, else 0."""
+    return np.repeat(np.eye(len(sizes)), sizes, axis=0)
 
 
 def _evaluate_voted(
@@ -78,16 +74,15 @@ def _evaluate_voted(
     Returns:
         The loss (B, Q) and, with ``need_grad``, the gradient (B, A); float32.
     """
-    sum_answers = question_tensors(sizes, torch.device("cpu"))[0].numpy()
-    a, k = x.astype(np.float64), counts.astype(np.float64)
-    a_totals, k_totals = a @ sum_answers, k @ sum_answers  # (B, Q)
-    voted, asked = np.flatnonzero(k.ravel() != 0), np.flatnonzero(k_totals.ravel() != 0)
+    sum_answers = _sum_answers(sizes)
+    x_totals, n_totals = x @ sum_answers, counts @ sum_answers  # (B, Q)
+    voted, asked = np.flatnonzero(counts.ravel() != 0), np.flatnonzero(n_totals.ravel() != 0)
     f, g = _terms(
-        np.concatenate((a.ravel()[voted], a_totals.ravel()[asked])),
-        np.concatenate((k.ravel()[voted], k_totals.ravel()[asked])),
+        np.concatenate((x.ravel()[voted], x_totals.ravel()[asked])),
+        np.concatenate((counts.ravel()[voted], n_totals.ravel()[asked])),
         need_grad,
     )
-    answers, totals = np.zeros_like(a), np.zeros_like(a_totals)
+    answers, totals = np.zeros(x.shape), np.zeros(x_totals.shape)
     answers.ravel()[voted], totals.ravel()[asked] = f[: len(voted)], f[len(voted) :]
     loss = (totals - answers @ sum_answers).astype(np.float32)
     if not need_grad:
@@ -109,37 +104,30 @@ def _evaluate_asked(
         votes: the gradient (V,) float32, the slots (V,) and the cells (V,).
     """
     slot_of_cell, first_cell, num_answers, steps = _union_tables(sizes)
-    voted, slots = _find_votes(counts, slot_of_cell)
-    starts = np.flatnonzero(np.diff(slots, prepend=-1))  # the first vote of each question asked
-    asked = slots[starts]
-    num_votes = np.diff(starts, append=len(slots))
-    question_of_vote = np.repeat(steps[: len(asked)], num_votes)  # into ``asked``
+    slots = slot_of_cell[_find_votes(counts)]
+    first = np.ones(len(slots), bool)  # is the vote the first of its question?
+    np.not_equal(slots[1:], slots[:-1], out=first[1:])
+    asked = slots[first]
 
     sizes_asked = num_answers[asked]
-    question = np.repeat(steps[: len(asked)], sizes_asked)  # of each answer to a question asked
-    offset = first_cell[asked] - (np.cumsum(sizes_asked) - sizes_asked)
-    cells = offset[question]
+    question = np.repeat(steps[: len(asked)], sizes_asked)  # into ``asked``, of each of its answers
+    cells = (first_cell[asked] - (np.cumsum(sizes_asked) - sizes_asked))[question]
     cells += steps[: len(cells)]
 
-    x, num, votes = x.ravel(), len(asked), counts.ravel()[voted]
-    f, g = _terms(
-        np.concatenate((x[voted], np.bincount(question, x[cells], num))),
-        np.concatenate((votes, np.bincount(question_of_vote, votes, num))),
-        need_grad,
-    )
-    f_votes, f_totals = np.split(f, [len(voted)])
+    x, n, num = x.ravel()[cells], counts.ravel()[cells], len(cells)
+    x_totals = np.bincount(question, x, len(asked))
+    n_totals = np.bincount(question, n, len(asked))
+    f, g = _terms(np.concatenate((x, x_totals)), np.concatenate((n, n_totals)), need_grad)
     loss = np.zeros((len(counts), len(sizes)), np.float32)
-    loss.ravel()[asked] = f_totals - np.bincount(question_of_vote, f_votes, num)
+    loss.ravel()[asked] = f[num:] - np.bincount(question, f[:num], len(asked))
     if not need_grad:
         return (loss,)
-    g_votes, g_totals = np.split(g, [len(voted)])
-    g_answers = np.zeros(len(cells))
-    g_answers[voted - offset[question_of_vote]] = g_votes
-    return loss, (g_totals[question] - g_answers).astype(np.float32), asked[question], cells
+    gradient = (g[num:][question] - g[:num]).astype(np.float32)
+    return loss, gradient, asked[question], cells
 
 
-def _find_votes(counts: np.ndarray, slot_of_cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The cells with votes and their slots.
+def _find_votes(counts: np.ndarray) -> np.ndarray:
+    """The cells with votes.
 
     The search is in blocks of 8 cells, each read as one 64-bit word, because most have no votes.
     """
@@ -148,32 +136,21 @@ def _find_votes(counts: np.ndarray, slot_of_cell: np.ndarray) -> tuple[np.ndarra
     words = voted.view(np.uint64)
     blocks = np.flatnonzero(words != 0)
     places = np.flatnonzero(words[blocks].view(bool))
-    cells = (blocks[places >> 3] << 3) + (places & 7)
-    return cells, slot_of_cell[cells]
-
-
-# Stirling's series about midpoints (of de Moivre). The coefficients are fitted for y >= 4.5, with
-# errors up to 2e-10:
-#   log Gamma(y + 1/2) = y (log y - 1 - E1 u - E2 u^2 - E3 u^3) + log(2 pi)/2   with u = 1/y^2
-#   digamma(y + 1/2) = log y + D1 u + D2 u^2 + D3 u^3
-E1, E2, E3 = 0.04166666, -0.00242943, 0.00072201
-D1, D2, D3 = 0.04166659, -0.00728206, 0.00349475
+    return (blocks[places >> 3] << 3) + (places & 7)
 
 
 def _terms(x: np.ndarray, n: np.ndarray, need_grad: bool) -> tuple[np.ndarray, np.ndarray | None]:
-    """F(x, n) and, with ``need_grad``, G(x, n), for flat arrays.
+    """F(x, n) and, with ``need_grad``, G(x, n), for flat float64 arrays.
 
-    This is several times faster than with log Gamma. F is without a term proportional to n, which
-    cancels between the answers and their total.
+    F is without a term proportional to n, which cancels between the answers and their total.
     """
     f = _log_factorial(n)
     g = np.empty_like(f) if need_grad else None
-    work = np.empty((6, 2, min(len(x), CELLS_AT_A_TIME)))
-    with np.errstate(all="ignore"):
-        for i in range(0, len(x), CELLS_AT_A_TIME):
-            block = slice(i, i + CELLS_AT_A_TIME)
-            g_block = g[block] if need_grad else None
-            _gamma_ratios(x[block], n[block], f[block], g_block, work[..., : len(x[block])])
+    work = np.empty((5, 2, min(len(x), CELLS_AT_A_TIME)))
+    for i in range(0, len(x), CELLS_AT_A_TIME):
+        block = slice(i, i + CELLS_AT_A_TIME)
+        g_block = g[block] if need_grad else None
+        _gamma_ratios(x[block], n[block], f[block], g_block, work[..., : len(x[block])])
     return f, g
 
 
@@ -182,19 +159,19 @@ def _gamma_ratios(
 ) -> None:
     """f <- log Gamma(x + n) - log Gamma(x) - f, without a term proportional to n; g <- df/dx.
 
-    Uses Gamma(x) = Gamma(x + 4) / P(x) with P(x) = x (x+1) (x+2) (x+3), and the series for
-    Gamma(x + 4). Everything is computed in place, because a new array costs as much time as the
-    arithmetic on it.
+    It uses the series and the polynomial P of ``zoobot.losses_torch``. Everything is computed in
+    place, because a new array costs as much time as the arithmetic on it.
 
     Args:
         x, n: (M,) concentrations and votes.
         f: (M,) log n! at first, the result afterwards.
         g: (M,) array for the result; None if it is not needed.
-        work: (6, 2, M) array for intermediate results.
+        work: (5, 2, M) array for intermediate results.
     """
-    h, v, p, log_y, u, s = work  # each (2, M): for x and for x + n
-    np.add(x, 1.5, out=h[0])
-    np.add(h[0], n, out=h[1])
+    y, v, p, s, log_y = work  # each (2, M): for x and for x + n
+    np.add(x, 3.5, out=y[0])
+    np.add(y[0], n, out=y[1])
+    h = np.subtract(y, 2, out=log_y)
     np.multiply(h, h, out=v)
     v -= 1.25
     np.multiply(v, v, out=p)
@@ -204,43 +181,33 @@ def _gamma_ratios(
         v *= h
         v /= p
         v *= 4  # P' / P
-    y = np.add(h, 2, out=h)
     np.log(y, out=log_y)
-    np.multiply(y, y, out=u)
-    np.divide(1, u, out=u)
-    _cubic(u, -E1, -E2, -E3, out=s)
-    s += log_y
-    s *= y
-    np.subtract(s[1], f, out=f)
-    f -= s[0]
+    np.multiply(y, y, out=s)
+    np.divide(T1, np.add(s, T2, out=p), out=p)
+    np.subtract(log_y, p, out=p)
+    p *= y  # y log y - T(y)
+    np.subtract(p[1], f, out=f)
+    f -= p[0]
     if g is not None:
-        _cubic(u, D1, D2, D3, out=s)
+        s += D2
+        np.divide(D1, s, out=s)
         s += log_y
         s -= v
         np.subtract(s[1], s[0], out=g)
 
 
-def _cubic(u: np.ndarray, c1: float, c2: float, c3: float, out: np.ndarray) -> None:
-    """out <- c1 u + c2 u^2 + c3 u^3."""
-    np.multiply(u, c3, out=out)
-    out += c2
-    out *= u
-    out += c1
-    out *= u
-
-
 def _log_factorial(n: np.ndarray) -> np.ndarray:
-    """log n!, from a table if all n are at most 4095."""
-    try:
-        return _log_factorial_table()[n.astype(np.intp)]
-    except IndexError:
+    """log n!, from a table if all n are whole numbers that uint16 can hold."""
+    places = n.astype(np.uint16)
+    if (places != n).any():
         return torch.lgamma(torch.from_numpy(n) + 1).numpy()
+    return _log_factorial_table()[places]
 
 
 @lru_cache
 def _log_factorial_table() -> np.ndarray:
-    """log n! for n from 0 to 4095."""
-    return torch.lgamma(torch.arange(1, 4097, dtype=torch.float64)).numpy()
+    """log n! for n from 0 to 65535."""
+    return torch.lgamma(torch.arange(1, 65537, dtype=torch.float64)).numpy()
 
 
 @lru_cache(maxsize=16)
