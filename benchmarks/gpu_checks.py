@@ -125,21 +125,23 @@ def check_sync(bench: Bench) -> str:
     """In a step, its next batch included, the host never waits for the GPU."""
     training = bench.training(compiled=False)
     batches = train_loader(bench.few, max(2, len(bench.few) // 8), pin_memory=bench.on_gpu)
+    with contextlib.ExitStack() as watched:  # left after an error too
 
-    def show(steps: Iterable) -> Iterator:
-        steps = iter(steps)
-        yield from itertools.islice(steps, WARM_STEPS)
-        with host_never_waits(bench.on_gpu):
+        def show(steps: Iterable) -> Iterator:
+            steps = iter(steps)
+            yield from itertools.islice(steps, WARM_STEPS)
+            watched.enter_context(host_never_waits(bench.on_gpu))
             yield from itertools.islice(steps, WATCHED_STEPS)
-        yield from steps
+            watched.close()
+            yield from steps
 
-    training.epoch(batches, show)
+        training.epoch(batches, show)
     return f"{WATCHED_STEPS} steps after {WARM_STEPS}"
 
 
 def check_streams(bench: Bench) -> str:
     """Batches made on a second stream, while the first works, are those made on one, bitwise."""
-    batch_size = max(2, len(bench.few) // 8)
+    batch_size = max(2, len(bench.few) // (2 if bench.on_gpu else 8))
     loader = train_loader(bench.few, batch_size, pin_memory=bench.on_gpu)
     model = bench.model().to(bench.device, memory_format=torch.channels_last).eval()
     settings = engine.Settings(bench.device)
@@ -201,15 +203,15 @@ def check_resume(bench: Bench) -> str:
 @contextlib.contextmanager
 def deterministic() -> Iterator[None]:
     """In this ``with`` block a GPU adds numbers in the same order every time."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    was_autotuned = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = False
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
     torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(False)
-        torch.backends.cudnn.benchmark = was_autotuned
+        cudnn.deterministic, cudnn.benchmark = before
 
 
 def _fit(bench: Bench, folder: Path, epochs: int) -> torch.Tensor:

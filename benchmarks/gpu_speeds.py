@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import bench_loss
 import torch
-from bench_common import TREE, KeptBatch, forward
+from bench_common import TREE, KeptBatch, Training, forward
 from bench_timing import FromThird, microseconds
 from gpu_bench import PREFETCH, Bench, row
 from torch.autograd import DeviceType
@@ -169,15 +169,23 @@ def speed_batch_sizes(bench: Bench) -> list[dict]:
         for key in ("image", "labels"):
             batch[key] = bench.kept[key].to(bench.device)[place]
         batch["image"] = batch["image"].contiguous(memory_format=torch.channels_last)
-        if bench.on_gpu:
-            torch.cuda.reset_peak_memory_stats()
-        timer = FromThird(bench.args.device)
-        training.epoch(KeptBatch(batch, bench.num_steps // 3 + 2), timer)
-        peak_gb = torch.cuda.max_memory_allocated() / 1e9 if bench.on_gpu else 0.0
         what = f"training, {mode(False)}, on device, batches of {batch_size}"
-        rate = batch_size * timer.steps_per_s()
-        rows.append(row(what, rate, "images/s", f"{peak_gb:.1f} GB at most"))
+        rows.append(row(what, *_batch_size(bench, training, batch, batch_size)))
     return rows
+
+
+def _batch_size(bench: Bench, training: Training, batch: dict, batch_size: int) -> tuple:
+    """Images a second, their unit, and the memory that it takes; 0 if that is not there."""
+    if bench.on_gpu:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    timer = FromThird(bench.args.device)
+    try:
+        training.epoch(KeptBatch(batch, bench.num_steps // 3 + 2), timer)
+    except torch.OutOfMemoryError:
+        return 0.0, "images/s", "out of memory"
+    peak_gb = torch.cuda.max_memory_allocated() / 1e9 if bench.on_gpu else 0.0
+    return batch_size * timer.steps_per_s(), "images/s", f"{peak_gb:.1f} GB at most"
 
 
 def speed_jpeg(bench: Bench) -> list[dict]:
