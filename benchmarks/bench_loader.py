@@ -25,10 +25,7 @@ from bench_common import (
     LABEL,
     SMOKE,
     TREE,
-    Peer,
     add_data_options,
-    alternate,
-    images_per_s,
     make_catalog,
     make_parser,
     make_shards,
@@ -37,6 +34,8 @@ from bench_common import (
     settle,
     training_view,
 )
+from bench_peer import Peer
+from bench_timing import alternate, images_per_s
 
 from zoobot.data.dataset import CatalogDataset
 from zoobot.data.images import read_image, read_pixels

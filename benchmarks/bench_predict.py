@@ -16,11 +16,8 @@ from pathlib import Path
 import torch
 from bench_common import (
     SMOKE,
-    Peer,
     add_data_options,
-    alternate,
     forward,
-    images_per_s,
     make_catalog,
     make_model,
     make_parser,
@@ -28,6 +25,8 @@ from bench_common import (
     save,
     settle,
 )
+from bench_peer import Peer
+from bench_timing import alternate, images_per_s
 
 from zoobot import engine
 from zoobot.predictions.predict import predict_to_file

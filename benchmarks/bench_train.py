@@ -17,27 +17,23 @@ from pathlib import Path
 
 import torch
 from bench_common import (
-    PEER_STEPS,
     SMOKE,
     TREE,
     KeptBatch,
-    Peer,
     Training,
     add_data_options,
-    alternate,
-    flops_a_step,
-    images_per_s,
     make_catalog,
     make_model,
     make_parser,
     make_shards,
-    matmul_flops_per_s,
     print_table,
     repeat,
     save,
     settle,
     training_view,
 )
+from bench_peer import PEER_STEPS, Peer
+from bench_timing import alternate, flops_a_step, images_per_s, matmul_flops_per_s
 
 from zoobot.data.dataset import CatalogDataset
 from zoobot.data.device_batches import to_device

@@ -1,16 +1,23 @@
 import argparse
 import json
 import sys
+import time
+from pathlib import Path
 
 import bench_common
 import bench_loader
 import bench_predict
+import bench_timing
 import bench_train
 import gpu
+import gpu_checks
+import gpu_speeds
 import pytest
 import torch
+from gpu_bench import Bench
 
-from zoobot.data import dataset
+from zoobot import engine
+from zoobot.data import dataset, device_batches
 
 FAKE_PEER = """
 import json, sys
@@ -30,7 +37,7 @@ def fake_peer(tmp_path):
 @pytest.fixture
 def bench(tmp_path):
     args = argparse.Namespace(smoke=True, device="cpu", rounds=1)
-    return gpu.Bench(bench_common.settle(args, {}, {}, bench_common.SMOKE), tmp_path)
+    return Bench(bench_common.settle(args, {}, {}, bench_common.SMOKE), tmp_path)
 
 
 def test_loaders_are_timed_beside_the_peer(fake_peer, capsys):
@@ -74,34 +81,84 @@ def test_a_peer_that_fails_is_told(tmp_path):
         bench_predict.main(["--smoke", *arguments])
 
 
-def test_the_gpu_benchmark_runs_on_a_cpu(capsys):
-    rows = gpu.main(["--smoke"])
-    told = capsys.readouterr().out
-    assert told.count("right: ") == len(gpu.CHECKS)
-    assert told.count("timed: ") == len(gpu.SPEEDS)
-    assert "skipped" not in told
-    assert all(row["value"] > 0 for row in rows if "value" in row)
+@pytest.mark.parametrize(("group", "status"), [("checks", "right"), ("speeds", "timed")])
+def test_every_part_of_the_gpu_benchmark_runs_on_a_cpu(group, status, tmp_path, capsys):
+    done = gpu.main(["--smoke", "--only", group, "--out", str(tmp_path / "gpu.json")])
+    assert [part["part"] for part in done] == [name for name, _, _ in gpu.GROUPS[group]]
+    assert {part["status"] for part in done} == {status}
+    assert all(row["value"] > 0 for part in done for row in part.get("rows", ()))
+    written = json.loads((tmp_path / "gpu.json").read_text())
+    assert written["parts"] == done
+    assert written["environment"]["versions"]["torch"] == torch.__version__
+    assert capsys.readouterr().out.count(f"{status}: ") == len(done)
 
 
 def test_parts_for_which_no_time_is_left_are_skipped_and_named(capsys):
-    assert gpu.main(["--smoke", "--minutes", "0"]) == []
-    assert capsys.readouterr().out.count("skipped: ") == len(gpu.CHECKS) + len(gpu.SPEEDS)
+    done = gpu.main(["--smoke", "--minutes", "0"])
+    assert [part["part"] for part in done] == gpu.NAMES
+    assert {part["status"] for part in done} == {"skipped"}
+    told = capsys.readouterr().out
+    assert all(f"skipped: {name}: " in told for name in gpu.NAMES)
 
 
-def test_a_wrong_loss_ends_the_gpu_benchmark_with_a_line(capsys, monkeypatch):
-    right = gpu.dirichlet_multinomial_nll
-    monkeypatch.setattr(gpu, "dirichlet_multinomial_nll", lambda *a: right(*a) * 1.001)
+def test_what_is_wrong_or_fails_is_told_and_the_others_go_on(tmp_path, capsys, monkeypatch):
+    def fail(*args):
+        raise RuntimeError("out of tea")
+
+    right = gpu_checks.dirichlet_multinomial_nll
+    monkeypatch.setattr(gpu_checks, "dirichlet_multinomial_nll", lambda *a: right(*a) * 1.001)
+    monkeypatch.setattr(gpu_speeds, "warp", fail)
+    out = tmp_path / "gpu.json"
     with pytest.raises(SystemExit) as stopped:
-        gpu.main(["--smoke"])
+        gpu.main(["--smoke", "--only", "check-loss", "views", "check-views", "--out", str(out)])
     assert stopped.value.code == 1
-    assert "WRONG: loss: " in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "WRONG: check-loss: loss: off by 0.001 of its norm" in told.out
+    assert "FAILED: views: RuntimeError: out of tea" in told.out
+    assert "Traceback" in told.err
+    assert "right: check-views: " in told.out
+    assert told.out.splitlines()[-1] == "wrong or failed: check-loss, views"
+    statuses = [part["status"] for part in json.loads(out.read_text())["parts"]]
+    assert statuses == ["wrong", "failed", "right"]
+
+
+def test_results_are_written_after_each_part(bench):
+    bench.args.minutes, written = 1, []
+    parts = [(name, lambda bench: "fine", 1) for name in "ab"]
+
+    def write(done):
+        written.append([part["part"] for part in done])
+
+    gpu.run_parts(bench, parts, time.monotonic(), write)
+    assert written == [["a"], ["a", "b"]]
+
+
+def test_parts_run_once_in_the_order_asked_for():
+    names = [name for name, _, _ in gpu.parts_of(["views", "check-sync", "checks"])]
+    assert names[:3] == ["views", "check-sync", "check-loss"]
+    assert len(names) == len({*names}) == len(gpu.CHECKS) + 1
+
+
+def test_galaxies_of_a_catalog_are_repeated(bench):
+    folder = bench.folder / "of-a-survey"
+    files = bench_common.simulate_files(folder, 3, bench.args.shard_px)
+    table = "".join(f"{i},{Path(file).name}\n" for i, file in enumerate(files))
+    bench.args.images = folder / "catalog.csv"
+    bench.args.images.write_text(f"id_str,file_loc\n{table}")
+    shards = bench.shards["jpeg"]
+    images = [bytes(shards.source(i)) for i in range(len(shards))]
+    assert len(images) == bench.args.num_images > 3
+    assert {*images} == {Path(file).read_bytes() for file in files}
+    repeated = bench.repeated("jpeg")
+    assert len(repeated) == bench.num_steps * bench.args.batch_size
+    assert len({*repeated.ids(range(len(repeated))).to_pylist()}) == len(repeated)
+    assert repeated.labels([0, len(shards) + 1]).equal(shards.labels([0, 1]))
 
 
 def test_a_state_without_its_optimizer_is_found(bench, monkeypatch):
-    gpu.check_resume(bench)
     monkeypatch.setattr(torch.optim.AdamW, "load_state_dict", lambda *a: None)
-    with pytest.raises(gpu.Wrong, match="weights of a resumed run"):
-        gpu.check_resume(gpu.Bench(bench.args, bench.folder / "again"))
+    with pytest.raises(gpu.Wrong, match="weights: off by"):
+        gpu_checks.check_resume(bench)
 
 
 def test_wrong_views_are_found(bench, monkeypatch):
@@ -112,14 +169,52 @@ def test_wrong_views_are_found(bench, monkeypatch):
         return right(*args) + 0.002 * (len(calls) - 1)
 
     monkeypatch.setattr(dataset, "warp", second_call_is_off)
-    with pytest.raises(gpu.Wrong, match="device views"):
-        gpu.check_views(bench)
+    with pytest.raises(gpu.Wrong, match="views: off by"):
+        gpu_checks.check_views(bench)
+
+
+def test_a_step_that_reads_a_number_is_found(bench, monkeypatch):
+    right = engine.clip_gradient
+    monkeypatch.setattr(engine, "clip_gradient", lambda *a: right(*a) + 0 * right(*a).item())
+    with pytest.raises(RuntimeError, match="reads a number"):
+        gpu_checks.check_sync(bench)
+
+
+def test_a_batch_that_another_stream_spoils_is_found(bench, monkeypatch):
+    def spoil(batches, device):
+        for number, batch in enumerate(gpu_checks.to_device(b, device) for b in batches):
+            yield batch | {"image": batch["image"] + (number == 7)}
+
+    monkeypatch.setattr(gpu_checks, "on_device", spoil)
+    with pytest.raises(gpu.Wrong, match=r"1 of \d+ tensors differ"):
+        gpu_checks.check_streams(bench)
 
 
 @pytest.mark.parametrize("got", [[1.0, float("nan")], [1.0, 2.1], [1.0]])
 def test_values_that_differ_are_found(got):
     with pytest.raises(gpu.Wrong, match="thing"):
-        gpu.compare("thing", torch.tensor(got), torch.tensor([1.0, 2.0]), 0.01, 0.01)
+        gpu_checks.compare("thing", torch.tensor(got), torch.tensor([1.0, 2.0]), 0.01)
+
+
+def test_a_small_change_is_measured_from_its_start():
+    start, wanted = torch.tensor([100.0, 100.0]), torch.tensor([100.1, 100.1])
+    with pytest.raises(gpu.Wrong, match="off by 1 of its norm"):
+        gpu_checks.compare("thing", start, wanted, 0.1, start)
+    assert gpu_checks.compare("thing", wanted, wanted, 0.0, start) == "thing: off by 0 of its norm"
+
+
+def test_the_views_of_a_kept_batch_are_not_made_again(bench):
+    (batch,) = bench.kept_batches(1)
+    again = device_batches.to_device(batch, bench.device)
+    assert again["image"].equal(bench.kept["image"])
+
+
+def test_steps_are_timed_from_the_third_on(monkeypatch):
+    clock = iter([10.0, 13.0])
+    monkeypatch.setattr(bench_timing.time, "perf_counter", lambda: next(clock))
+    timer = bench_timing.FromThird("cpu")
+    assert [*timer(range(8))] == [*range(8)]
+    assert timer.steps_per_s() == 2
 
 
 def test_cases_are_called_in_turn_and_medians_taken():
@@ -131,5 +226,5 @@ def test_cases_are_called_in_turn_and_medians_taken():
         return next(figures[name])
 
     cases = {name: lambda name=name: case(name) for name in figures}
-    assert bench_common.alternate(cases, 3, fresh=["b"]) == {"a": 5, "b": 2}
+    assert bench_timing.alternate(cases, 3, fresh=["b"]) == {"a": 5, "b": 2}
     assert "".join(calls) == "aababab"
