@@ -105,9 +105,11 @@ from torch import nn
 
 from zoobot import evaluate, from_options
 from zoobot.data import overview
-from zoobot.data.labels import number_classes
+from zoobot.data.classes import number_classes
+from zoobot.data.labels import check_varied
 from zoobot.data.sources import label_frame
 from zoobot.evaluation import run_figures
+from zoobot.evaluation.join import MAX_CLASSES
 from zoobot.models import finetune
 from zoobot.models.architectures import NoWeights, is_file, is_outside
 from zoobot.runs.folder import read_metrics
@@ -132,7 +134,14 @@ def run(opt: argparse.Namespace) -> None:
     splits = from_options.load_galaxies(opt, opt.catalog, label_cols, schema)
     class_names = class_names_of(opt, splits) if opt.task == "classification" else None
     from_options.tell(overview_of(opt, splits, schema, class_names))
-    splits = from_options.look_at_images(opt, splits)
+    num_classes = max(opt.num_classes or 0, len(class_names or []))
+    if num_classes > MAX_CLASSES and not opt.no_report:
+        raise UserError(
+            f"{num_classes} classes, but a report has at most {MAX_CLASSES}: give --no-report"
+        )
+    if opt.task == "regression":
+        for column in label_cols:
+            check_varied(label_frame(splits["train"]), column, opt.shards or opt.catalog)
     data = from_options.make_data(opt, splits, label_cols)
     resume_from = from_options.state_to_resume(opt)
     try:

@@ -96,7 +96,6 @@ def train(opt: argparse.Namespace) -> None:
         catalog = demo.demo_catalog() if opt.catalog == "demo" else opt.catalog
     splits = from_options.load_galaxies(opt, catalog, schema.label_cols, schema)
     from_options.tell(overview.vote_overview(splits, schema))
-    splits = from_options.look_at_images(opt, splits)
     data = from_options.make_data(opt, splits, schema.label_cols)
     torch.manual_seed(opt.seed)
     model = make_model(opt, schema)

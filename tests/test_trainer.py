@@ -52,6 +52,11 @@ def data_module(frame, *label_cols, **arguments):
     )
 
 
+def again(frame):
+    """The same galaxies under other names, for another split."""
+    return frame.assign(id_str="again-" + frame["id_str"])
+
+
 def encoder():
     torch.manual_seed(0)
     return timm.create_model("test_resnet", num_classes=0)
@@ -167,7 +172,7 @@ def test_after_fit_the_model_has_the_best_weights(frame, tmp_path, monkeypatch):
 
 def test_metrics_are_means_over_galaxies_not_over_batches(frame, tmp_path):
     model = classifier(class_weights=[1.0, 5.0])
-    data = data_module(frame, "label", catalog=None, train_catalog=frame, val_catalog=frame,
+    data = data_module(frame, "label", catalog=None, train_catalog=frame, val_catalog=again(frame),
                        batch_size=59)  # fmt: skip
     metrics = trainer(tmp_path).validate(model, data)[0]
     with torch.no_grad():
@@ -507,9 +512,27 @@ def test_wrong_labels_are_told_before_training(frame, tmp_path):
     with pytest.raises(ValueError, match="catalog train: .* 'g3' holds 2, .* found: 0, 1, 2"):
         trainer(tmp_path / "a").fit(
             classifier(), data_module(frame, "label", catalog=None, train_catalog=frame,
-                                      val_catalog=frame)
+                                      val_catalog=again(frame))
         )  # fmt: skip
     assert not (tmp_path / "a").exists()
+
+
+def test_a_split_of_one_class_is_warned_of(frame, tmp_path, capsys):
+    frame = frame.sort_values("label")
+    data = data_module(frame, "label", catalog=None, train_catalog=frame[5:], val_catalog=frame[:5])
+    trainer(tmp_path, max_epochs=1).fit(classifier(class_names=["disk", "ring"]), data)
+    told = capsys.readouterr().err
+    assert "warning: split 'val' has galaxies of the class 'disk' only (5)" in told
+
+
+def test_images_are_looked_at_before_training(frame, tmp_path):
+    frame.loc[7, "file_loc"] = "no.png"
+    with pytest.raises(ValueError, match="1 of 60 image files are missing: no.png"):
+        trainer(tmp_path).fit(classifier(), data_module(frame, "label"))
+    assert [path.name for path in tmp_path.iterdir()] == ["bad_images.csv"]
+    data = data_module(frame, "label", on_bad_image="drop")
+    trainer(tmp_path, max_epochs=1).fit(classifier(), data)
+    assert sum(data.num_galaxies(s) for s in ("train", "val", "test")) == 59
 
 
 def test_the_linear_sanity_check_tells_what_frozen_features_reach(frame, tmp_path, capsys):
@@ -529,8 +552,8 @@ class Foreign:
 
     def __init__(self, frame, label_cols, batch_size=16):
         self._module = data_module(
-            frame, *label_cols, catalog=None, train_catalog=frame, val_catalog=frame.head(17),
-            test_catalog=frame.head(17),
+            frame, *label_cols, catalog=None, train_catalog=frame, val_catalog=again(frame[:17]),
+            test_catalog=again(again(frame[:17])),
         )  # fmt: skip
         self.batch_size = batch_size
 
@@ -575,7 +598,7 @@ def test_micro_batches_make_one_step(frame, tmp_path):
 
 
 def test_batches_to_accumulate_multiply_the_data_modules_own(frame, tmp_path):
-    data = data_module(frame, "label", catalog=None, train_catalog=frame, val_catalog=frame,
+    data = data_module(frame, "label", catalog=None, train_catalog=frame, val_catalog=again(frame),
                        batch_size=8, grad_accumulation=2)  # fmt: skip
     run = trainer(tmp_path, max_epochs=1, accumulate_grad_batches=2)
     run.fit(classifier(), data)

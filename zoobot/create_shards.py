@@ -10,6 +10,7 @@ import pandas as pd
 
 from zoobot import options
 from zoobot.data.catalog import read_catalog, require_columns
+from zoobot.data.image_check import check_images
 from zoobot.data.images import FITS_SCALINGS
 from zoobot.data.labels import round_votes, votes
 from zoobot.data.shards.reader import ENCODINGS, verify
@@ -71,6 +72,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         default=2,
         help="processes that read images; 0: this one reads",
     )
+    options.add_image_check_options(parser)
     add("--seed", type=options.seed, default=42, help="of the random split and order")
     add("--quality", type=int, default=95, help="JPEG quality, 1 to 100")
     add(
@@ -89,6 +91,16 @@ def main(opt: argparse.Namespace) -> None:
     if distributed.world_size() > 1:
         raise UserError("one process and its --num-workers write shards: leave torchrun out")
     catalog, label_cols = _read_labelled(opt)
+    looked_at = check_images(
+        {"labelled": catalog},
+        opt.check_images,
+        opt.on_bad_image,
+        opt.shard_dir,
+        channels=opt.channels,
+        fits_scaling=opt.fits_scaling,
+        seed=opt.seed,
+    )
+    catalog = looked_at["labelled"]
     eval_size = opt.eval_size
     if eval_size is None:
         eval_size = 0 if "split" in catalog else DEFAULT_EVAL_SIZE

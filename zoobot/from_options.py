@@ -8,7 +8,6 @@ import pandas as pd
 
 from zoobot.data import CatalogDataModule
 from zoobot.data.catalog import check_not_reserved
-from zoobot.data.image_check import check_images
 from zoobot.data.labels import round_votes
 from zoobot.data.shards.reader import open_splits
 from zoobot.data.sources import Galaxies
@@ -60,21 +59,6 @@ def load_galaxies(
     return splits
 
 
-def look_at_images(
-    options: argparse.Namespace, splits: dict[str, pd.DataFrame | Galaxies]
-) -> dict[str, pd.DataFrame | Galaxies]:
-    """The splits once their images are looked at, as ``--check-images`` says."""
-    return check_images(
-        splits,
-        options.check_images,
-        options.on_bad_image,
-        options.save_dir,
-        channels=options.channels,
-        fits_scaling=options.fits_scaling,
-        seed=options.seed,
-    )
-
-
 def tell(overview: str) -> None:
     """Print what a run trains on, once."""
     if distributed.is_main():
@@ -86,7 +70,10 @@ def make_data(
     splits: dict[str, pd.DataFrame | Galaxies],
     label_cols: list[str],
 ) -> CatalogDataModule:
-    """The data module that the options describe: random views to train on, fixed ones else."""
+    """The data module that the options describe: random views to train on, fixed ones else.
+
+    Its images are looked at, as ``--check-images`` says.
+    """
     device = distributed.choose_device(options.device)
     train_view, test_view = default_view_config(), minimal_view_config()
     if options.zoom:
@@ -96,7 +83,7 @@ def make_data(
         train_view, test_view = zoomed_view_configs(low, high)
     train_view.random_affine["shear"] = (0, options.shear, 0, options.shear)
     train_view.output_size = test_view.output_size = options.image_size
-    return CatalogDataModule(
+    data = CatalogDataModule(
         label_cols,
         get_galaxy_transform(train_view),
         get_galaxy_transform(test_view),
@@ -108,7 +95,11 @@ def make_data(
         fits_scaling=options.fits_scaling,
         grad_accumulation=options.grad_accumulation,
         augment=options.augment,
+        check_images=options.check_images,
+        on_bad_image=options.on_bad_image,
     )
+    data.look_at_images(options.save_dir)
+    return data
 
 
 def state_to_resume(options: argparse.Namespace) -> dict | None:

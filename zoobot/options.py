@@ -165,6 +165,24 @@ def fraction(text: str) -> float:
     return value
 
 
+def add_image_check_options(group: argparse._ActionsContainer) -> None:
+    """What is looked at before images are used, and what becomes of those that can't be read."""
+    add = group.add_argument
+    add(
+        "--check-images",
+        choices=["headers", "all", "none"],
+        default="headers",
+        help="what to look at before images are used; headers: of all images up to 200,000, else "
+        "of 20,000, and the pixels of 1,000; all: the pixels of all",
+    )
+    add(
+        "--on-bad-image",
+        choices=["error", "drop"],
+        default="error",
+        help="images can't be read, as listed in bad_images.csv: stop, or leave these galaxies out",
+    )
+
+
 def add_data_options(parser: Parser, *, catalog: str | None) -> argparse._ArgumentGroup:
     """Catalogs, and how their images become views; returns the group."""
     group = parser.add_argument_group("data")
@@ -178,19 +196,7 @@ def add_data_options(parser: Parser, *, catalog: str | None) -> argparse._Argume
     add("--image-size", type=positive_int, default=224, help="side of a view, pixels")
     add("--channels", type=int, choices=[1, 3], default=3, help="of the images")
     add("--fits-scaling", default="asinh", help="brightness of FITS images")
-    add(
-        "--check-images",
-        choices=["headers", "all", "none"],
-        default="headers",
-        help="what to look at before training; headers: of all images up to 200,000, else of "
-        "20,000, and the pixels of 1,000; all: the pixels of all",
-    )
-    add(
-        "--on-bad-image",
-        choices=["error", "drop"],
-        default="error",
-        help="images can't be read, as listed in bad_images.csv: stop, or train without them",
-    )
+    add_image_check_options(group)
     add(
         "--shear",
         type=non_negative,

@@ -8,6 +8,8 @@ from torch import nn
 
 from zoobot import engine, optim
 from zoobot.contracts import DataModule, Loader, TrainableModel, check_trainable
+from zoobot.data.classes import one_class_notes
+from zoobot.data.datamodule import CatalogDataModule
 from zoobot.data.device_batches import on_device
 from zoobot.data.foreign_loaders import ForeignLoader
 from zoobot.data.loaders import GalaxyLoader, RegroupedLoader, own_loader
@@ -107,14 +109,16 @@ class Trainer:
             resume_from: a state as ``runs.resume.find_state`` reads it, instead of ``ckpt_path``.
 
         Raises:
-            ValueError: for labels that the model can't learn, galaxies that are not the state's, a
-                folder in use, or if the loss is not finite.
+            ValueError: for labels that the model can't learn, images that can't be read, galaxies
+                that are not the state's, a folder in use, or if the loss is not finite.
             KeyboardInterrupt: after Ctrl-C, once the state is saved; ``last`` goes on from it.
         """
         model = unwrapped(model)
         check_trainable(model, self.unfreeze_after)
         if isinstance(train_dataloaders, DataModule):
             datamodule = train_dataloaders
+        if isinstance(datamodule, CatalogDataModule):
+            datamodule.look_at_images(self.save_dir)
         known = known_galaxies(datamodule, {})
         tables = known.checked_labels(model.check_labels)  # of test too; before setup
         if datamodule is not None:
@@ -151,8 +155,11 @@ class Trainer:
             )
             if ours is not None and ours.sampler.note:
                 run.warn(ours.sampler.note)
-            if isinstance(model, FinetuneableZoobotClassifier) and model.run_linear_sanity_check:
-                run.say(check_with_linear_model(model, train, val, settings))
+            if isinstance(model, FinetuneableZoobotClassifier):
+                for note in one_class_notes(tables, model.label_col, model.class_names):
+                    run.warn(note)
+                if model.run_linear_sanity_check:
+                    run.say(check_with_linear_model(model, train, val, settings))
             try:
                 progress = self._train(model, optimizer, train, val, settings)
             except KeyboardInterrupt as error:  # a second Ctrl-C comes to each process at any place
@@ -161,8 +168,7 @@ class Trainer:
             self.best_model_path = run.keep_best()
             if self.best_model_path:
                 self._load(model, "best")
-                metrics = run.metrics_of(progress.best_epoch)
-                self.callback_metrics = distributed.from_main(metrics)
+                self.callback_metrics = distributed.from_main(run.metrics_of(progress.best_epoch))
             run.check_saved()
 
     def _train(self, model, optimizer, train, val, settings) -> Progress:
@@ -238,8 +244,7 @@ class Trainer:
                 one those in its folder; a path that file's; None takes the model as it is.
             collect: called with each batch and its outputs, see ``engine.evaluate``.
         """
-        source = datamodule or dataloaders
-        return self._evaluate(model, source, ckpt_path, verbose, "test", collect)
+        return self._evaluate(model, datamodule or dataloaders, ckpt_path, verbose, "test", collect)
 
     def predict(
         self,
@@ -261,8 +266,7 @@ class Trainer:
         given = _loader_of(datamodule or dataloaders, "predict")
         loader = own_loader(given, self.device)
         if loader is None:
-            seed = self.seed or 0
-            loader = ForeignLoader(given, "predict", seed=seed, own_share=self.own_share)
+            loader = ForeignLoader(given, "predict", seed=self.seed or 0, own_share=self.own_share)
         model.to(self.device).eval()
         with torch.inference_mode(), settings.autocast():
             return [
@@ -343,6 +347,5 @@ def _loader_of(source: DataModule | Loader, split: str) -> Loader:
     if not isinstance(source, DataModule):
         return source
     source.setup("validate" if split == "val" else split)
-    if split == "val":
-        return source.val_dataloader()
-    return source.test_dataloader() if split == "test" else source.predict_dataloader()
+    loaders = {"val": source.val_dataloader, "test": source.test_dataloader}
+    return loaders[split]() if split in loaders else source.predict_dataloader()

@@ -6,13 +6,8 @@ import pytest
 import timm
 import torch
 
-from zoobot.data.labels import (
-    check_classes,
-    check_numbers,
-    label_array,
-    number_classes,
-    votes,
-)
+from zoobot.data.classes import check_classes, number_classes
+from zoobot.data.labels import check_numbers, label_array, votes
 from zoobot.models.finetune import (
     FinetuneableZoobotClassifier,
     FinetuneableZoobotRegressor,

@@ -1,8 +1,17 @@
+from decimal import Decimal
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from zoobot.data.labels import label_array, number_classes, round_votes, votes
+from zoobot.data.labels import (
+    check_numbers,
+    check_some_votes,
+    check_varied,
+    label_array,
+    round_votes,
+    votes,
+)
 
 
 def table(counts):
@@ -55,36 +64,36 @@ def test_fractions_are_not_rounded_to_no_and_one_vote():
     assert votes(round_votes(table([0.0, 1.0]), ["a_x"]), ["a_x"]).ravel().tolist() == [0, 1]
 
 
-def classes(*train, val=("disk",)):
-    frames = {name: table([*labels]) for name, labels in (("train", train), ("val", val))}
-    return frames, number_classes(frames, "a_x", "cat.csv")
+@pytest.mark.parametrize("value", [3.5, 0, "x", True])
+def test_a_label_that_is_the_same_for_all_galaxies_is_refused(value):
+    told = {"x": "'x'", True: 1}.get(value, value)
+    with pytest.raises(
+        ValueError, match=f"catalog train: column 'a_x' holds {told} in each of the 4"
+    ):
+        check_varied(table([value] * 4), "a_x", "train")
+    check_varied(table([value] * 4 + [7 if value != "x" else "y"]), "a_x", "train")
 
 
-def test_spaces_around_names_of_classes_are_left_out_and_told(capsys):
-    frames, names = classes("round", "disk ", " round ", "disk", val=["round\t"])
-    assert names == ["disk", "round"]
-    assert frames["train"]["a_x"].tolist() == [1, 0, 1, 0]
-    assert frames["val"]["a_x"].tolist() == [1]
-    told = capsys.readouterr().out
-    assert "column 'a_x': spaces around 3 labels are left out" in told
-    assert "'disk ' is 'disk'" in told
-    classes("round", "disk")
-    assert capsys.readouterr().out == ""
+def test_votes_that_are_all_zero_are_refused():
+    frame = table([0, 0]).assign(a_y=0)
+    with pytest.raises(ValueError, match="none of the 2 galaxies to train on has a vote"):
+        check_some_votes(frame, ["a_x", "a_y"], "train")
+    check_some_votes(frame.assign(a_y=[0, 1]), ["a_x", "a_y"], "train")
 
 
-def test_words_for_missing_numbers_are_names_of_classes():
-    frames, names = classes("None", "NA", "disk", "nan")
-    assert names == ["NA", "None", "disk", "nan"]
-    assert frames["train"]["a_x"].tolist() == [1, 0, 2, 3]
+def test_decimal_numbers_are_numbers():
+    frame = table(pd.Series([Decimal("0.25"), Decimal("1.5")], dtype=object))
+    check_numbers(frame, "a_x")
+    assert label_array(frame, ["a_x"]).tolist() == [[0.25], [1.5]]
 
 
-@pytest.mark.parametrize("empty", ["", "  ", None])
-def test_a_label_of_spaces_is_missing(empty):
-    with pytest.raises(ValueError, match="'g1' holds nan; the classes of .* are disk"):
-        classes("disk", empty)
+def test_complex_numbers_do_not_lose_their_imaginary_part_in_silence():
+    frame = table(np.array([1 + 1j, 2]))
+    for check in (check_numbers, votes, label_array):
+        with pytest.raises(ValueError, match=r"holds .*1\+1j"):
+            check(frame, "a_x" if check is check_numbers else ["a_x"])
 
 
-@pytest.mark.parametrize("name", ["error", "id_str", "image", "split", "file_loc", " error "])
-def test_a_class_called_like_a_column_of_predictions_is_refused(name):
-    with pytest.raises(ValueError, match=f"class '{name.strip()}': .*rename it"):
-        classes("disk", name)
+def test_numbers_that_are_text_are_called_so():
+    with pytest.raises(ValueError, match="'3.8e9': no number, but text .*: save the column"):
+        check_numbers(table(["3.8e9", "2"]), "a_x")

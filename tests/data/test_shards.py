@@ -5,6 +5,7 @@ import pickle
 import tarfile
 
 import numpy as np
+import pandas as pd
 import pytest
 import safetensors.numpy
 import torch
@@ -504,7 +505,7 @@ def test_the_script_writes_and_verifies(tmp_path, tree, small_catalog, capsys):
     what = ["--labelled-catalog", small_catalog, "--schema", tmp_path / "tree.json"]
     sizes = ["--img-size", 32, "--eval-size", 12, "--galaxies-a-shard", 16, "--num-workers", 0]
     code, out, _ = script(capsys, *where, *what, *sizes)
-    assert (code, out.split(" MB")[0][:24]) == (0, "4 shards, 60 galaxies, 0"), out
+    assert (code, out.splitlines()[-1][:24]) == (0, "4 shards, 60 galaxies, 0"), out
     assert open_shards(shards, "test").num_galaxies == 12
     assert open_shards(shards, "train").shard_sizes == [16, 16, 16]
     assert open_shards(shards, "train").label_cols == tree.label_cols
@@ -517,6 +518,54 @@ def test_the_script_writes_and_verifies(tmp_path, tree, small_catalog, capsys):
     assert "shard-00000.safetensors is altered" in error
 
 
+@pytest.fixture
+def with_bad(small_catalog):
+    """60 galaxies; g3's image is no image, and that of g7 is damaged within."""
+    frame = read_catalog(small_catalog)
+    for row in (3, 7):
+        frame.loc[row, "file_loc"] = str(small_catalog.parent / f"bad{row}.png")
+    (small_catalog.parent / "bad3.png").write_bytes(b"<html>")
+    whole = encoded((64, 64), "PNG")
+    spoilt = whole[:100] + bytes(40) + whole[140:]
+    (small_catalog.parent / "bad7.png").write_bytes(spoilt)
+    path = small_catalog.parent / "bad.csv"
+    frame.to_csv(path, index=False)
+    return path
+
+
+def test_the_script_lists_all_bad_images_and_stops_or_leaves_them_out(with_bad, tmp_path, capsys):
+    shards = tmp_path / "shards"
+    words = ["--labelled-catalog", with_bad, "--label-cols", "bar_no", "--eval-size", 12]
+    words += ["--num-workers", 0, "--shard-dir"]
+
+    def listed():
+        return pd.read_csv(shards / "bad_images.csv")["id_str"].tolist()
+
+    code, _, error = script(capsys, *words, shards, "--check-images", "all")
+    assert (code, listed()) == (2, ["g3", "g7"])
+    assert "2 of 60 images can't be read" in error
+    assert not (shards / "plan.json").exists()
+    words += [shards, "--galaxies-a-shard", 16, "--on-bad-image", "drop", "--check-images", "all"]
+    code, out, _ = script(capsys, *words)
+    assert (code, listed()) == (0, ["g3", "g7"])
+    assert "4 shards, 58 galaxies" in out
+    assert sorted(ids(shards) + ids(shards, "test")) == sorted(
+        f"g{i}" for i in range(60) if i not in (3, 7)
+    )
+
+
+def test_images_that_only_the_writer_finds_bad_are_listed_too(with_bad, tmp_path, capsys):
+    shards = tmp_path / "shards"
+    words = ["--labelled-catalog", with_bad, "--label-cols", "bar_no", "--eval-size", 12]
+    words += ["--num-workers", 0, "--shard-dir", shards, "--check-images", "none"]
+    code, _, error = script(capsys, *words)
+    assert code == 2
+    assert "--check-images all --on-bad-image drop" in error
+    listed = pd.read_csv(shards / "bad_images.csv")
+    assert sorted(listed["id_str"]) == ["g3", "g7"]
+    assert "HTML" in " ".join(listed["reason"])
+
+
 def test_the_script_takes_archives(tmp_path, capsys):
     (tmp_path / "tars").mkdir()
     write_tar(tmp_path / "tars/a.tar", galaxy_members("g0", "g1", "g2", split="train"))
@@ -524,7 +573,7 @@ def test_the_script_takes_archives(tmp_path, capsys):
     code, out, _ = script(
         capsys, *where, "--labelled-catalog", tmp_path / "tars", "--label-cols", "b", "a"
     )
-    assert (code, out[:21]) == (0, "1 shards, 3 galaxies,")
+    assert (code, out.splitlines()[-1][:21]) == (0, "1 shards, 3 galaxies,")
     assert open_shards(tmp_path / "shards", "train").labels([0]).tolist() == [[2, 1]]
 
 

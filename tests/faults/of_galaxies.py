@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import sound
 from mutations import Files, Steps, as_text
 
-from zoobot.data import catalog, images, labels
+from zoobot.data import catalog, classes, images, labels
 from zoobot.data.listing import open_listing, write_listing
 from zoobot.data.shards.reader import (
     DESCRIBED,
@@ -116,8 +116,8 @@ def _finetune_on(path: Path) -> None:
     strata = strata_of(table, ["kind"])
     splits = split_catalog(table, where=str(path), strata=strata)
     for column in ("kind", "id_str"):
-        names = labels.number_classes(splits, column, str(path))
-        labels.check_classes(splits["train"], column, len(names), str(path))
+        names = classes.number_classes(splits, column, str(path))
+        classes.check_classes(splits["train"], column, len(names), str(path))
     labels.check_numbers(table, "size", unit_interval=True, where=str(path))
 
 

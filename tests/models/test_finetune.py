@@ -15,6 +15,7 @@ from zoobot.models.finetune import (
 )
 from zoobot.models.finetune_base import TRAINING_MODES, FinetuneableZoobotAbstract
 from zoobot.models.heads import LinearHead
+from zoobot.models.tree import ZoobotTree
 from zoobot.runs import checkpoint
 
 
@@ -201,6 +202,12 @@ def test_colour_models_work_after_greyscale_ones():
         ({"class_weights": {"a": 1}}, "use 'balanced', or numbers"),
         ({"class_weights": "balance"}, "use 'balanced', or numbers"),
         ({"class_weights": [1, 2, -1]}, "use 'balanced', or numbers"),
+        ({"class_names": ["disk", "error", "ring"]}, "class 'error': .*rename it"),
+        ({"class_names": ["disk", "ring"]}, "2 class_names for num_classes=3"),
+        ({"class_names": ["disk", "ring", "disk"]}, "class 'disk' is named twice"),
+        ({"class_names": ["disk", "ring", 2]}, "class 2 is no text"),
+        ({"label_col": "split"}, "label column 'split': .*rename it"),
+        ({"label_col": ["a", "b"]}, "give one column"),
         ({"scheduler_kwargs": [1]}, "scheduler_kwargs must be a dict"),
         ({"scheduler_kwargs": {"sched": "cosin"}}, "cosin"),
     ],
@@ -539,3 +546,25 @@ def test_saved_arguments_that_make_no_model_are_told(tmp_path, arguments):
     checkpoint.save_checkpoint(tmp_path / "a.ckpt", state)
     with pytest.raises(ValueError, match="a.ckpt describes a model that can't be built"):
         FinetuneableZoobotClassifier.load_from_checkpoint(tmp_path / "a.ckpt")
+
+
+def test_labels_from_which_nothing_can_be_learned_are_refused(tree):
+    one, none = table("label", [1, 1, 1]), table("label", [0, 0])
+    regressors = [
+        FinetuneableZoobotRegressor(encoder=encoder(), label_scale=s) for s in ("auto", None)
+    ]
+    for model in (classifier(), *regressors):
+        with pytest.raises(ValueError, match="column 'label' holds 1 in each of the 3 galaxies"):
+            model.learn_from_labels(one)
+    no_votes = none.assign(**dict.fromkeys(tree.label_cols, 0))
+    for model in (
+        FinetuneableZoobotTree(schema=tree, encoder=encoder()),
+        ZoobotTree(schema=tree, architecture_name="test_resnet"),
+    ):
+        with pytest.raises(ValueError, match="none of the 2 galaxies to train on has a vote"):
+            model.learn_from_labels(no_votes)
+
+
+def test_a_regressor_of_a_reserved_column_is_refused():
+    with pytest.raises(ValueError, match="label column 'image': .*rename it"):
+        FinetuneableZoobotRegressor(["size", "image"], encoder=encoder())

@@ -108,3 +108,23 @@ def test_labels_in_pieces_with_a_repeated_index_are_checked():
     model().check_labels(table, "train")
     with pytest.raises(UserError, match="'b' holds -2, which has no logarithm"):
         model(label_scale="log").check_labels(table, "train")
+
+
+def test_whether_labels_are_positive_is_decided_at_the_fit_saved_and_told():
+    ids = [f"g{i}" for i in range(500)]
+    train = pd.DataFrame({"id_str": ids, "label": 10**MASS})
+    zero = train.assign(label=[0.0, *train["label"][1:]])
+    for val, positive in ((train, True), (zero, False)):
+        regressor = model()
+        regressor.check_labels(train, "train")
+        regressor.check_labels(val, "val")
+        regressor.learn_from_labels(train)
+        scale = regressor.arguments()["label_scale"]
+        assert (scale["positive"], scale["log"]) == ([positive], [positive])
+        assert ("some labels are 0 or less" in regressor.introduce()) != positive
+        again = model(label_scale=scale)
+        assert again.positive == {"label": positive}
+        if not positive:
+            again.check_labels(zero, "test")
+    with pytest.raises(UserError, match="holds 0, which has no logarithm"):
+        model(label_scale={"mean": [0.0], "std": [1.0], "log": [True]}).check_labels(zero, "test")

@@ -121,6 +121,28 @@ def test_weighted_votes_are_rounded_if_asked_for(frame, tree, script, capsys):
     assert script == "create_shards" or told[1].split()[:3] == ["smooth", "42", "840"]
 
 
+@pytest.mark.parametrize("task", ["classification", "regression", "tree"])
+def test_labels_from_which_nothing_can_be_learned_are_refused_by_catalog_and_column(
+    frame, tree, task, capsys
+):
+    frame[tree.label_cols] = 0
+    frame.assign(kind="ring", size=3.5).to_csv("cat.csv", index=False)
+    words, told = {
+        "classification": (["--label-col", "kind"], "cat.csv: column 'kind' holds 'ring' in each"),
+        "regression": (["--label-col", "size"], "cat.csv: column 'size' holds 3.5 in each"),
+        "tree": (["--schema", "tree.json"], "none of the 42 galaxies to train on has a vote"),
+    }[task]
+    line = script_error(capsys, finetune, "--from-scratch", *SMALL, "--task", task, *words)
+    assert told in line
+
+
+def test_more_classes_than_a_report_has_are_refused_before_training(frame, capsys):
+    frame.assign(label=[0, 1] * 30).to_csv("cat.csv", index=False)
+    words = ["--from-scratch", *SMALL, "--num-classes", "201"]
+    line = script_error(capsys, finetune, *words)
+    assert "201 classes, but a report has at most 200: give --no-report" in line
+
+
 def test_only_votes_are_rounded(frame, capsys):
     frame.to_csv("cat.csv", index=False)
     words = ["--from-scratch", *SMALL, "--label-col", "kind", "--round-votes"]

@@ -127,11 +127,7 @@ def _as_text(column: pd.Series, path: Path) -> pd.Series:
 def _check_columns(table: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
     """Raise ValueError unless the table has ids, these columns and a column of images."""
     require_columns(table, ["id_str", *columns], str(path))
-    if not {"file_loc", "image"} & {*table.columns} and not band_columns([*table.columns]):
-        raise UserError(
-            f"catalog {path} has neither a file_loc nor an image column; "
-            f"columns: {', '.join(map(str, table.columns[:10]))}"
-        )
+    require_images(table, str(path))
 
 
 def image_paths(images: pd.Series, where: str) -> pd.Series | None:
@@ -188,6 +184,16 @@ def require_columns(catalog: pd.DataFrame, columns: Sequence[str], where: str) -
         near = did_you_mean(missing[0], catalog.columns)
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UserError(f"catalog {where} has no column {missing[0]!r}{more}{near}")
+
+
+def require_images(catalog: pd.DataFrame, where: str) -> None:
+    """Raise ValueError unless the table has a column of images, or columns of a file a band."""
+    names = [*map(str, catalog.columns)]
+    if "file_loc" not in names and "image" not in names and not band_columns(names):
+        raise UserError(
+            f"catalog {where} has neither a file_loc nor an image column; "
+            f"columns: {', '.join(names[:10])}"
+        )
 
 
 def check_not_reserved(names: Sequence[str], what: str) -> None:
@@ -264,7 +270,8 @@ def find_missing_files(file_locs: Iterable[Any]) -> list[int]:
     def is_there(path: str) -> bool:
         folder, name = os.path.split(split_row(path)[0])
         if folder not in listings:
-            listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+            place_of = folder or "."
+            listings[folder] = set(os.listdir(place_of)) if os.path.isdir(place_of) else set()
         return name in listings[folder] or BAND in name
 
     return [

@@ -1,13 +1,20 @@
 """CatalogDataModule: training, validation, test and prediction galaxies of catalogs, as loaders."""
 
-import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pandas as pd
 import torch
 
-from zoobot.data.catalog import check_ids, check_not_reserved
+from zoobot.data.catalog import (
+    SPLITS,
+    check_ids,
+    check_not_reserved,
+    require_columns,
+    require_images,
+)
 from zoobot.data.dataset import CatalogDataset
+from zoobot.data.image_check import check_images, check_options
 from zoobot.data.loaders import (
     CatalogLoader,
     GalaxyLoader,
@@ -47,12 +54,15 @@ class CatalogDataModule:
         grad_accumulation: micro-batches of an optimiser step.
         augment: who makes the views of all splits, ``auto``, ``cpu`` or ``device``; see
             ``CatalogDataset``.
+        check_images, on_bad_image: what ``look_at_images`` looks at, and what it does with images
+            that can't be read: see ``image_check.check_images``.
 
     Catalogs may also be galaxies of another source, such as shards (``zoobot.data.shards``).
 
     Raises:
-        ValueError: for both kinds of catalog or none, ids that repeat, or fractions that don't sum
-            to 1; from ``setup``, for labels that are missing or no numbers.
+        ValueError: for both kinds of catalog or none, ids that repeat, a galaxy in two of training,
+            validation and test, no column of images, or fractions that don't sum to 1; from
+            ``setup``, for labels that are missing or no numbers.
     """
 
     def __init__(
@@ -77,11 +87,14 @@ class CatalogDataModule:
         fits_scaling: str = "asinh",
         grad_accumulation: int = 1,
         augment: str = "auto",
+        check_images: str = "headers",
+        on_bad_image: str = "error",
     ):
         if isinstance(label_cols, str):
             raise UserError(f"label_cols is a list of columns: use [{label_cols!r}]")
         self.label_cols = list(label_cols or [])
         check_not_reserved(self.label_cols, "label column")
+        check_options(check_images, on_bad_image)
         self.train_transform = train_transform or get_galaxy_transform(default_view_config())
         self.test_transform = test_transform or get_galaxy_transform(minimal_view_config())
         self.catalogs = {
@@ -95,6 +108,7 @@ class CatalogDataModule:
             if given:
                 raise UserError(f"give catalog= to be split, or {given[0]}_catalog=, not both")
             fractions = (train_fraction, val_fraction, test_fraction)
+            require_columns(catalog, ["id_str"], "catalog")
             check_ids(catalog, "catalog")
             strata = strata_of(catalog, self.label_cols)
             self.catalogs.update(split_catalog(catalog, fractions, seed, "catalog", strata))
@@ -102,11 +116,13 @@ class CatalogDataModule:
             raise UserError("give catalog=, or train_catalog= and val_catalog=, ...")
         for split, table in self.catalogs.items():
             if isinstance(table, pd.DataFrame):
+                require_columns(table, ["id_str"], f"{split}_catalog")
+                require_images(table, f"{split}_catalog")
                 check_ids(table, f"{split}_catalog")
         labelled = {s: t for s, t in self.catalogs.items() if isinstance(t, pd.DataFrame)}
         labelled.pop("predict", None)
         if found := overlap(labelled):
-            warnings.warn(found, stacklevel=2)
+            raise UserError(found)
         self.batch_size = batch_size
         self.num_workers = choose_num_workers(num_workers, torch.cuda.is_available())
         self.prefetch_factor = prefetch_factor
@@ -115,7 +131,39 @@ class CatalogDataModule:
         self.fits_scaling = fits_scaling
         self.grad_accumulation = grad_accumulation
         self.augment = augment
+        self.check_images = check_images
+        self.on_bad_image = on_bad_image
+        self.images_are_checked = False
         self.datasets: dict[str, CatalogDataset] = {}
+
+    def look_at_images(self, save_dir: str | Path) -> None:
+        """Look at the images of training, validation and test galaxies, once.
+
+        Every process must call it. ``Trainer.fit`` does, before it trains.
+
+        Args:
+            save_dir: the folder for the list of images that can't be read, ``bad_images.csv``.
+
+        Raises:
+            ValueError: images can't be read, unless their galaxies are to be left out.
+        """
+        if self.images_are_checked:
+            return
+        labelled = {s: self.catalogs[s] for s in SPLITS if self.catalogs[s] is not None}
+        kept = check_images(
+            labelled,
+            self.check_images,
+            self.on_bad_image,
+            save_dir,
+            channels=self.channels,
+            fits_scaling=self.fits_scaling,
+            seed=self.seed,
+        )
+        for split, galaxies in kept.items():
+            if galaxies is not self.catalogs[split]:
+                self.catalogs[split] = galaxies
+                self.datasets.pop(split, None)
+        self.images_are_checked = True
 
     def setup(self, stage: str | None = None) -> None:
         """Make the datasets of a stage: ``fit``, ``validate``, ``test`` or ``predict``; None: all.
@@ -142,8 +190,7 @@ class CatalogDataModule:
 
     def labels(self, split: str) -> pd.DataFrame:
         """``id_str`` and at least the label columns of a split's galaxies."""
-        galaxies = self.catalogs[split]
-        return galaxies if isinstance(galaxies, pd.DataFrame) else label_frame(galaxies)
+        return label_frame(self.catalogs[split])
 
     def table(self, split: str, most: int | None = None) -> pd.DataFrame:
         """A catalog of a split's galaxies, the first ``most`` of them; of shards, with images."""

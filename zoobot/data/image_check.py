@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from zoobot.data.catalog import find_missing_files
 from zoobot.data.images import ImageError, ImageSource, check_image, read_image
-from zoobot.data.sources import Galaxies
+from zoobot.data.sources import Galaxies, image_sources
 from zoobot.system import distributed
 from zoobot.system.errors import UserError
 from zoobot.system.files import delete_files, write_whole
@@ -60,8 +60,8 @@ def check_images(
     Every process must call it. Each looks at its share, and all get the same answer.
 
     Args:
-        splits: tables with ``id_str`` and ``file_loc`` or ``image``. Images in shards are not
-            looked at.
+        splits: tables with ``id_str`` and ``file_loc`` or ``image``. Galaxies of other sources,
+            such as shards, are not looked at.
         how: 'headers': the headers and ends of all images up to 200,000, of a seeded sample of
             20,000 beyond (and whether all files are there), and the pixels of a seeded sample of
             1,000. 'all': the pixels of all. 'none': nothing.
@@ -77,13 +77,7 @@ def check_images(
         ValueError: images can't be read and ``on_bad_image`` is 'error', or a split would lose all
             its galaxies.
     """
-    if how not in CHECKS or on_bad_image not in ON_BAD_IMAGE:
-        raise UserError(
-            f"{how!r}, {on_bad_image!r}: use one of {', '.join(CHECKS)}, and one of "
-            f"{', '.join(ON_BAD_IMAGE)}"
-        )
-    if how == "none" and on_bad_image == "drop":
-        raise UserError("--on-bad-image drop needs --check-images headers or all, to find them")
+    check_options(how, on_bad_image)
     tables = {name: table for name, table in splits.items() if isinstance(table, pd.DataFrame)}
     if how == "none" or not any(map(len, tables.values())):
         if how != "none":
@@ -106,11 +100,22 @@ def check_images(
         return splits
     listed = whole.loc[sorted(bad)].assign(reason=[bad[row] for row in sorted(bad)])
     if distributed.is_main():
-        _write_list(listed, path)
+        write_list(listed, path)
     distributed.barrier()  # before an error ends this process, and with it the main one
     if on_bad_image == "error":
         raise UserError(_message(listed, len(whole), path))
     return _without(splits, listed, len(whole), path)
+
+
+def check_options(how: str, on_bad_image: str) -> None:
+    """ValueError for values of ``check_images`` and ``on_bad_image`` that there are not."""
+    if how not in CHECKS or on_bad_image not in ON_BAD_IMAGE:
+        raise UserError(
+            f"check_images={how!r}, on_bad_image={on_bad_image!r}: use one of "
+            f"{', '.join(CHECKS)}, and one of {', '.join(ON_BAD_IMAGE)}"
+        )
+    if how == "none" and on_bad_image == "drop":
+        raise UserError("--on-bad-image drop needs --check-images headers or all, to find them")
 
 
 def look_at(
@@ -171,9 +176,9 @@ def no_data_notes(values: Counter[float], num_images: int) -> list[str]:
 
 
 def _images_of(split: str, table: pd.DataFrame) -> pd.DataFrame:
-    column = "file_loc" if "file_loc" in table else "image"
-    columns = {"split": split, "id_str": table["id_str"], "image": table[column]}
-    return pd.DataFrame(columns, dtype=object)
+    _, sources = image_sources(table)
+    ids = table["id_str"].to_numpy()
+    return pd.DataFrame({"split": split, "id_str": ids, "image": sources}, dtype=object)
 
 
 def _choose(num_images: int, how: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -249,7 +254,11 @@ def _say(text: str, **options: Any) -> None:
         print(text, **options)
 
 
-def _write_list(listed: pd.DataFrame, path: Path) -> None:
+def write_list(listed: pd.DataFrame, path: Path) -> None:
+    """Write images that can't be read, with ``id_str``, ``image`` and ``reason``, to a CSV file.
+
+    Of images that are not in files ``image`` is empty.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     is_path = listed["image"].map(lambda image: isinstance(image, str))
     table = listed.assign(image=listed["image"].where(is_path, ""))
@@ -268,7 +277,7 @@ def _message(listed: pd.DataFrame, num_images: int, path: Path) -> str:
         names = [f"{name} ({told})" for name, told in zip(names, listed["reason"], strict=True)]
     return (
         f"{len(listed)} of {num_images} {what}: {_named(names)}; all are listed in {path}: mend "
-        "them, or train without them (--on-bad-image drop)"
+        "them, or leave these galaxies out (--on-bad-image drop)"
     )
 
 
@@ -288,7 +297,7 @@ def _without(
         if kept[name].empty:
             raise UserError(f"none of the {len(table)} {name} images can be read; see {path}")
     _say(
-        f"warning: trains without {len(listed)} of {num_images} galaxies whose images can't be "
+        f"warning: {len(listed)} of {num_images} galaxies are left out, as their images can't be "
         f"read: {', '.join(dropped)}; they are listed in {path}",
         file=sys.stderr,
     )

@@ -1,18 +1,18 @@
-"""Read and check the label columns of a catalog: vote counts, class numbers and other numbers.
+"""Read and check the label columns of a catalog: vote counts and other numbers.
 
 An error in the labels is a ValueError. It names the column and the value, and in most cases the
 galaxy.
 """
 
 from collections.abc import Sequence
+from decimal import Decimal
 from numbers import Real
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from zoobot.data.catalog import check_not_reserved, require_columns
-from zoobot.limits.text import check_name
-from zoobot.system import distributed
+from zoobot.data.catalog import require_columns
 from zoobot.system.errors import UserError
 
 MAX_VOTES = np.iinfo(np.int32).max
@@ -29,7 +29,7 @@ def votes(catalog: pd.DataFrame, label_cols: Sequence[str], where: str = "") -> 
     counts = np.empty((len(catalog), len(label_cols)), dtype=np.int32)
     for i, column in enumerate(label_cols):
         values = as_numbers(catalog[column])
-        if not pd.api.types.is_numeric_dtype(values):
+        if not are_numbers(values):
             values = pd.to_numeric(values, errors="coerce")
         numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
         bad = ~((numbers >= 0) & (numbers <= MAX_VOTES) & (numbers == np.floor(numbers)))
@@ -46,14 +46,42 @@ def votes(catalog: pd.DataFrame, label_cols: Sequence[str], where: str = "") -> 
 
 
 def as_numbers(labels: pd.Series) -> pd.Series:
-    """Numbers in a column of objects or categories as a column of numbers; others as they are."""
-    if pd.api.types.is_numeric_dtype(labels):
+    """Numbers in a column of objects or categories as a column of numbers; others as they are.
+
+    Complex numbers become text, which is refused where numbers are needed.
+    """
+    if pd.api.types.is_complex_dtype(labels):
+        return labels.astype(object).map(str)
+    if are_numbers(labels):
         return labels
     values = labels.astype(object)
     missing = values.isna()
-    if missing.all() or not all(isinstance(x, Real | np.bool_) for x in values[~missing]):
+    if missing.all() or not all(isinstance(x, Real | np.bool_ | Decimal) for x in values[~missing]):
         return labels
     return pd.to_numeric(values)
+
+
+def are_numbers(labels: pd.Series) -> bool:
+    """Whether a column has a type of real numbers, or of true and false."""
+    is_complex = pd.api.types.is_complex_dtype(labels)
+    return pd.api.types.is_numeric_dtype(labels) and not is_complex
+
+
+def told_label(label: Any) -> str:
+    """A plain label for a message: text in quotes."""
+    if isinstance(label, str):
+        return repr(label)
+    return "nan" if pd.isna(label) else f"{label:.9g}"
+
+
+def check_some_votes(table: pd.DataFrame, label_cols: Sequence[str], where: str) -> None:
+    """ValueError if no galaxy has a vote: nothing can be learned."""
+    if len(table) and not table[[*label_cols]].astype(bool).to_numpy().any():
+        raise UserError(
+            f"catalog {where}: none of the {len(table)} galaxies to train on has a vote, in any of "
+            f"{len(label_cols)} columns ({', '.join(label_cols[:3])}, ...), so there is nothing to "
+            "learn"
+        )
 
 
 def _cure(count: float) -> str:
@@ -110,7 +138,7 @@ def label_array(catalog: pd.DataFrame, label_cols: Sequence[str], where: str = "
         return np.empty((len(catalog), 0), np.float32)
     columns = [as_numbers(catalog[column]) for column in label_cols]
     for column in columns:
-        if not pd.api.types.is_numeric_dtype(column):
+        if not are_numbers(column):
             value = column.iloc[_row_of_text(column)] if len(catalog) else None
             raise UserError(
                 f"catalog {where}: label column {column.name!r} holds {value!r}, "
@@ -130,98 +158,57 @@ def _row_of_text(labels: pd.Series) -> int:
     return int(pd.to_numeric(labels, errors="coerce").isna().to_numpy().argmax())
 
 
-def _as_floats(table: pd.DataFrame, column: str, where: str) -> np.ndarray:
+def as_floats(table: pd.DataFrame, column: str, where: str, cure: str = "") -> np.ndarray:
     """A column of numbers as (N,) float64; ValueError, with the first text, for another one."""
     values = as_numbers(table[column])
-    if len(table) and not pd.api.types.is_numeric_dtype(values):
+    if len(table) and not are_numbers(values):
         row = _row_of_text(values)
         raise UserError(
             f"catalog {where}: column {column!r} of id_str {table['id_str'].iloc[row]!r} holds "
-            f"{table[column].iloc[row]!r}: no number"
+            f"{table[column].iloc[row]!r}: no number{cure or _cure_of_text(values.iloc[row])}"
         )
     return values.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
-def number_classes(splits: dict[str, pd.DataFrame], column: str, where: str) -> list[str]:
-    """Find the names of the classes, and replace text labels by class numbers.
+def _cure_of_text(label: Any) -> str:
+    """What to do about a text where a number should be, for a message; '' for another label."""
+    if isinstance(label, str) and pd.notna(pd.to_numeric(label, errors="coerce")):
+        return ", but text (is there text in another row?): save the column as numbers"
+    return ""
 
-    If labels are text, the classes are the names in the training galaxies, sorted, without spaces
-    around them. Each table in ``splits`` is replaced by a copy with class numbers (int32) in this
-    column. If labels are numbers, the classes are 0 to the largest label in training (at least 0
-    and 1), and ``splits`` stays as it is.
 
-    Args:
-        splits: tables by name, with one named 'train'.
-        column: the label column.
-        where: name of the catalog for error messages.
+def plain_labels(labels: pd.Series) -> pd.Series:
+    """Labels as they are compared: all numbers, or all text without spaces around it.
 
-    Returns:
-        The names of the classes, in the order of their numbers.
-
-    Raises:
-        ValueError: a text label is missing or is not in the training galaxies; a name is not
-            allowed; or a number is too large for the number of training galaxies.
+    Numbers among text become text, whole ones without a point: 1.0 is '1'. Empty text is missing.
     """
-    labels = as_numbers(splits["train"][column])
-    if pd.api.types.is_numeric_dtype(labels):
-        largest = labels.max() if labels.notna().any() else np.nan
-        if not 0 <= largest < max(2, len(labels)):
-            raise UserError(
-                f"catalog {where}: column {column!r} holds {largest}, which is no class number: "
-                f"these start from 0, and there are only {len(labels)} galaxies to train on"
-            )
-        return [str(number) for number in range(max(2, int(largest) + 1))]
-    _strip_labels(splits, column)
-    names = sorted(splits["train"][column].dropna().unique())
-    check_not_reserved(names, f"catalog {where}: column {column!r}: class")
-    for name in names:
-        check_name(name, f"catalog {where}: column {column!r}: class")
-    for split, table in splits.items():
-        numbers = table[column].map({name: i for i, name in enumerate(names)})
-        if numbers.isna().any():
-            row = int(np.flatnonzero(numbers.isna())[0])
-            raise UserError(
-                f"catalog {where} ({split}): column {column!r} of id_str "
-                f"{table['id_str'].iloc[row]!r} holds {table[column].iloc[row]!r}; the classes of "
-                f"the training galaxies are {', '.join(names[:10])}"
-            )
-        splits[split] = table.assign(**{column: numbers.astype(np.int32)})
-    return names
+    values = as_numbers(labels)
+    if are_numbers(values):
+        return values
+    if pd.api.types.is_string_dtype(labels):  # the same, but faster
+        text = labels.str.strip()
+    else:
+        text = labels.astype(object).map(label_text, na_action="ignore")
+    return text.mask(text == "")
 
 
-def _strip_labels(splits: dict[str, pd.DataFrame], column: str) -> None:
-    """Text labels without spaces around them, in place; the main process says if there were any."""
-    changed = []
-    for split, table in splits.items():
-        labels = table[column].astype(object)
-        text = labels.astype(str).mask(labels.isna())
-        stripped = text.str.strip()
-        changed += text[stripped != text].dropna().tolist()
-        splits[split] = table.assign(**{column: stripped.mask(stripped == "")})
-    if changed and distributed.is_main():
-        print(
-            f"column {column!r}: spaces around {len(changed)} labels are left out, for example "
-            f"{changed[0]!r} is {changed[0].strip()!r}"
-        )
+def label_text(label: Any) -> str:
+    """A label as text without spaces around it, a whole number without a point."""
+    if isinstance(label, bytes):
+        return label.decode(errors="backslashreplace").strip()
+    if isinstance(label, Real) and float(label).is_integer() and not isinstance(label, bool):
+        return str(int(label))
+    return str(label).strip()
 
 
-def check_classes(table: pd.DataFrame, column: str, num_classes: int, where: str = "") -> None:
-    """Raise ValueError if a label is not a class number from 0 to ``num_classes - 1``.
-
-    The message lists the labels found.
-    """
-    require_columns(table, [column], where)
-    labels = _as_floats(table, column, where)
-    bad = ~((labels >= 0) & (labels < num_classes) & (labels == np.floor(labels)))
-    if bad.any():
-        row = int(np.flatnonzero(bad)[0])
-        found = np.unique(labels)
-        listed = ", ".join(f"{value:g}" for value in found[:10])
-        listed += ", ..." if len(found) > 10 else ""
+def check_varied(table: pd.DataFrame, column: str, where: str) -> None:
+    """ValueError if all galaxies to train on have the same label."""
+    labels = plain_labels(table[column]).dropna()
+    if labels.nunique() == 1:
         raise UserError(
-            f"catalog {where}: column {column!r} of id_str {table['id_str'].iloc[row]!r} holds "
-            f"{labels[row]:g}, but with num_classes={num_classes} labels are 0 to "
-            f"{num_classes - 1}; classes found: {listed}"
+            f"catalog {where}: column {column!r} holds {told_label(labels.iloc[0])} in each of the "
+            f"{len(labels)} galaxies to train on, so there is nothing to learn: add galaxies with "
+            "other labels, or name another column"
         )
 
 
@@ -230,7 +217,7 @@ def check_numbers(
 ) -> None:
     """Raise ValueError if a label is not a finite number, or, if ``unit_interval``, not in 0-1."""
     require_columns(table, [column], where)
-    labels = _as_floats(table, column, where)
+    labels = as_floats(table, column, where)
     bad = ~np.isfinite(labels)
     reason = "which is no finite number; drop such galaxies"
     if unit_interval and not bad.any():

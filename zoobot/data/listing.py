@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from zoobot.data.catalog import check_ids, read_galaxies, require_columns
+from zoobot.data.catalog import check_ids, read_galaxies, require_columns, require_images
 from zoobot.data.folder import ImageFolder
 from zoobot.data.sources import galaxy_table, hash_galaxies
 from zoobot.system.errors import UserError, one_line
@@ -83,8 +83,7 @@ def _pieces(
     """Tables of the galaxies of a source, checked for missing ids, none of them empty."""
     if isinstance(source, pd.DataFrame):
         require_columns(source, ["id_str"], "in memory")
-        if "file_loc" not in source and "image" not in source:
-            raise UserError("the catalog has neither a file_loc nor an image column")
+        require_images(source, "in memory")
         pieces = (source.iloc[i : i + ROWS_AT_ONCE] for i in range(0, len(source), ROWS_AT_ONCE))
     elif id_from is not None and Path(source).is_dir():
         pieces = _images_below(Path(source), id_from)

@@ -5,14 +5,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from zoobot.data.brightness import NINES
 from zoobot.data.labels import votes
 from zoobot.data.sources import Galaxies
 from zoobot.schemas import Schema
 
 Splits = Mapping[str, pd.DataFrame | Galaxies | None]
 
-SENTINELS = [-1.0]
-SENTINELS += [s * x for s in (-1, 1) for x in (99, 99.9, 999, 999.9, 1000, 9999, 32768, 99999)]
+# Labels have more such values than pixels: 1000 may be a pixel's flux, and -1 its noise.
+NO_LABELS = (*NINES, 99.9, 999.9, 1000.0, 32768.0)
+SENTINELS = [-1.0, *NO_LABELS, *(-value for value in NO_LABELS)]
 FAR = 5.0  # spreads of the others
 
 

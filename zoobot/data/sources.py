@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 
 from zoobot.data.bands.locations import band_columns, join_band_columns
-from zoobot.data.catalog import image_paths
+from zoobot.data.catalog import image_paths, require_images
 from zoobot.data.labels import label_array
 from zoobot.system.errors import UserError
 
@@ -142,8 +142,10 @@ def hash_galaxies(digest: hashlib.blake2b, table: pa.Table) -> None:
             digest.update(b"\0")
 
 
-def label_frame(galaxies: Galaxies) -> pd.DataFrame:
-    """``id_str`` and the label columns of all galaxies, for checks before training."""
+def label_frame(galaxies: pd.DataFrame | Galaxies) -> pd.DataFrame:
+    """``id_str`` and the label columns of all galaxies, for checks; a table as it is."""
+    if isinstance(galaxies, pd.DataFrame):
+        return galaxies
     every = range(len(galaxies))
     frame = pd.DataFrame(galaxies.labels(every).numpy(), columns=galaxies.label_cols)
     frame.insert(0, "id_str", pd.arrays.ArrowExtensionArray(galaxies.ids(every)))
@@ -175,19 +177,32 @@ def galaxy_table(catalog: pd.DataFrame) -> pa.Table:
         ValueError: a galaxy has neither a path nor bytes.
     """
     ids = _arrow(catalog["id_str"].astype(str), pa.large_string())
+    column, sources = image_sources(catalog)
+    kind = pa.large_string() if column == "file_loc" else pa.large_binary()
+    for source, id_str in zip(sources, catalog["id_str"], strict=True):
+        if not isinstance(source, str if column == "file_loc" else bytes):
+            raise UserError(
+                f"column {column!r} of id_str {id_str!r} holds no image: {source!r:.80}"
+            )
+    return pa.table({"id_str": ids, column: _arrow(sources, kind)})
+
+
+def image_sources(catalog: pd.DataFrame) -> tuple[str, list[Any]]:
+    """'file_loc' and the paths of a catalog's images, or 'image' and their bytes.
+
+    What is neither a path nor bytes stays as it is. See ``galaxy_table``.
+    """
+    require_images(catalog, "in memory")
     if files := band_columns([*catalog.columns]):
         catalog = join_band_columns(catalog, {name: catalog[name] for name in files})
-    column, kind = "file_loc", pa.large_string()
+    column = "file_loc"
     paths = catalog[column] if column in catalog else image_paths(catalog["image"], "in memory")
     if paths is not None:
         sources = [os.fspath(x) if isinstance(x, os.PathLike) else x for x in paths]
     else:
-        column, kind = "image", pa.large_binary()
+        column = "image"
         sources = [x.get("bytes") if isinstance(x, dict) else x for x in catalog[column]]
-    for source, id_str in zip(sources, catalog["id_str"], strict=True):
-        if not isinstance(source, str if column == "file_loc" else bytes):
-            raise UserError(f"column {column!r} of id_str {id_str!r} holds no image: {source!r}")
-    return pa.table({"id_str": ids, column: _arrow(sources, kind)})
+    return column, sources
 
 
 def _arrow(texts: Sequence[str | bytes], kind: pa.DataType) -> pa.Array:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from zoobot.data.catalog import SPLITS, read_catalog
+from zoobot.data.labels import are_numbers, plain_labels
 from zoobot.schemas import Schema
 from zoobot.system.errors import UserError
 
@@ -141,9 +142,10 @@ def _leading_answers(catalog: pd.DataFrame, questions: list[list[str]]) -> np.nd
 
 def _label_strata(labels: pd.Series) -> np.ndarray | None:
     """The class of each galaxy; of numbers that are no classes the quantile."""
-    if not pd.api.types.is_numeric_dtype(labels):
-        text = labels.astype(object).astype(str).str.strip().mask(labels.isna(), "")
-        names, strata = np.unique(text.to_numpy(dtype=object), return_inverse=True)
+    labels = plain_labels(labels)
+    if not are_numbers(labels):
+        text = labels.mask(labels.isna(), "").to_numpy(dtype=object)
+        names, strata = np.unique(text, return_inverse=True)
         return strata if len(names) <= MOST_CLASSES_A_GALAXY * len(labels) else None
     numbers = _numbers(labels)
     values, strata = np.unique(numbers, return_inverse=True)

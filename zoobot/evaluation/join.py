@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from zoobot.data import labels
+from zoobot.data import classes, labels
 from zoobot.data.catalog import check_ids, read_catalog, require_columns
 from zoobot.data.file_kinds import image_stem
 from zoobot.limits.text import check_name
@@ -318,20 +318,12 @@ def _check_labels(joined: Joined, where: str) -> None:
                 f"{', '.join(joined.class_names)}"
             )
         joined.table = joined.table.assign(**{column: numbers})
-        labels.check_classes(joined.table, column, len(joined.class_names), where)
+        classes.check_classes(joined.table, column, len(joined.class_names), where)
 
 
 def _class_numbers(truth: pd.Series, names: list[str]) -> pd.Series:
-    """Class numbers of labels that are names of classes; labels that are numbers as they are.
-
-    Names may be digits, such as '1' and '2', which are not the classes' numbers.
-    """
+    """Class numbers of labels that are names of classes; other numbers as they are."""
+    numbers = classes.class_numbers(truth, names)
     values = labels.as_numbers(truth)
-    is_numeric = pd.api.types.is_numeric_dtype(values)
-    is_whole = is_numeric and (values.dropna() % 1 == 0).all()
-    text = values.map(lambda value: str(int(value) if is_whole else value), na_action="ignore")
-    numbers = text.astype(object).str.strip().map({name: i for i, name in enumerate(names)})
-    are_numbered = names == [str(i) for i in range(len(names))]
-    if is_numeric and (are_numbered or numbers.isna().any()):
-        return values
-    return numbers.astype(np.float64)
+    is_numeric = labels.are_numbers(values)
+    return values if is_numeric and numbers.isna().any() else numbers

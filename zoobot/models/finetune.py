@@ -19,7 +19,9 @@ import torch
 import torch.nn.functional as F
 
 from zoobot import losses
-from zoobot.data.labels import check_classes, votes
+from zoobot.data.catalog import check_not_reserved
+from zoobot.data.classes import check_class_names, check_classes
+from zoobot.data.labels import check_some_votes, check_varied, votes
 from zoobot.limits.models import LARGEST_SETTING
 from zoobot.metrics import ExampleMeasures, VoteMeasures
 from zoobot.models.arguments import plain
@@ -81,12 +83,14 @@ class FinetuneableZoobotClassifier(FinetuneableZoobotAbstract):
         label_smoothing: of the cross-entropy (Szegedy et al. 2016).
         class_weights: of ``cross_entropy_loss``; ``balanced`` weighs classes by the inverse of
             their number in the training data, so that galaxies weigh 1 on average.
+        class_names: of the classes, in the order of their numbers; by default the numbers.
         run_linear_sanity_check: before training, fit a logistic regression to the encoder's
             features as they are and print its accuracy: what finetuning should beat.
         super_kwargs: of ``FinetuneableZoobotAbstract``.
 
     Raises:
-        ValueError: for fewer than 2 classes or more than 100,000, weights of another number, or a
+        ValueError: for fewer than 2 classes or more than 100,000, weights or names of another
+            number, a label column or class with a reserved name (``catalog.RESERVED``), or a
             sanity check without scikit-learn.
     """
 
@@ -105,11 +109,18 @@ class FinetuneableZoobotClassifier(FinetuneableZoobotAbstract):
     ):
         if not isinstance(num_classes, Integral) or not 2 <= num_classes <= MOST_CLASSES:
             raise UserError(f"num_classes is {num_classes!r}: a classifier has 2 to {MOST_CLASSES}")
+        class_names = list(class_names or map(str, range(num_classes)))
+        if len(class_names) != num_classes:
+            raise UserError(f"{len(class_names)} class_names for num_classes={num_classes}")
+        check_class_names(class_names)
+        if not isinstance(label_col, str):
+            raise UserError(f"label_col={label_col!r}: give one column, of class numbers")
+        check_not_reserved([label_col], "label column")
         super().__init__(**super_kwargs)
         self.num_classes = int(num_classes)
         self.label_col = label_col
         self.label_smoothing = label_smoothing
-        self.class_names = list(class_names or map(str, range(num_classes)))
+        self.class_names = class_names
         self.class_weights = plain(class_weights)
         self.register_buffer("_weights", None, persistent=False)
         if self.class_weights not in (None, "balanced"):
@@ -135,7 +146,14 @@ class FinetuneableZoobotClassifier(FinetuneableZoobotAbstract):
         check_classes(table, self.label_col, self.num_classes, where)
 
     def learn_from_labels(self, table: pd.DataFrame | None) -> None:
-        """Set ``balanced`` class weights from the training labels."""
+        """Set ``balanced`` class weights from the training labels.
+
+        Raises:
+            ValueError: if all of these are of one class, or one class has none and weights are
+                ``balanced``.
+        """
+        if table is not None:
+            check_varied(table, self.label_col, "train")
         if self.class_weights == "balanced":
             if table is None:
                 raise UserError("class_weights='balanced' needs zoobot.data.CatalogDataModule")
@@ -218,6 +236,11 @@ class FinetuneableZoobotTree(FinetuneableZoobotAbstract):
     def check_labels(self, table: pd.DataFrame, where: str) -> None:
         """ValueError unless every vote count is a whole number of 0 or more."""
         votes(table, self.schema.label_cols, where)
+
+    def learn_from_labels(self, table: pd.DataFrame | None) -> None:
+        """ValueError if no galaxy to train on has a vote."""
+        if table is not None:
+            check_some_votes(table, self.schema.label_cols, "train")
 
     def prediction_columns(self) -> list[str]:
         """Names of the predicted columns: those of the votes."""

@@ -7,7 +7,8 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from zoobot.data.labels import check_numbers
+from zoobot.data.catalog import check_not_reserved
+from zoobot.data.labels import check_numbers, check_varied
 from zoobot.metrics import ExampleMeasures
 from zoobot.models.arguments import plain
 from zoobot.models.finetune_base import FinetuneableZoobotAbstract
@@ -52,9 +53,11 @@ class FinetuneableZoobotRegressor(FinetuneableZoobotAbstract):
 
     Attributes:
         scale: fitted to the training labels, if the loader tells them all.
+        positive: column -> whether all labels are, of those that were checked before ``scale`` was
+            fitted (of every split); of others no logarithms are learned. Saved with the scale.
 
     Raises:
-        ValueError: for another loss or scale, or no or repeated columns.
+        ValueError: for another loss or scale, or no, repeated or reserved columns.
     """
 
     task = "regression"
@@ -75,14 +78,16 @@ class FinetuneableZoobotRegressor(FinetuneableZoobotAbstract):
         self._label_cols = [label_col] if isinstance(label_col, str) else list(label_col)
         if not self._label_cols or len({*self._label_cols}) < len(self._label_cols):
             raise UserError(f"label_col={label_col!r}: give one column, or several that differ")
+        check_not_reserved(self._label_cols, "label column")
         self.label_col = self._label_cols[0] if len(self._label_cols) == 1 else self._label_cols
         self.loss_name = LOSSES[loss]
         self.unit_interval = unit_interval
         self.loss = {"mse": mse_loss, "mae": l1_loss}[self.loss_name]
         self.label_scale = None if unit_interval else plain(label_scale)
-        self._positive = dict.fromkeys(self._label_cols, True)  # in all labels checked
         is_fitted = isinstance(self.label_scale, dict)
         self.scale = LabelScale(**self.label_scale) if is_fitted else LabelScale()
+        positive = self.scale.positive if is_fitted else [True] * len(self._label_cols)
+        self.positive = dict(zip(self._label_cols, positive, strict=True))
         num_cols = len(self._label_cols)
         activation = torch.sigmoid if unit_interval else None
         self.head = self._seeded(
@@ -109,10 +114,17 @@ class FinetuneableZoobotRegressor(FinetuneableZoobotAbstract):
         return super().losses(self.scale.standardised(outputs), self.scale.standardised(labels))
 
     def learn_from_labels(self, table: pd.DataFrame | None) -> None:
-        """Fit the scale to the training labels, unless it is fitted."""
+        """Fit the scale to the training labels, unless it is fitted.
+
+        Raises:
+            ValueError: if all labels of a column are the same, or differ too little for float32.
+        """
+        if table is not None:
+            for column in self._label_cols:
+                check_varied(table, column, "train")
         if self.label_scale in KINDS and table is not None:
             labels = table[self._label_cols].to_numpy(dtype=np.float64)
-            scale = fit_scale(labels, self.label_scale, [*self._positive.values()])
+            scale = fit_scale(labels, self.label_scale, [*self.positive.values()])
             for column, values in zip(self._label_cols, labels.T, strict=True):
                 if 0 < values.std() < FINEST * abs(values.mean()):
                     raise UserError(
@@ -128,6 +140,7 @@ class FinetuneableZoobotRegressor(FinetuneableZoobotAbstract):
             mean, std, log = (self.label_scale[key][i] for key in ("mean", "std", "log"))
             of = "logarithms" if log else "numbers"
             told += f"\nlabel {column!r}: {of} are learned, less {mean:.4g}, divided by {std:.4g}"
+            told += "" if self.positive[column] else "; some labels are 0 or less"
         return told
 
     def prediction_columns(self) -> list[str]:
@@ -165,9 +178,9 @@ class FinetuneableZoobotRegressor(FinetuneableZoobotAbstract):
                 )
             if not len(labels) or labels.min() > 0:
                 continue
-            self._positive[column] = False
-            fitted = isinstance(self.label_scale, dict) and self.label_scale["log"][i]
-            if fitted or self.label_scale == "log":
+            is_fitted = isinstance(self.label_scale, dict)
+            self.positive[column] &= is_fitted
+            if self.label_scale == "log" or is_fitted and self.label_scale["log"][i]:
                 row = int(labels.argmin())
                 raise UserError(
                     f"catalog {where}: column {column!r} of id_str {table['id_str'].iloc[row]!r} "

@@ -21,6 +21,8 @@ class LabelScale(nn.Module):
 
     Args:
         mean, std, log: of each of L columns. Without them labels are taken as they are.
+        positive: whether all labels of a column are, so that they have logarithms; by default that
+            of the columns with ``log`` only.
     """
 
     def __init__(
@@ -28,6 +30,7 @@ class LabelScale(nn.Module):
         mean: Sequence[float] = (0.0,),
         std: Sequence[float] = (1.0,),
         log: Sequence[bool] = (False,),
+        positive: Sequence[bool] | None = None,
     ):
         super().__init__()
         # Not in the weights: a checkpoint holds them among the model's arguments.
@@ -35,6 +38,7 @@ class LabelScale(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
         self.register_buffer("log", torch.tensor(log, dtype=torch.bool), persistent=False)
         self.has_log = any(log)
+        self.positive = list(log if positive is None else positive)
 
     def standardised(self, labels: torch.Tensor) -> torch.Tensor:
         """From labels (B,) or (B, L) in their own unit to standardised ones."""
@@ -53,10 +57,11 @@ class LabelScale(nn.Module):
 
     def to_dict(self) -> dict[str, list]:
         """The arguments, as plain types."""
-        return {"mean": self.mean.tolist(), "std": self.std.tolist(), "log": self.log.tolist()}
+        numbers = {"mean": self.mean, "std": self.std, "log": self.log}
+        return {key: value.tolist() for key, value in numbers.items()} | {"positive": self.positive}
 
 
-def fit_scale(labels: np.ndarray, kind: str, may_be_log: Sequence[bool]) -> LabelScale:
+def fit_scale(labels: np.ndarray, kind: str, positive: Sequence[bool]) -> LabelScale:
     """The scale of training labels.
 
     ``auto`` takes logarithms of positive labels that spread over more than a decade (from the 5th
@@ -65,15 +70,15 @@ def fit_scale(labels: np.ndarray, kind: str, may_be_log: Sequence[bool]) -> Labe
     Args:
         labels: (N, L).
         kind: one of ``KINDS``.
-        may_be_log: of each column, whether all its labels, in every split, are positive.
+        positive: of each column, whether all its labels, in every split, are positive.
     """
-    log = [may and (kind == "log" or kind == "auto" and _suits_log(column))
-           for column, may in zip(labels.T, may_be_log, strict=True)]  # fmt: skip
+    log = [has_logs and (kind == "log" or kind == "auto" and _suits_log(column))
+           for column, has_logs in zip(labels.T, positive, strict=True)]  # fmt: skip
     values = labels.astype(np.float64)
     values[:, log] = np.log(values[:, log])
     mean, std = values.mean(axis=0), values.std(axis=0)
     std = np.where(std > RESOLUTION * np.abs(mean), std, 1.0)  # 1: all labels are the same
-    return LabelScale(mean.tolist(), std.tolist(), log)
+    return LabelScale(mean.tolist(), std.tolist(), log, list(positive))
 
 
 def _suits_log(labels: np.ndarray) -> bool:

@@ -9,7 +9,7 @@ from torch import nn
 
 from zoobot import losses, optim
 from zoobot.data.dataset import ImagesSeen
-from zoobot.data.labels import votes
+from zoobot.data.labels import check_some_votes, votes
 from zoobot.metrics import VoteMeasures
 from zoobot.models.architectures import check_set_elsewhere, get_pytorch_encoder
 from zoobot.models.arguments import check_overrides
@@ -141,7 +141,9 @@ class ZoobotTree(nn.Module):
         votes(table, self.schema.label_cols, where)
 
     def learn_from_labels(self, table: pd.DataFrame | None) -> None:
-        """Nothing is learned from the labels as a whole."""
+        """ValueError if no galaxy to train on has a vote."""
+        if table is not None:
+            check_some_votes(table, self.schema.label_cols, "train")
 
     def introduce(self) -> str:
         """What a run says of its model at the start."""

@@ -96,10 +96,7 @@ class Known:
     @functools.cached_property
     def _tables(self) -> dict[str, pd.DataFrame]:
         """Split -> ``id_str`` and at least the labels; those of sources are read once."""
-        return {
-            split: galaxies if isinstance(galaxies, pd.DataFrame) else label_frame(galaxies)
-            for split, galaxies in self.splits.items()
-        }
+        return {split: label_frame(galaxies) for split, galaxies in self.splits.items()}
 
     def checked_labels(self, check: Callable[[pd.DataFrame, str], None]) -> dict[str, pd.DataFrame]:
         """Split -> ``id_str`` and labels, of the splits that have galaxies.

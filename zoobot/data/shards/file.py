@@ -28,7 +28,7 @@ def write_shard(
     labels: np.ndarray,
     description: dict,
     plan_text: str,
-) -> tuple[dict, list[str]]:
+) -> tuple[dict, list[tuple]]:
     """Write a shard, unless it is there already and its checksum is right.
 
     The file appears whole or not at all.
@@ -43,7 +43,7 @@ def write_shard(
 
     Returns:
         The shard's entry in ``index.json``, and an empty list. If images can't be read: an empty
-        dict, and an error message for each such image.
+        dict, and ``id_str``, path or bytes, and reason of each such image.
     """
     path, quality = folder / file, json.loads(plan_text)["quality"]
     ids, sources = galaxies.values()
@@ -59,7 +59,7 @@ def write_shard(
                 else:
                     yield encode_jpeg(source, description, quality, name)
             except ImageError as error:
-                errors.append(str(error))
+                errors.append((id_str, source, str(error).removeprefix(f"{name}: ")))
 
     def write(aside: Path) -> None:
         tensors = {"labels": (labels.dtype, labels.shape, [labels.tobytes()])}

@@ -22,7 +22,9 @@ from zoobot.data.catalog import (
     check_image_files,
     check_not_reserved,
     require_columns,
+    require_images,
 )
+from zoobot.data.image_check import LIST_NAME, write_list
 from zoobot.data.images import FITS_SCALINGS, MODES
 from zoobot.data.labels import label_array
 from zoobot.data.shards.file import write_shard
@@ -127,7 +129,7 @@ def write_shards(
             folder, plan
         )  # check the plan again: another run may have begun before the lock
         write_text(folder / "plan.json", plan_text)
-        entries = _write_all(tasks, parts, num_workers, show_progress)
+        entries = _write_all(tasks, parts, num_workers, show_progress, folder / LIST_NAME)
         splits = {
             split: {
                 "num_galaxies": len(rows),
@@ -171,8 +173,7 @@ def _deal(catalog: pd.DataFrame, eval_size: int, seed: int) -> dict[str, np.ndar
     """Row numbers of each split, in a random order that depends only on the ids and the seed."""
     require_columns(catalog, ["id_str"], "in memory")
     check_ids(catalog, "in memory")
-    if "file_loc" not in catalog and "image" not in catalog:
-        raise UserError("the catalog has neither a file_loc nor an image column")
+    require_images(catalog, "in memory")
     shuffled = np.argsort(hash_ids(catalog["id_str"].astype(str), seed), kind="stable")
     if "split" not in catalog:
         if not 0 <= eval_size < max(1, len(catalog)):
@@ -262,12 +263,17 @@ def _is_finished(folder: Path, plan: dict) -> bool:
 
 
 def _write_all(
-    tasks: Iterable[tuple], parts: dict[str, np.ndarray], num_workers: int, show_progress: bool
+    tasks: Iterable[tuple],
+    parts: dict[str, np.ndarray],
+    num_workers: int,
+    show_progress: bool,
+    list_path: Path,
 ) -> dict[str, dict]:
     """Write all shards, and return the index entry of each file.
 
     Raises:
-        ValueError: images can't be read. The other shards are written all the same.
+        ValueError: images can't be read. The other shards are written all the same, and all such
+            images are listed in ``list_path``.
     """
     num_galaxies = sum(map(len, parts.values()))
     entries, unreadable = {}, []
@@ -277,16 +283,19 @@ def _write_all(
             unreadable += errors
             bar.update(len(parts[file]))
     if unreadable:
+        listed = pd.DataFrame(unreadable, columns=["id_str", "image", "reason"], dtype=object)
+        write_list(listed, list_path)
         raise UserError(
-            f"{len(unreadable)} of {num_galaxies} images can't be read: replace them and rerun, or "
-            "drop their galaxies and write to another folder: "
-            + "; ".join(unreadable[:5])
+            f"{len(unreadable)} of {num_galaxies} images can't be read: "
+            + "; ".join(f"id_str {id_str!r} ({reason})" for id_str, _, reason in unreadable[:5])
             + ("; ..." if len(unreadable) > 5 else "")
+            + f"; all are listed in {list_path}: replace them and rerun, or leave their galaxies "
+            "out, in another folder (--check-images all --on-bad-image drop)"
         )
     return entries
 
 
-def _run(tasks: Iterable[tuple], num_workers: int) -> Iterator[tuple[dict, list[str]]]:
+def _run(tasks: Iterable[tuple], num_workers: int) -> Iterator[tuple[dict, list[tuple]]]:
     """Results of ``write_shard`` in order. Few tasks wait at once, because they may hold images."""
     if num_workers == 0:
         for task in tasks:
