@@ -47,7 +47,7 @@ class Means:
         Every process must call it. Quantities whose weights are all 0 are left out. For ``rmse``
         and ``rmse/COLUMN`` the values are squared errors, and the result is the root of their mean.
         """
-        sums, counts = distributed.all_reduce_sum(self.totals.clone()).tolist()
+        sums, counts = distributed.all_reduce_sum(self.totals.cpu().clone()).tolist()
         means = {n: s / c for n, s, c in zip(self.names, sums, counts, strict=True) if c > 0}
         return {n: math.sqrt(m) if n.split("/")[0] == "rmse" else m for n, m in means.items()}
 

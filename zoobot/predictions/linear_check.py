@@ -35,7 +35,7 @@ def _encoded(
         images, labels = model.batch_to_supervised_tuple(to_device(batch, settings.device))
         with settings.autocast():
             features = model.encoder(images).float()
-        encoded.append((features.cpu().numpy(), labels.cpu().numpy()))
+        encoded.append((features.cpu(), labels.cpu()))
     everywhere = itertools.chain(*distributed.gather(encoded))  # a rank may have none
-    features, labels = (np.concatenate(arrays) for arrays in zip(*everywhere, strict=True))
+    features, labels = (torch.cat(parts).numpy() for parts in zip(*everywhere, strict=True))
     return features, labels
