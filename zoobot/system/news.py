@@ -11,7 +11,6 @@ import hashlib
 import os
 import sys
 import threading
-import time
 
 import torch.distributed as dist
 
@@ -51,6 +50,9 @@ class News:
         store: to tell with.
         listener: another connection to the same store, for the thread.
         rank, world_size: number of this process, and of all.
+
+    Attributes:
+        has_failed: whether this process or another has failed.
     """
 
     def __init__(self, store: dist.Store, listener: dist.Store, rank: int, world_size: int):
@@ -59,6 +61,7 @@ class News:
         listener.set_timeout(LONGEST_RUN)
         self._rank = rank
         self._world_size = world_size
+        self._is_leaving = threading.Event()
         self.has_failed = False
         self._thread = threading.Thread(target=self._listen, name="news", daemon=True)
         self._thread.start()
@@ -77,6 +80,7 @@ class News:
 
     def leave(self) -> None:
         """End the thread: it must not wake up while the interpreter ends."""
+        self._is_leaving.set()
         with contextlib.suppress(dist.DistError):
             self._store.set(f"news for {self._rank}", LEFT)
         self._thread.join(LAST_WORDS_S)
@@ -86,7 +90,9 @@ class News:
             news = self._listener.get(f"news for {self._rank}")
         except dist.DistError:  # the process that holds the store has left
             return
-        if news == FAILED:
-            time.sleep(LAST_WORDS_S)
+        if news != FAILED:
+            return
+        self.has_failed = True
+        if not self._is_leaving.wait(LAST_WORDS_S):
             print(f"rank {self._rank}: {LOST_ANOTHER}", file=sys.stderr, flush=True)
             os._exit(1)
