@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 import torch
 
 from zoobot.data.dataset import float_images
+from zoobot.system.devices import send
 
 
 def to_device(batch: dict, device: torch.device) -> dict:
@@ -14,7 +15,7 @@ def to_device(batch: dict, device: torch.device) -> dict:
     Views that are made on the device are made here.
     """
     moved = {
-        key: value.to(device, non_blocking=True) if torch.is_tensor(value) else value
+        key: send(value, device) if torch.is_tensor(value) else value
         for key, value in batch.items()
     }
     moved["image"] = moved["image"].contiguous(memory_format=torch.channels_last)

@@ -145,8 +145,9 @@ class Watch:
         flags = distributed.all_reduce_sum(flags) > 0
         if gradient_norm is not None:
             flags[0] |= ~torch.isfinite(gradient_norm) & (scale <= LEAST_SCALE)
-        seen, ready = flags.to("cpu", non_blocking=True), None
-        if self._device.type == "cuda":
+        on_cuda = self._device.type == "cuda"
+        seen, ready = flags.to("cpu", non_blocking=on_cuda), None
+        if on_cuda:
             ready = torch.cuda.current_stream(self._device).record_event()
         self._pending.append((seen, ready, self._recorded))
         self._recorded = []
