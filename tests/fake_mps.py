@@ -1,7 +1,6 @@
 """A device that is called ``mps``, computes on the CPU, and refuses float64, as Apple's GPUs do."""
 
 import contextlib
-import functools
 from collections.abc import Iterator
 
 import pytest
@@ -9,7 +8,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
+from zoobot.system import distributed
+
 MPS = torch.device("mps:0")
+NAMES = ("mps", "meta")  # the second is the name in C++
 MAY_MIX = ("copy_", "_local_scalar_dense", "index")  # operations on tensors of two devices
 
 
@@ -59,16 +61,16 @@ def compute(operation, args, kwargs):
         others = [x for x in tensors if not isinstance(x, OnMps) and x.ndim > 0]
         assert not others, f"{name}: tensors are on the CPU and on mps"
     asked = kwargs.get("device")
-    on_mps = bool(wrapped) if asked is None else torch.device(asked).type in ("mps", "meta")
+    on_mps = bool(wrapped) if asked is None else torch.device(asked).type in NAMES
     if asked is not None:
         kwargs = {**kwargs, "device": torch.device("cpu")}
     args, kwargs = tree_map(lambda x: x.held if isinstance(x, OnMps) else x, (args, kwargs))
     results = operation(*args, **kwargs)
 
     def back(result):
-        if not isinstance(result, torch.Tensor):
+        if not on_mps or not isinstance(result, torch.Tensor):
             return result
-        return wrapped.get(id(result)) or OnMps(result) if on_mps else result
+        return wrapped[id(result)] if id(result) in wrapped else OnMps(result)
 
     return tree_map(back, results)
 
@@ -79,7 +81,7 @@ class Makes(TorchDispatchMode):
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         asked = kwargs.get("device")
-        if asked is not None and torch.device(asked).type == "mps":
+        if asked is not None and torch.device(asked).type in NAMES:
             return compute(operation, args, kwargs)
         return operation(*args, **kwargs)
 
@@ -87,9 +89,14 @@ class Makes(TorchDispatchMode):
 @contextlib.contextmanager
 def fake_mps() -> Iterator[torch.device]:
     """A computer with the fake device, within a ``with`` block."""
+    make = torch.tensor  # which sends numbers to a device without asking the mode
+
+    def tensor(data, *, device=None, **more):
+        return make(data, **more) if device is None else make(data, **more).to(device)
+
     with pytest.MonkeyPatch.context() as patch, Makes():
-        patch.setattr(torch.backends.mps, "is_available", functools.cache(lambda: True))
-        patch.setattr(torch.cuda, "device_count", lambda: 0)
+        patch.setattr(torch, "tensor", tensor)
+        patch.setattr(distributed, "choose_device", lambda name: MPS)  # torch finds none itself
         patch.setattr(torch.mps, "get_rng_state", lambda device: None)
         patch.setattr(torch.mps, "set_rng_state", lambda state, device: None)
         yield MPS

@@ -44,35 +44,36 @@ def tree_model(tree):
 
 
 def classifier(tree):
-    columns = {"num_classes": 3, "label_col": "bar_weak"}
-    return FinetuneableZoobotClassifier(**columns, **FROM), columns["label_col"]
+    return FinetuneableZoobotClassifier(num_classes=3, label_col="kind", **FROM), "kind"
 
 
 def regressor(tree):
-    return FinetuneableZoobotRegressor(label_col="smooth_yes", **FROM), "smooth_yes"
+    return FinetuneableZoobotRegressor(label_col="brightness", **FROM), "brightness"
 
 
-FROM = {"name": "test_resnet", "head_dropout_prob": 0.0}
+FROM = {
+    "name": "test_resnet",
+    "timm_kwargs": {"pretrained": False},
+    "head_dropout_prob": 0.0,
+}
 MODELS = {"tree": tree_model, "classes": classifier, "numbers": regressor}
 
 
-def galaxies(path, columns):
-    """32 px views of galaxies; classes are numbers below 3."""
-    frame = catalog.read_catalog(path)
-    if "bar_weak" in columns and len(columns) == 1:
-        frame["bar_weak"] %= 3
-    config = minimal_view_config()
-    config.output_size = 32
-    return CatalogDataset(frame, columns, GalaxyView(config))
+@pytest.fixture
+def frame(small_catalog):
+    """Galaxies with votes, a class and a number, which is in float64."""
+    frame = catalog.read_catalog(small_catalog)
+    return frame.assign(kind=frame["bar_weak"] % 3, brightness=frame["smooth_yes"] / 7)
 
 
-def run(device, path, make, tree, folder):
+def run(device, frame, make, tree, folder):
     """Metrics of an epoch of training and of an evaluation, and predictions."""
     torch.manual_seed(0)
     model, column = make(tree)
-    dataset = galaxies(path, [column] if column else tree.label_cols)
-    if column:
-        model.learn_from_labels(dataset.galaxies.table)
+    config = minimal_view_config()
+    config.output_size = 32
+    dataset = CatalogDataset(frame, [column] if column else tree.label_cols, GalaxyView(config))
+    model.learn_from_labels(frame)
     model.to(device, memory_format=torch.channels_last)
     optimizer = model.configure_optimizers()
     settings = engine.Settings(device, engine.choose_dtype("fp32", device))
@@ -85,19 +86,17 @@ def run(device, path, make, tree, folder):
         )  # fmt: skip
         evaluated = engine.evaluate(model, loaders.eval_loader(dataset, 16), settings, watch)
     path = predict_to_file(
-        path, model, folder / f"{device.type}.csv", transform=dataset.transform, batch_size=16,
+        frame, model, folder / f"{device.type}.csv", transform=dataset.transform, batch_size=16,
         num_workers=0, device=device.type, precision="fp32", show_progress=False,
     )  # fmt: skip
     return train, evaluated, pd.read_csv(path)
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_training_evaluation_and_prediction_are_those_of_a_cpu(
-    kind, mps, small_catalog, tree, tmp_path
-):
+def test_training_evaluation_and_prediction_are_those_of_a_cpu(kind, mps, frame, tree, tmp_path):
     with mps() as device:
-        *there, predicted = run(device, small_catalog, MODELS[kind], tree, tmp_path)
-    *here, expected = run(CPU, small_catalog, MODELS[kind], tree, tmp_path)
+        *there, predicted = run(device, frame, MODELS[kind], tree, tmp_path)
+    *here, expected = run(CPU, frame, MODELS[kind], tree, tmp_path)
     for metrics, reference in zip(there, here, strict=True):
         assert metrics == pytest.approx(reference, rel=1e-3)
     assert list(predicted["id_str"]) == list(expected["id_str"])
@@ -119,7 +118,7 @@ def test_the_fake_refuses_float64_and_tensors_of_two_devices():
 
 
 @pytest.mark.parametrize("place", ["losses", "batch_to_supervised_tuple", "measure"])
-def test_float64_anywhere_in_the_step_is_noticed(place, small_catalog, tree, tmp_path):
+def test_float64_anywhere_in_the_step_is_noticed(place, frame, tree, tmp_path):
     def make(tree):
         model, column = classifier(tree)
         real = getattr(model, place)
@@ -133,7 +132,7 @@ def test_float64_anywhere_in_the_step_is_noticed(place, small_catalog, tree, tmp
         return model, column
 
     with fake_mps() as device, pytest.raises(TypeError, match="no float64"):
-        run(device, small_catalog, make, tree, tmp_path)
+        run(device, frame, make, tree, tmp_path)
 
 
 def test_labels_in_float64_reach_the_device_in_float32(mps):
