@@ -46,7 +46,8 @@ class OnMps(torch.Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, operation, types, args=(), kwargs=None):
-        return compute(operation, args, kwargs or {})
+        with torch.inference_mode(False):  # in which views can't be wrapped
+            return compute(operation, args, kwargs or {})
 
 
 def compute(operation, args, kwargs):
@@ -82,7 +83,8 @@ class Makes(TorchDispatchMode):
         kwargs = kwargs or {}
         asked = kwargs.get("device")
         if asked is not None and torch.device(asked).type in NAMES:
-            return compute(operation, args, kwargs)
+            with torch.inference_mode(False):
+                return compute(operation, args, kwargs)
         return operation(*args, **kwargs)
 
 
