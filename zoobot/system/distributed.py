@@ -296,7 +296,7 @@ def average_buffers(model: nn.Module) -> None:
 def barrier() -> None:
     """Wait until all processes have called this."""
     if world_size() > 1:
-        dist.barrier(_between_cpus)
+        dist.barrier(group=_between_cpus)
 
 
 @contextlib.contextmanager
