@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from zoobot.system import distributed
+from zoobot.system import distributed, messages
 
 
 def as_ranks(number: int, work: Callable[[], Any]) -> list:
@@ -15,9 +15,9 @@ def as_ranks(number: int, work: Callable[[], Any]) -> list:
     results, errors = [None] * number, {}
 
     def gather(value):
-        box[here.rank] = value
+        box[here.rank] = messages.pack(value)
         barrier.wait()
-        values = list(box)
+        values = [messages.unpack(data) for data in box]
         barrier.wait()
         return values
 

@@ -65,7 +65,7 @@ def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float32
     fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if fast else torch.float32
+    return torch.bfloat16 if fast and device.type == "cpu" else torch.float32
 
 
 def seed_step(seed: int, step: int) -> None:

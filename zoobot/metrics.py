@@ -9,18 +9,22 @@ import torch
 from zoobot.losses import dirichlet_multinomial_nll
 from zoobot.schemas import Schema
 from zoobot.system import distributed
+from zoobot.system.devices import widest_float
 
 
 class Means:
     """Weighted means of K quantities, over all batches and ranks.
 
     Sums and weights stay on the device. Only ``result`` adds those of all ranks, and only there the
-    host waits for the GPU. So a mean does not depend on how galaxies are divided into batches.
+    host waits for the GPU. So a mean does not depend on how galaxies are divided into batches. A
+    device without float64 sums a batch in float32, and the CPU adds up the batches.
     """
 
     def __init__(self, names: Sequence[str], device: torch.device):
         self.names = list(names)
-        self.totals = torch.zeros(2, len(self.names), dtype=torch.float64, device=device)
+        self._dtype = widest_float(device)
+        place = device if self._dtype == torch.float64 else "cpu"
+        self.totals = torch.zeros(2, len(self.names), dtype=torch.float64, device=place)
 
     def update(
         self, values: torch.Tensor, weights: torch.Tensor, kept: torch.Tensor | None = None
@@ -31,11 +35,11 @@ class Means:
             values, weights: (B, K). A value with weight 0 is left out.
             kept: (B,) bool: galaxies that count; None: all.
         """
-        weights = weights.double()
+        weights = weights.to(self._dtype)
         if kept is not None:
             weights = weights * kept[:, None]
-        self.totals[0] += torch.where(weights > 0, values.double() * weights, 0.0).sum(0)
-        self.totals[1] += weights.sum(0)
+        sums = torch.where(weights > 0, values.to(self._dtype) * weights, 0.0).sum(0)
+        self.totals += torch.stack([sums, weights.sum(0)]).to(self.totals.device)
 
     def reset(self) -> None:
         """Set all sums and weights to 0."""
@@ -47,7 +51,7 @@ class Means:
         Every process must call it. Quantities whose weights are all 0 are left out. For ``rmse``
         and ``rmse/COLUMN`` the values are squared errors, and the result is the root of their mean.
         """
-        sums, counts = distributed.all_reduce_sum(self.totals.clone()).tolist()
+        sums, counts = distributed.all_reduce_sum(self.totals.cpu().clone()).tolist()
         means = {n: s / c for n, s, c in zip(self.names, sums, counts, strict=True) if c > 0}
         return {n: math.sqrt(m) if n.split("/")[0] == "rmse" else m for n, m in means.items()}
 
@@ -86,10 +90,11 @@ class ExampleMeasures:
     def __call__(
         self, losses: torch.Tensor, outputs: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Values and weights, (B, 1 + K) float64, from losses (B, L); all weights are 1."""
-        values = losses.sum(1, keepdim=True).double()
+        """Values and weights, (B, 1 + K) floats, from losses (B, L); all weights are 1."""
+        dtype = widest_float(losses.device)
+        values = losses.sum(1, keepdim=True).to(dtype)
         if self._measure is not None:
-            others = self._measure(outputs, labels).double()
+            others = self._measure(outputs, labels).to(dtype)
             values = torch.cat([values, others.reshape(len(values), -1)], dim=1)
         return values, torch.ones_like(values)
 

@@ -145,9 +145,13 @@ def group_table(groups: list[dict]) -> str:
 
 
 def adamw(groups: list[dict], betas: tuple[float, float] = (0.9, 0.999)) -> torch.optim.AdamW:
-    """AdamW for these groups, with torch's fused step."""
+    """AdamW for these groups, with torch's fused step, which can be called off on the device.
+
+    On ``mps`` it can't (torch's kernel has no ``found_inf``): there the step is not fused.
+    """
+    fused = all(p.device.type != "mps" for group in groups for p in group["params"])
     try:
-        return torch.optim.AdamW(groups, betas=betas, fused=True)
+        return torch.optim.AdamW(groups, betas=betas, fused=fused)
     except ValueError as error:
         raise UserError(f"AdamW: {error}") from error
 

@@ -13,6 +13,7 @@ from zoobot.limits.text import is_utf8, read_yaml
 from zoobot.system.errors import UserError, did_you_mean
 
 PRECISIONS = ("bf16", "fp16", "fp32")
+DEVICES = ("auto", "cpu", "cuda", "mps")
 ON_SAVE_ERROR = ("stop", "continue")
 LARGEST_SEED = 2**32 - 1
 ROUND_VOTES_HELP = "round weighted vote counts, such as 8.73, to whole numbers"
@@ -256,7 +257,7 @@ def add_output_options(parser: Parser, *, save_dir: str) -> None:
 def add_hardware_options(parser: Parser) -> None:
     """--device, --precision, --compile, --num-workers."""
     group = parser.add_argument_group("hardware")
-    group.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where")
+    group.add_argument("--device", choices=DEVICES, default="auto", help="where")
     group.add_argument(
         "--precision",
         choices=["auto", *PRECISIONS],

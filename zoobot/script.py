@@ -8,10 +8,11 @@ from collections.abc import Callable
 
 import torch
 
-from zoobot.runs.watch import Preempted
+from zoobot.runs.watch import Interrupted, Preempted
 from zoobot.system import distributed
 from zoobot.system.errors import OneProcessError, UserError, one_line
 from zoobot.system.memory import keep_freed_memory
+from zoobot.system.news import LOST_ANOTHER
 
 
 def run_script(
@@ -21,9 +22,11 @@ def run_script(
 
     A ``UserError`` is one line on stderr and exit code 2, and so is what the operating system
     refuses (``OSError``: a full disk, a folder that can't be written to). Any other exception is a
-    fault of this package and keeps its traceback. Every process of a node makes the same checks
-    before training, so only its first process speaks; an image that can't be read, a worker that
-    died or a full disk concerns one process alone, which then speaks itself.
+    fault of this package and keeps its traceback.
+
+    A process that fails tells the others of the run, which then end too. Many make the same checks,
+    and only the first that finds a mistake says so. A mistake that is found before processes have
+    joined is said by each node's first process, or by the one that it concerns alone.
     """
     debug = "--debug" in sys.argv
     try:
@@ -35,15 +38,15 @@ def run_script(
     except (UserError, OSError) as error:
         if debug:
             traceback.print_exc()
-        is_its_own = isinstance(error, OneProcessError | OSError)
-        if is_its_own or distributed.local_rank() == 0:
-            print(f"error: {one_line(str(error))}", file=sys.stderr, flush=True)
+        told = f"error: {one_line(str(error))}"
+        if distributed.tell_failure(told, alone=isinstance(error, OneProcessError | OSError)):
+            print(told, file=sys.stderr, flush=True)
         sys.exit(2)
     except RuntimeError as error:
         if debug or not distributed.has_lost_another(error):
             raise
-        told = "another process of this run has ended, and with it this one"
-        print(f"rank {distributed.rank()}: {told}", file=sys.stderr)
+        print(f"rank {distributed.rank()}: {LOST_ANOTHER}", file=sys.stderr, flush=True)
+        distributed.tell_failure(LOST_ANOTHER)
         sys.exit(1)
     except Preempted as stop:
         if distributed.is_main():
@@ -52,6 +55,8 @@ def run_script(
     except KeyboardInterrupt as error:
         if debug:
             traceback.print_exc()
+        if not isinstance(error, Interrupted):  # which all processes raise together
+            distributed.tell_failure("interrupted")
         if distributed.local_rank() == 0:
             told = str(error) or "what is saved stays; the same command with --resume auto goes on"
             print(f"interrupted: {told}", file=sys.stderr)

@@ -24,6 +24,7 @@ from zoobot.runs.folder import Run
 from zoobot.runs.resume import Progress, find_state
 from zoobot.runs.watch import Interrupted
 from zoobot.system import distributed
+from zoobot.system.devices import keep_generators
 from zoobot.system.errors import OneProcessError, UserError
 
 
@@ -144,10 +145,9 @@ class Trainer:
             if not ckpt_path:
                 raise UserError("this trainer has no best epoch yet: name last, or a path")
         self.best_model_path = ""
-        gpus = [self.device] if self.device.type == "cuda" else []
         opening = (model, config, ckpt_path, resume_from, known)
         # The loop seeds torch at each step: the caller's generators are left as they were.
-        with torch.random.fork_rng(gpus), self._start_run(*opening) as run:
+        with keep_generators(self.device), self._start_run(*opening) as run:
             self._run = run
             run.say(
                 f"{known.introduce()}{model.introduce()}; {settings.dtype} on {self.device}\n"

@@ -6,6 +6,7 @@ import threading
 import pytest
 import torch
 
+from zoobot.runs import watch as watch_module
 from zoobot.runs.watch import (
     EXIT_PREEMPTED,
     FIRST_SCALE,
@@ -15,6 +16,7 @@ from zoobot.runs.watch import (
     check_steps_taken,
 )
 from zoobot.script import run_script
+from zoobot.system.news import LostAnotherError
 
 CPU = torch.device("cpu")
 
@@ -71,6 +73,41 @@ def test_flags_of_a_gpu_are_read_two_steps_later_and_all_of_them_before_stopping
             watch.handle_flags()
     assert told == [(["b"], 2), (["b"], 1)]
     assert saved == [1]
+
+
+def test_a_signal_is_heard_while_a_gpu_works_and_a_step_without_end_is_given_up(monkeypatch):
+    monkeypatch.setattr(watch_module, "LONGEST_STOP_S", 0.05)
+    looks = []
+
+    class Never:
+        def query(self):
+            looks.append(1)
+            if len(looks) == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return False
+
+    with Watch(CPU) as watch:
+        watch._pending.append((torch.zeros(4, dtype=torch.bool), Never(), []))
+        with pytest.raises(LostAnotherError, match="no end of the step"):
+            watch.handle_flags(wait=True)
+    assert len(looks) > 3
+
+
+def test_a_step_that_ends_after_a_signal_is_waited_for():
+    looks = []
+
+    class Later:
+        def query(self):
+            looks.append(os.kill(os.getpid(), signal.SIGTERM) if not looks else None)
+            return len(looks) > 5
+
+    with Watch(CPU) as watch:
+        watch._pending.append((torch.zeros(4, dtype=torch.bool), Later(), []))
+        watch.handle_flags(wait=True)
+        watch.reduce_flags()
+        with pytest.raises(Preempted):
+            watch.handle_flags()
+    assert len(looks) == 6
 
 
 def test_a_save_is_due_after_the_time_and_again_after_the_next():

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 
 from zoobot.data.dataset import float_images
+from zoobot.system.devices import send
 
 
 def to_device(batch: dict, device: torch.device) -> dict:
@@ -19,7 +20,7 @@ def to_device(batch: dict, device: torch.device) -> dict:
     Views that are made on the device are made here. A batch may have no images.
     """
     moved = {
-        key: value.to(device, non_blocking=True) if torch.is_tensor(value) else value
+        key: send(value, device) if torch.is_tensor(value) else value
         for key, value in batch.items()
     }
     if "image" in moved:
@@ -54,7 +55,7 @@ def to_host(values: torch.Tensor) -> Callable[[], torch.Tensor]:
         A function that waits for the copy and returns it, in any thread.
     """
     if not values.is_cuda:
-        return lambda: values
+        return values.cpu
     aside = _stream(values.device, "to the host")
     aside.wait_stream(torch.cuda.current_stream(values.device))
     with torch.cuda.stream(aside):

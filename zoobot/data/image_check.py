@@ -228,7 +228,8 @@ def _look_at_all(
                 bar.update(len(looks))
     finally:
         threads.shutdown(cancel_futures=True)  # when interrupted, don't look at the others first
-    return {row: look for share in distributed.gather(seen) for row, look in share.items()}
+    shares = distributed.gather([[row, *look] for row, look in seen.items()])
+    return {row: Look(*look) for share in shares for row, *look in share}
 
 
 def _pieces(rows: list[int]) -> Iterator[list[int]]:

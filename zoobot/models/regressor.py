@@ -14,6 +14,7 @@ from zoobot.models.arguments import plain
 from zoobot.models.finetune_base import FinetuneableZoobotAbstract
 from zoobot.models.heads import LinearHead, label_tensor, one_a_galaxy
 from zoobot.models.scales import KINDS, LabelScale, check_kind, fit_scale
+from zoobot.system.devices import widest_float
 from zoobot.system.errors import UserError
 
 SMALLEST, LARGEST = 1e-37, 1e37  # of labels, in float32
@@ -32,8 +33,9 @@ def l1_loss(y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 def _squared_errors(y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """``mse_loss`` in float64: squares of large numbers overflow float32."""
-    return mse_loss(y_pred.double(), y.double())
+    """``mse_loss`` in the device's widest floats: squares of large numbers overflow float32."""
+    dtype = widest_float(y_pred.device)
+    return mse_loss(y_pred.to(dtype), y.to(dtype))
 
 
 class FinetuneableZoobotRegressor(FinetuneableZoobotAbstract):

@@ -33,13 +33,13 @@ class Collector:
         """
         columns = column_names(self._model, None)
         gathered = empty_predictions(self._model, columns)
-        own = torch.cat(self._values).float().cpu().numpy() if self._values else []
+        own = torch.cat(self._values).float().cpu() if self._values else None
         parts = distributed.gather((self._ids, own))
         num_galaxies = sum(len(ids) for ids, _ in parts)
         gathered.ids = np.empty(num_galaxies, dtype=object)
         gathered.values = np.empty((num_galaxies, len(columns), 1), np.float32)
         for rank, (ids, values) in enumerate(parts):
-            if len(ids):
+            if ids:
                 gathered.ids[rank :: len(parts)] = ids
                 gathered.values[rank :: len(parts), :, 0] = values
         return gathered

@@ -49,7 +49,8 @@ class ImageNotes:
 
     def tell(self) -> None:
         """Tell the notes of all processes, in the main one; every process must call it."""
-        shares = distributed.gather(self)
+        own = [self.num_images, [*self.blank.items()], self.blank_ids, [*self.no_data.items()]]
+        shares = [_notes_of(*share) for share in distributed.gather(own)]
         if not distributed.is_main():
             return
         num_images = sum(share.num_images for share in shares)
@@ -59,3 +60,8 @@ class ImageNotes:
             print(blank_warning(blank, ids, num_images), file=sys.stderr)
         for note in no_data_notes(sum((x.no_data for x in shares), Counter()), num_images):
             print(note)
+
+
+def _notes_of(num_images: int, blank: list, blank_ids: list[str], no_data: list) -> ImageNotes:
+    """The notes of a process, as it has sent them."""
+    return ImageNotes(Counter(dict(blank)), blank_ids, Counter(dict(no_data)), num_images)

@@ -36,7 +36,7 @@ def _encoded(
         with settings.autocast():
             features = model.encoder(images).float()
         copying.append((to_host(features), to_host(labels)))
-    encoded = [(features().numpy(), labels().numpy()) for features, labels in copying]
+    encoded = [(features(), labels()) for features, labels in copying]
     everywhere = itertools.chain(*distributed.gather(encoded))  # a rank may have none
-    features, labels = (np.concatenate(arrays) for arrays in zip(*everywhere, strict=True))
+    features, labels = (torch.cat(parts).numpy() for parts in zip(*everywhere, strict=True))
     return features, labels

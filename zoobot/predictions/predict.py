@@ -49,6 +49,7 @@ from zoobot.predictions.parts import (
 from zoobot.schemas import Schema
 from zoobot.system import distributed, locks
 from zoobot.system.cores import choose_num_workers
+from zoobot.system.devices import keep_generators
 from zoobot.system.errors import UserError
 
 ON_BAD_IMAGE = ("error", "record")
@@ -155,7 +156,7 @@ def predict_to_file(
             record_errors=on_bad_image == "record",
         )
         bar = _progress_bar(work, mine, len(todo), show_progress)
-        with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []), bar:
+        with keep_generators(where), bar:
             notes = _predict_parts(model, loader, mine, work, settings, compile_encoder, bar)
         notes.tell()
         distributed.barrier()

@@ -182,12 +182,12 @@ def _last_state(folder: Path) -> tuple[Path | None, dict | None]:
             path, state = _newest_sound(folder)
         except UserError as error:
             told = str(error)
-    path, told = distributed.from_main((path, told))
+    path, told = distributed.from_main((path and str(path), told))
     if told is not None:
         raise UserError(told)
     if path is None:
         return None, None
-    return path, state or _read_state(path)
+    return Path(path), state or _read_state(Path(path))
 
 
 def _newest_sound(folder: Path) -> tuple[Path | None, dict | None]:

@@ -18,9 +18,12 @@ import torch
 from zoobot.system import distributed
 from zoobot.system.distributed import STOP_SIGNALS
 from zoobot.system.errors import UserError
+from zoobot.system.news import LostAnotherError
 
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: the same command goes on
 STEPS_IN_FLIGHT = 2
+POLL_S = 0.0005
+LONGEST_STOP_S = 45.0  # after a signal, until the GPU has done the steps in flight
 FIRST_SCALE = 2.0**16  # of float16's gradient scaler
 # A scaler halves its scale at each overflow. From this scale on, gradients overflow by themselves.
 LEAST_SCALE = 1.0
@@ -78,6 +81,7 @@ class Watch:
         self._steps_in_flight = STEPS_IN_FLIGHT if device.type == "cuda" else 0
         self._process = os.getpid()
         self._stop_asked = self._interrupted = False
+        self._give_up_at = math.inf
         self._saved_at, self._is_saved = time.monotonic(), True
         self._skipped_in_row = 0
         self._recorded: list[tuple[list[str], torch.Tensor]] = []
@@ -101,6 +105,7 @@ class Watch:
     def _ask(self, number: int, _) -> None:
         if os.getpid() != self._process:
             return  # a worker, to which this handler was handed down
+        self._give_up_at = min(self._give_up_at, time.monotonic() + LONGEST_STOP_S)
         if number != signal.SIGINT:
             self._stop_asked = True
         elif self._interrupted:
@@ -140,8 +145,9 @@ class Watch:
         flags = distributed.all_reduce_sum(flags) > 0
         if gradient_norm is not None:
             flags[0] |= ~torch.isfinite(gradient_norm) & (scale <= LEAST_SCALE)
-        seen, ready = flags.to("cpu", non_blocking=True), None
-        if self._device.type == "cuda":
+        on_cuda = self._device.type == "cuda"
+        seen, ready = flags.to("cpu", non_blocking=on_cuda), None
+        if on_cuda:
             ready = torch.cuda.current_stream(self._device).record_event()
         self._pending.append((seen, ready, self._recorded))
         self._recorded = []
@@ -160,12 +166,13 @@ class Watch:
             Preempted: a signal came; the state is saved.
             Interrupted: Ctrl-C came; the state is saved.
             ValueError: too many steps in a row were skipped; the state is saved.
+            LostAnotherError: a signal came, and the steps in flight don't end.
         """
         due = stop = interrupted = False
         while len(self._pending) > (0 if wait or stop or interrupted else self._steps_in_flight):
             seen, ready, recorded = self._pending.popleft()
             if ready is not None:
-                ready.synchronize()
+                self._wait_for(ready)
             unsound, asked, broken_off, save_due = seen.tolist()
             stop, interrupted, due = stop or asked, interrupted or broken_off, due or save_due
             if recorded:
@@ -186,6 +193,17 @@ class Watch:
             raise Preempted(self._is_saved)
         if interrupted:
             raise Interrupted(self._is_saved)
+
+    def _wait_for(self, ready: torch.cuda.Event) -> None:
+        """Wait for the GPU, and hear signals meanwhile, which ``ready.synchronize()`` does not.
+
+        A step has a part of every rank's. After the end of one the others' GPUs wait for ever, and
+        torchrun sends those ranks SIGTERM.
+        """
+        while not ready.query():
+            if time.monotonic() > self._give_up_at:
+                raise LostAnotherError(f"no end of the step within {LONGEST_STOP_S:g} s")
+            time.sleep(POLL_S)
 
     def save(self) -> bool:
         """Save now, and count the time to the next save from here."""

@@ -3,6 +3,10 @@
 torchrun sets the number of processes and the rank of each one by environment variables (``RANK``,
 ``WORLD_SIZE``, ``LOCAL_RANK``). All functions also work in a single process without
 torch.distributed: then the rank is 0, and there is nothing to exchange.
+
+What is on GPUs (gradients, flags of a step) is exchanged by nccl. All else goes over gloo between
+CPUs: Python values, and waiting for one another. There the end of a process is noticed at once, and
+nothing waits for a GPU.
 """
 
 import atexit
@@ -10,6 +14,7 @@ import contextlib
 import datetime
 import os
 import signal
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -19,19 +24,23 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from zoobot.system import threads
+from zoobot.system import messages, news, threads
 from zoobot.system.errors import OneProcessError, UserError
 
 LONGEST_START = datetime.timedelta(minutes=30)  # until all processes have found each other
 # Long, because all ranks wait while the main process joins parts or writes a report. If a process
 # dies, torchrun ends the others.
 LONGEST_WAIT = datetime.timedelta(hours=24)
+LONGEST_NCCL_WAIT = datetime.timedelta(minutes=30)  # for another GPU, within a step
 PARTS_OF = (
     ("RANK", "WORLD_SIZE"),
     ("LOCAL_RANK", "WORLD_SIZE"),
     ("LOCAL_RANK", "LOCAL_WORLD_SIZE"),
 )
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # Slurm sends SIGUSR1 before the time is over
+
+_news: news.News | None = None
+_between_cpus: dist.ProcessGroup | None = None
 
 
 def _number(name: str, default: int) -> int:
@@ -118,53 +127,98 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 
 def join(device: torch.device) -> None:
-    """Connect to the other processes of the run, by nccl on GPUs and by gloo on CPUs.
+    """Connect to the other processes of the run, by gloo, and between GPUs by nccl.
 
-    The connection ends with the process. torchrun keeps its store of addresses over a restart, and
-    the addresses of ended processes are still in it. So each start uses keys of its own in it.
+    The connection ends with the process.
 
     Raises:
         OneProcessError: the environment does not say how to find the others, or they don't come.
     """
+    global _between_cpus, _news
     check_environment()
-    if world_size() > 1 and not dist.is_initialized():
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        try:
-            store, _, _ = next(dist.rendezvous("env://", timeout=LONGEST_START))
-            store = dist.PrefixStore(f"start {num_restarts()}", store)
-            dist.init_process_group(
-                backend, store=store, rank=rank(), world_size=world_size(), timeout=LONGEST_WAIT
-            )
-        except (ValueError, dist.DistError) as error:
-            raise OneProcessError(
-                f"process {rank()} can't find the other processes at {os.environ['MASTER_ADDR']}, "
-                f"port {os.environ['MASTER_PORT']}: {error}"
-            ) from error
-        atexit.register(_leave)
+    if world_size() == 1 or dist.is_initialized():
+        return
+    on_gpu = device.type == "cuda"
+    try:
+        store, listener = (news.connect(num_restarts(), LONGEST_START) for _ in range(2))
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+            store=store,
+            rank=rank(),
+            world_size=world_size(),
+            timeout=LONGEST_NCCL_WAIT if on_gpu else LONGEST_WAIT,
+            device_id=device if on_gpu else None,
+        )
+        _between_cpus = dist.new_group(backend="gloo", timeout=LONGEST_WAIT) if on_gpu else None
+    except (ValueError, dist.DistError) as error:
+        raise OneProcessError(
+            f"process {rank()} can't find the other processes at {os.environ['MASTER_ADDR']}, "
+            f"port {os.environ['MASTER_PORT']}: {error}"
+        ) from error
+    _news = news.News(store, listener, rank(), world_size())
+    show = sys.excepthook
+
+    def show_and_tell(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        show(kind, error, trace)
+        tell_failure(repr(error))
+
+    sys.excepthook = show_and_tell
+    atexit.register(_leave)
 
 
 def _leave() -> None:
-    dist.destroy_process_group()
+    """End the connection. After a failure nobody is waited for: the others may never come."""
+    _news.leave()
+    if _news.has_failed and dist.get_backend() != "gloo":
+        dist.distributed_c10d._abort_process_group()
+    else:
+        dist.destroy_process_group()
     threads.wait_until_threads_rest()
+
+
+def tell_failure(what: str, *, alone: bool = False) -> bool:
+    """Tell the other processes that this one has failed: they end too, within a minute.
+
+    Args:
+        what: what it has to say of it.
+        alone: it is a failure of this process alone.
+
+    Returns:
+        Whether to say it: that no other process has said the same. Before processes have joined,
+        each node's first one says what is not of one process alone.
+    """
+    if _news is None:
+        return alone or local_rank() == 0
+    return _news.tell_failure(what)
 
 
 def has_lost_another(error: RuntimeError) -> bool:
     """Whether the error comes from the connection: then another process has failed, not this."""
-    return world_size() > 1 and (isinstance(error, dist.DistError) or "/gloo/" in str(error))
+    return world_size() > 1 and news.is_of_connection(error)
 
 
 def choose_device(name: str) -> torch.device:
     """The device of this process. Local rank r uses GPU r of its node.
 
     Args:
-        name: ``cpu``, ``cuda``, or ``auto``: GPUs if the node has any, else the CPU.
+        name: ``cpu``, ``cuda``, ``mps`` (the GPU of an Apple computer, for one process), or
+            ``auto``: what there is of cuda and mps, else the CPU.
 
     Raises:
         ValueError: if GPUs are to be used and there is none for this local rank.
     """
     num_gpus = torch.cuda.device_count()
-    if name == "cpu" or (name == "auto" and num_gpus == 0):
+    has_mps = torch.backends.mps.is_available()
+    if name == "auto":
+        alone = world_size() == 1
+        name = "cuda" if num_gpus else "mps" if has_mps and alone else "cpu"
+    if name == "cpu":
         return torch.device("cpu")
+    if name == "mps":
+        if not has_mps or world_size() > 1:
+            found = f"{world_size()} processes would share it" if has_mps else "there is none here"
+            raise UserError(f"--device mps is one GPU of an Apple computer, and {found}: use cpu")
+        return torch.device("mps")
     if local_rank() >= num_gpus:
         raise UserError(
             f"local rank {local_rank()} has no GPU ({num_gpus} found): "
@@ -215,7 +269,7 @@ def gradient_sync(model: nn.Module, *, now: bool) -> contextlib.AbstractContextM
 def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     """Sum a tensor over all ranks, in place and on its device. Returns the tensor."""
     if world_size() > 1:
-        dist.all_reduce(tensor)
+        dist.all_reduce(tensor, group=_between_cpus if tensor.is_cpu else None)
     return tensor
 
 
@@ -242,7 +296,7 @@ def average_buffers(model: nn.Module) -> None:
 def barrier() -> None:
     """Wait until all processes have called this."""
     if world_size() > 1:
-        dist.barrier()
+        dist.barrier(group=_between_cpus)
 
 
 @contextlib.contextmanager
@@ -256,18 +310,31 @@ def main_first() -> Iterator[None]:
 
 
 def gather(value: Any) -> list:
-    """The values of all processes, in the order of their ranks. For small Python objects."""
+    """The values of all processes, in the order of their ranks: small plain data and tensors.
+
+    With several processes values are as ``messages.unpack`` gives them: lists in place of tuples,
+    and tensors, on the CPU, in place of arrays.
+    """
     if world_size() == 1:
         return [value]
-    values = [None] * world_size()
-    dist.all_gather_object(values, value)
-    return values
+    own = messages.pack(value)
+    sizes = torch.zeros(world_size(), dtype=torch.int64)
+    sizes[rank()] = len(own)
+    dist.all_reduce(sizes, group=_between_cpus)
+    padded = own.new_zeros(int(sizes.max()))
+    padded[: len(own)] = own
+    everywhere = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(everywhere, padded, group=_between_cpus)
+    return [messages.unpack(x[:size]) for x, size in zip(everywhere, sizes.tolist(), strict=True)]
 
 
 def from_main(value: Any) -> Any:
-    """The value of the main process, in every process. For small Python objects."""
+    """The value of the main process, in every process; see ``gather``."""
     if world_size() == 1:
         return value
-    box = [value]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
+    data = messages.pack(value if is_main() else None)
+    size = torch.tensor(len(data))
+    dist.broadcast(size, src=0, group=_between_cpus)
+    data = data if is_main() else data.new_empty(int(size))
+    dist.broadcast(data, src=0, group=_between_cpus)
+    return messages.unpack(data)

@@ -16,7 +16,7 @@ PRECISIONS = {
     "16": "fp16",
     **{name: name for name in ("auto", *engine.PRECISIONS)},
 }
-ACCELERATORS = {"auto": "auto", "cpu": "cpu", "gpu": "cuda", "cuda": "cuda"}
+ACCELERATORS = {"auto": "auto", "cpu": "cpu", "gpu": "cuda", "cuda": "cuda", "mps": "mps"}
 WITHOUT_EFFECT = set(
     "log_every_n_steps enable_model_summary num_sanity_val_steps strategy num_nodes".split()
 )
@@ -52,7 +52,7 @@ def get_trainer(
         save_top_k: how many of them to keep; -1: all.
         max_epochs, patience: at most so many epochs, or so many without a lower validation loss.
         devices: ``auto``, or the number of processes that torchrun started.
-        accelerator: ``auto``, ``cpu`` or ``gpu``.
+        accelerator: ``auto``, ``cpu``, ``gpu`` or ``mps``.
         logger: without effect; metrics are in ``metrics.jsonl`` and ``tensorboard/``.
         precision: ``auto`` (bf16 where the hardware has it), ``bf16``, ``fp16``, ``fp32``, or
             Lightning's names of them.
