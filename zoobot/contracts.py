@@ -94,12 +94,14 @@ class Loader(Protocol):
 class TrainLoader(Loader, Protocol):
     """What the loop asks of the galaxies to train on.
 
+    A step may have several batches. Each batch has ``step_galaxies``, the number of galaxies in its
+    step over all ranks, and ``ends_step``, whether it is the last one of its step
+    (``zoobot.data.samplers.in_steps``).
+
     Attributes:
-        accumulation: micro-batches that make one optimiser step.
         num_steps: optimiser steps of an epoch.
     """
 
-    accumulation: int
     num_steps: int
 
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:

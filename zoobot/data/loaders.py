@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from zoobot.data.dataset import CatalogDataset, float_images
 from zoobot.data.images import ImageError
-from zoobot.data.samplers import EvalSampler, TrainSampler
+from zoobot.data.samplers import EvalSampler, Step, TrainSampler, in_steps
 from zoobot.system import distributed
 from zoobot.system.errors import OneProcessError, UserError
 from zoobot.system.workers import NOT_FOR_WORKERS, starting_workers
@@ -61,6 +61,9 @@ class BatchSampler(Protocol):
 
     def __iter__(self) -> Iterator[tuple[int, list[int]]]:
         """Epoch and numbers of the galaxies of each batch."""
+
+    def steps(self) -> list[Step]:
+        """The steps of the next iteration."""
 
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:
         """The epoch to give next, from this optimiser step on."""
@@ -129,11 +132,16 @@ class GalaxyLoader:
         """The epoch to give next, from this optimiser step on."""
         self.sampler.set_epoch(epoch, first_step)
 
+    def steps(self) -> list[Step]:
+        """The steps of the next iteration."""
+        return self.sampler.steps()
+
     def __len__(self) -> int:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[dict]:
-        for batch in self._in_threads() if self._num_threads else self._in_processes():
+        batches = self._in_threads() if self._num_threads else self._in_processes()
+        for batch in in_steps(batches, self.steps()):
             if batch["errors"] and not self._record_errors:
                 told = [*batch["errors"].values()]
                 raise ImageError("; ".join(told[:5]) + ("; ..." if len(told) > 5 else ""))
@@ -235,7 +243,6 @@ class RegroupedLoader:
     def __init__(self, loader: GalaxyLoader, steps: int):
         self._loader = loader
         self._steps = steps
-        self.accumulation = loader.accumulation * steps
         self.num_steps = -(-loader.num_steps // steps)
 
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:
@@ -246,7 +253,10 @@ class RegroupedLoader:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[dict]:
-        return iter(self._loader)
+        steps = self._loader.steps()
+        groups = [steps[i : i + self._steps] for i in range(0, len(steps), self._steps)]
+        joined = [Step(*map(sum, zip(*group, strict=True))) for group in groups]
+        return in_steps(self._loader, joined)
 
 
 class CatalogLoader:

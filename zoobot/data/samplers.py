@@ -3,7 +3,8 @@
 A sampler yields (epoch, numbers of the galaxies in one micro-batch) for its own rank.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -13,6 +14,30 @@ from zoobot.system.errors import UserError
 
 SMALLEST_MICRO_BATCH = 2  # galaxies of a rank, where there are enough
 SHARDS_MIXED = 16  # galaxies are shuffled within groups of this many shards
+
+
+class Step(NamedTuple):
+    """What there is in an optimiser step: galaxies over all ranks, and batches of one rank."""
+
+    num_galaxies: int
+    num_batches: int
+
+
+def in_steps(batches: Iterable[dict], steps: Iterable[Step]) -> Iterator[dict]:
+    """Batches that tell of their step: ``step_galaxies``, over all ranks, and ``ends_step``.
+
+    ``ends_step`` is True for the last batch of a step.
+
+    Raises:
+        ValueError: if there are more or fewer batches than the steps have.
+    """
+    places = (
+        {"step_galaxies": step.num_galaxies, "ends_step": number == step.num_batches}
+        for step in steps
+        for number in range(1, step.num_batches + 1)
+    )
+    for batch, place in zip(batches, places, strict=True):
+        yield batch | place
 
 
 class TrainSampler(Sampler):
@@ -82,6 +107,12 @@ class TrainSampler(Sampler):
     def __len__(self) -> int:
         return self.num_steps * self.accumulation
 
+    def steps(self) -> list[Step]:
+        """The steps of the next iteration."""
+        size, num_larger = divmod(self.num_galaxies, self.num_steps)
+        sizes = [size + (step < num_larger) for step in range(self.num_steps)]
+        return [Step(size, self.accumulation) for size in sizes[self._first_step :]]
+
     def __iter__(self) -> Iterator[tuple[int, list[int]]]:
         for step in np.array_split(self._order(), self.num_steps)[self._first_step :]:
             share = step[distributed.rank() :: distributed.world_size()]
@@ -112,8 +143,13 @@ class EvalSampler(Sampler):
         """Do nothing: every epoch is the same."""
 
     def __init__(self, num_galaxies: int, batch_size: int):
+        self._num_galaxies = num_galaxies
         self._indices = range(distributed.rank(), num_galaxies, distributed.world_size())
         self._batch_size = batch_size
+
+    def steps(self) -> list[Step]:
+        """One, for nothing is changed between the batches."""
+        return [Step(self._num_galaxies, len(self))]
 
     def __len__(self) -> int:
         return -(-len(self._indices) // self._batch_size)

@@ -14,6 +14,7 @@ import safetensors.numpy
 from torch.utils.data import Sampler
 
 from zoobot import statistics
+from zoobot.data.samplers import Step
 from zoobot.data.shards.reader import hash_all
 from zoobot.data.sources import Galaxies
 from zoobot.limits.text import parse_json, read_json
@@ -100,6 +101,10 @@ class PartSampler(Sampler):
 
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:
         """Does nothing: every epoch is the same."""
+
+    def steps(self) -> list[Step]:
+        """One, for nothing is changed between the batches."""
+        return [Step(sum(len(self._work.rows(part)) for part in self._parts), len(self))]
 
     def __len__(self) -> int:
         return sum(len(self._work.batches(part)) for part in self._parts)
