@@ -246,6 +246,24 @@ def step_with(tree, optimizer_class, spoil, **changes):
     return model, optimizer, reported, metrics
 
 
+@pytest.mark.parametrize("kind", [torch.optim.SGD, optim.adamw], ids=["SGD", "AdamW"])
+def test_a_fused_optimiser_does_not_have_the_host_read_the_flag(kind, monkeypatch):
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = kind([{"params": [weight], "lr": 0.1}])
+    optim.fuse(optimizer)
+    scaler = engine.Settings(CPU).grad_scaler()
+    weight.grad = torch.ones(2)
+
+    def read(tensor):
+        raise AssertionError("the host has waited")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "__bool__", read)
+        engine.take_step(optimizer, scaler, torch.tensor(1.0))
+        engine.take_step(optimizer, scaler, torch.tensor(0.0))
+    assert (weight < 1).all()
+
+
 def nan_for_galaxy_3(losses):
     return losses * torch.where(torch.arange(len(losses)) == 3, math.nan, 1.0)[:, None]
 

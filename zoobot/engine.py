@@ -149,13 +149,14 @@ def take_step(
 ) -> None:
     """Take the optimiser's step, unless ``unsound`` is 1.0.
 
-    A fused optimiser reads ``unsound`` on the device. ``GradScaler.step()`` already skips steps
-    whose gradients overflowed.
+    A fused optimiser reads ``unsound`` on the device. For another (``optim.fuse`` says which can't
+    be fused) the host waits: what it has done could not be undone. ``GradScaler.step()`` already
+    skips steps whose gradients overflowed.
     """
     if scaler.is_enabled():
         scaler.step(optimizer)
         scaler.update()
-    elif optimizer.defaults.get("fused"):
+    elif optim.is_fused(optimizer):
         optimizer.grad_scale, optimizer.found_inf = None, unsound
         optimizer.step()
         del optimizer.grad_scale, optimizer.found_inf

@@ -132,6 +132,8 @@ class Trainer:
         model.learn_from_labels(tables.get("train"))
         model.to(self.device)
         optimizer = model.configure_optimizers()
+        if self.device.type == "cuda":
+            optim.fuse(optimizer)
         if validated is not None:
             model.images_seen = validated.dataset.describe_images()
         if ckpt_path == "best":
