@@ -118,3 +118,13 @@ class DataModule(Protocol):
 
     def setup(self, stage: str) -> None:
         """Called with ``fit``, ``validate``, ``test`` or ``predict`` before its loaders are."""
+
+
+def loader_of(source: DataModule | Loader, split: str) -> Loader:
+    """A data module's loader of ``val``, ``test`` or ``predict``; a loader as it is."""
+    if not isinstance(source, DataModule):
+        return source
+    source.setup("validate" if split == "val" else split)
+    if split == "val":
+        return source.val_dataloader()
+    return source.test_dataloader() if split == "test" else source.predict_dataloader()

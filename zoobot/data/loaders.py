@@ -54,6 +54,7 @@ class BatchSampler(Protocol):
     """What ``GalaxyLoader`` asks of a sampler: it says which galaxies make each batch."""
 
     accumulation: int
+    largest_batch: int  # the most galaxies in a batch
     note: str  # what a user should know of how galaxies are dealt; may be empty
 
     def __len__(self) -> int:

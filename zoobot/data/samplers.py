@@ -65,6 +65,7 @@ class TrainSampler(Sampler):
 
     Attributes:
         num_steps: optimiser steps of an epoch.
+        largest_batch: galaxies in the largest micro-batch of this rank; others have one less.
         note: in words, that steps are larger than ``batch_size``; empty if they are not.
 
     Raises:
@@ -90,6 +91,8 @@ class TrainSampler(Sampler):
         micro_batch_size = -(-batch_size // (ranks * accumulation))
         needed = -(-largest // (ranks * micro_batch_size))
         self.accumulation = min(accumulation, needed, smallest // (ranks * smallest_share))
+        largest_share = len(range(distributed.rank(), largest, ranks))
+        self.largest_batch = -(-largest_share // self.accumulation)
         self.note = ""
         if largest > batch_size:
             self.note = (
@@ -145,15 +148,15 @@ class EvalSampler(Sampler):
     def __init__(self, num_galaxies: int, batch_size: int):
         self._num_galaxies = num_galaxies
         self._indices = range(distributed.rank(), num_galaxies, distributed.world_size())
-        self._batch_size = batch_size
+        self.largest_batch = batch_size
 
     def steps(self) -> list[Step]:
         """One, for nothing is changed between the batches."""
         return [Step(self._num_galaxies, len(self))]
 
     def __len__(self) -> int:
-        return -(-len(self._indices) // self._batch_size)
+        return -(-len(self._indices) // self.largest_batch)
 
     def __iter__(self) -> Iterator[tuple[int, list[int]]]:
-        for start in range(0, len(self._indices), self._batch_size):
-            yield 0, list(self._indices[start : start + self._batch_size])
+        for start in range(0, len(self._indices), self.largest_batch):
+            yield 0, list(self._indices[start : start + self.largest_batch])

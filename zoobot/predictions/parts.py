@@ -98,6 +98,7 @@ class PartSampler(Sampler):
     def __init__(self, work: Work, parts: Sequence[int]):
         self._work = work
         self._parts = parts
+        self.largest_batch = work.batch_size
 
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:
         """Does nothing: every epoch is the same."""
