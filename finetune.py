@@ -148,8 +148,6 @@ def run(opt: argparse.Namespace) -> None:
         model = make_model(opt, encoder_arguments(opt, resume_from), schema, class_names)
     except NoWeights as error:
         raise UserError(error.told_with("--from-scratch")) from error
-    if opt.compile:
-        model.encoder.compile(dynamic=False)
 
     trainer = from_options.make_trainer(opt, unfreeze_after=opt.unfreeze_after)
     trainer.fit(model, data, config=vars(opt), resume_from=resume_from)

@@ -123,7 +123,6 @@ def make_model(opt: argparse.Namespace, schema: Schema) -> ZoobotTree:
         betas=opt.betas,
         weight_decay=opt.weight_decay,
         scheduler_kwargs=optim.warm_then(opt.scheduler, opt.epochs, opt.warmup_epochs, opt.lr),
-        compile_encoder=opt.compile,
         seed=opt.seed,
     )
 

@@ -167,10 +167,9 @@ def make_model(encoder: str, image_size: int, **options) -> ZoobotTree:
 class KeptBatch:
     """A loader that gives one batch, kept on the device, time after time."""
 
-    accumulation = 1
-
     def __init__(self, batch: dict, num_steps: int):
-        self.batch = {k: v for k, v in batch.items() if k not in VIEW_KEYS}  # its views are made
+        batch = {k: v for k, v in batch.items() if k not in VIEW_KEYS}  # its views are made
+        self.batch = batch | {"step_galaxies": len(batch["image"]), "ends_step": True}
         self.num_steps = num_steps
 
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:

@@ -12,7 +12,7 @@ from ranks import as_ranks
 
 from zoobot import engine, optim
 from zoobot.data.device_batches import to_device
-from zoobot.data.samplers import TrainSampler
+from zoobot.data.samplers import Step, TrainSampler, in_steps
 from zoobot.metrics import ExampleMeasures
 from zoobot.models.tree import ZoobotTree
 from zoobot.runs.folder import Run, read_metrics
@@ -26,9 +26,10 @@ class Batches(list):
     """Batches in memory with what the loop asks of a loader."""
 
     def __init__(self, batches, accumulation=1):
-        super().__init__(batches)
-        self.accumulation = accumulation
-        self.num_steps = -(-len(batches) // accumulation)
+        steps = [batches[i : i + accumulation] for i in range(0, len(batches), accumulation)]
+        told = (Step(sum(len(b["image"]) for b in step), len(step)) for step in steps)
+        super().__init__(in_steps(batches, told))
+        self.num_steps = len(steps)
 
     def set_epoch(self, epoch, first_step=0):
         pass
@@ -84,6 +85,28 @@ def test_a_short_last_step_is_the_mean_over_its_own_galaxies(tree):
     assert_same_weights(expected, grouped, rtol=1e-5, atol=1e-6)
 
 
+def test_the_loop_takes_one_micro_batch_at_a_time(tree, monkeypatch):
+    events = []
+
+    class Told(Batches):
+        def __iter__(self):
+            for batch in super().__iter__():
+                events.append("taken")
+                yield batch
+
+    forward = ZoobotTree.forward
+    monkeypatch.setattr(ZoobotTree, "forward", lambda *a: events.append("used") or forward(*a))
+    train(tree, Told(galaxies(tree, [4, 4, 4, 4, 4]), accumulation=2))
+    assert events == ["taken", "used"] * 5
+
+
+def test_ranks_exchange_nothing_in_a_step_but_gradients_and_flags(tree, monkeypatch):
+    sums, exchange = [], distributed.all_reduce_sum
+    monkeypatch.setattr(distributed, "all_reduce_sum", lambda x: sums.append(x) or exchange(x))
+    train(tree, Batches(galaxies(tree, [4, 4, 4, 4]), accumulation=2))
+    assert len(sums) == 2 + 1  # flags of two steps, and the epoch's means
+
+
 class OneWeightAGalaxy(torch.nn.Module):
     """The gradient of weight i is the weight of galaxy i in its step: images tell numbers."""
 
@@ -107,8 +130,8 @@ class Dealt(TrainSampler):
     """The sampler's micro-batches as the loop takes them; a galaxy's image is its number."""
 
     def __iter__(self):
-        for _, batch in super().__iter__():
-            yield {"image": torch.tensor(batch).float().reshape(-1, 1, 1, 1)}
+        images = (torch.tensor(b).float().reshape(-1, 1, 1, 1) for _, b in super().__iter__())
+        return in_steps(({"image": image} for image in images), self.steps())
 
 
 def gradients_of_steps(num_galaxies, batch_size, accumulation):
@@ -221,6 +244,24 @@ def step_with(tree, optimizer_class, spoil, **changes):
         watch=watch,
     )
     return model, optimizer, reported, metrics
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, optim.adamw], ids=["SGD", "AdamW"])
+def test_a_fused_optimiser_does_not_have_the_host_read_the_flag(kind, monkeypatch):
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = kind([{"params": [weight], "lr": 0.1}])
+    optim.fuse(optimizer)
+    scaler = engine.Settings(CPU).grad_scaler()
+    weight.grad = torch.ones(2)
+
+    def read(tensor):
+        raise AssertionError("the host has waited")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "__bool__", read)
+        engine.take_step(optimizer, scaler, torch.tensor(1.0))
+        engine.take_step(optimizer, scaler, torch.tensor(0.0))
+    assert (weight < 1).all()
 
 
 def nan_for_galaxy_3(losses):

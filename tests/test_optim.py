@@ -173,3 +173,42 @@ def test_frozen_parameters_are_left_out():
     groups = optim.parameter_groups(encoder, nn.Linear(2, 2), 0.1, 0.05)
     assert [g["name"] for g in groups] == ["head"]
     assert isinstance(optim.adamw(groups), torch.optim.AdamW)
+
+
+FUSED = {
+    "SGD": (torch.optim.SGD, {"lr": 0.1}),
+    "momentum": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
+    "Adam": (torch.optim.Adam, {"lr": 0.1}),
+    "AdamW": (torch.optim.AdamW, {"lr": 0.1}),
+}
+
+
+@pytest.mark.parametrize(("kind", "arguments"), FUSED.values(), ids=FUSED)
+def test_an_optimiser_that_is_fused_skips_steps_on_the_device(kind, arguments):
+    weights = [nn.Parameter(torch.linspace(-1, 1, 5)) for _ in range(2)]
+    plain, fused = (kind([weight], **arguments) for weight in weights)
+    optim.fuse(fused)
+    assert (optim.is_fused(plain), optim.is_fused(fused)) == (False, True)
+    for step, unsound in enumerate([1.0, 0.0, 0.0, 1.0, 0.0]):
+        for weight in weights:
+            weight.grad = torch.linspace(1, 2, 5) * (step + 1)
+        if not unsound:
+            plain.step()
+        fused.grad_scale, fused.found_inf = None, torch.tensor(unsound)
+        fused.step()
+        torch.testing.assert_close(weights[1], weights[0])
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        torch.optim.RMSprop([torch.ones(2)]),
+        torch.optim.AdamW([torch.ones(2)], foreach=True),
+        torch.optim.SGD([torch.ones(2)], momentum=0.9, dampening=0.1),
+    ],
+    ids=["no fused step", "told how", "dampening"],
+)
+def test_an_optimiser_that_cannot_be_fused_is_left_as_it_is(optimizer):
+    before = optimizer.state_dict()
+    optim.fuse(optimizer)
+    assert optimizer.state_dict() == before

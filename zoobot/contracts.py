@@ -94,12 +94,14 @@ class Loader(Protocol):
 class TrainLoader(Loader, Protocol):
     """What the loop asks of the galaxies to train on.
 
+    A step may have several batches. Each batch has ``step_galaxies``, the number of galaxies in its
+    step over all ranks, and ``ends_step``, whether it is the last one of its step
+    (``zoobot.data.samplers.in_steps``).
+
     Attributes:
-        accumulation: micro-batches that make one optimiser step.
         num_steps: optimiser steps of an epoch.
     """
 
-    accumulation: int
     num_steps: int
 
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:
@@ -116,3 +118,13 @@ class DataModule(Protocol):
 
     def setup(self, stage: str) -> None:
         """Called with ``fit``, ``validate``, ``test`` or ``predict`` before its loaders are."""
+
+
+def loader_of(source: DataModule | Loader, split: str) -> Loader:
+    """A data module's loader of ``val``, ``test`` or ``predict``; a loader as it is."""
+    if not isinstance(source, DataModule):
+        return source
+    source.setup("validate" if split == "val" else split)
+    if split == "val":
+        return source.val_dataloader()
+    return source.test_dataloader() if split == "test" else source.predict_dataloader()

@@ -4,7 +4,6 @@ A batch is a dict with ``image``, uint8 or already float in 0-1, ``id_str``, and
 """
 
 import dataclasses
-import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
 
@@ -73,17 +72,16 @@ def seed_step(seed: int, step: int) -> None:
     torch.manual_seed(((seed * 1_000_003 + step) * 65_537 + distributed.rank()) % 2**63)
 
 
-def steps_of(batches: Iterable[dict], accumulation: int) -> Iterator[list[dict]]:
-    """Group an epoch's micro-batches into optimiser steps; the last may be shorter."""
-    batches = iter(batches)
-    while step := list(itertools.islice(batches, accumulation)):
-        yield step
+def steps_of(batches: Iterator[dict]) -> Iterator[Iterator[dict]]:
+    """The optimiser steps of an epoch, each with its micro-batches, taken one after the other."""
 
+    def step_from(batch: dict) -> Iterator[dict]:
+        yield batch
+        while not batch["ends_step"]:
+            batch = next(batches)
+            yield batch
 
-def count_galaxies(micro_batches: list[dict], device: torch.device) -> torch.Tensor:
-    """Number of galaxies in this step over all ranks, as a device tensor."""
-    local = sum(len(batch["image"]) for batch in micro_batches)
-    return distributed.all_reduce_sum(torch.full((), float(local), device=device))
+    return map(step_from, batches)
 
 
 def train_one_epoch(
@@ -104,26 +102,23 @@ def train_one_epoch(
     A step whose loss or gradient is not finite on any rank is taken on none.
 
     The gradient of a step is that of the mean loss over its galaxies, however many ranks and
-    micro-batches they are dealt to: each galaxy's loss counts ``world_size / num_galaxies``, which
-    DistributedDataParallel's average over ranks turns into ``1 / num_galaxies``.
+    micro-batches they are dealt to: each galaxy's loss counts ``world_size / step_galaxies``, which
+    DistributedDataParallel's average over ranks turns into ``1 / step_galaxies``.
     """
     module = distributed.unwrap(model)
     model.train()
     means = means or Means(module.measure.names, settings.device)
     watch = watch or Watch(settings.device)
-    batches = on_device(loader, settings.device)
-    for micro_batches in show(steps_of(batches, loader.accumulation)):
+    for micro_batches in show(steps_of(on_device(loader, settings.device))):
         seed_step(settings.seed, progress.step)
         scheduler.step_update(progress.step)
-        num_galaxies = count_galaxies(micro_batches, settings.device)
-        for i, batch in enumerate(micro_batches):
-            is_last = i == len(micro_batches) - 1
+        for batch in micro_batches:
             images, labels = module.batch_to_supervised_tuple(batch)
-            with distributed.gradient_sync(model, now=is_last):
+            with distributed.gradient_sync(model, now=batch["ends_step"]):
                 with settings.autocast():
                     outputs = model(images).float()  # the loss is float32, whatever the head
                 losses = module.losses(outputs, labels)  # (B, K)
-                loss = losses.sum() * (distributed.world_size() / num_galaxies)
+                loss = losses.sum() * (distributed.world_size() / batch["step_galaxies"])
                 scaler.scale(loss).backward()
             with torch.no_grad():
                 finite = watch.record_losses(batch, losses)
@@ -154,13 +149,14 @@ def take_step(
 ) -> None:
     """Take the optimiser's step, unless ``unsound`` is 1.0.
 
-    A fused optimiser reads ``unsound`` on the device. ``GradScaler.step()`` already skips steps
-    whose gradients overflowed.
+    A fused optimiser reads ``unsound`` on the device. For another (``optim.fuse`` says which can't
+    be fused) the host waits: what it has done could not be undone. ``GradScaler.step()`` already
+    skips steps whose gradients overflowed.
     """
     if scaler.is_enabled():
         scaler.step(optimizer)
         scaler.update()
-    elif optimizer.defaults.get("fused"):
+    elif optim.is_fused(optimizer):
         optimizer.grad_scale, optimizer.found_inf = None, unsound
         optimizer.step()
         del optimizer.grad_scale, optimizer.found_inf

@@ -27,8 +27,8 @@ from zoobot.system.errors import UserError
 from zoobot.trainer import Trainer
 
 MAY_CHANGE_ON_RESUME = set(
-    "config debug resume save_dir epochs patience num_workers device compile no_report save_every "
-    "on_save_error max_skipped_steps allow_changes check_images".split()
+    "config debug resume save_dir epochs patience num_workers device compile deterministic "
+    "no_report save_every on_save_error max_skipped_steps allow_changes check_images".split()
 )
 
 
@@ -122,6 +122,9 @@ def make_trainer(options: argparse.Namespace, **others) -> Trainer:
         patience=options.patience,
         device=options.device,
         precision=options.precision,
+        tf32=options.tf32,
+        deterministic=options.deterministic,
+        compile=options.compile,
         grad_clip=options.grad_clip or None,
         seed=options.seed,
         save_every_minutes=options.save_every or math.inf,

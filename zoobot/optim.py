@@ -20,6 +20,10 @@ class Scheduler(Protocol):
         """Set the rates after so many epochs, the last of which had this validation loss."""
 
 
+CAN_FUSE = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+TOLD_HOW = ("foreach", "capturable", "differentiable", "dampening")  # fused steps can't have these
+
+
 @runtime_checkable
 class HasGroups(Protocol):
     """An encoder that groups its parameters by layer. timm's encoders do."""
@@ -154,6 +158,32 @@ def adamw(groups: list[dict], betas: tuple[float, float] = (0.9, 0.999)) -> torc
         return torch.optim.AdamW(groups, betas=betas, fused=fused)
     except ValueError as error:
         raise UserError(f"AdamW: {error}") from error
+
+
+def fuse(optimizer: torch.optim.Optimizer) -> None:
+    """Have an optimiser take fused steps, which decide on the device whether they are taken.
+
+    Torch's SGD, Adam and AdamW can, before their first step. Others are left as they are, and so is
+    one that was told how to step (``foreach`` and the like).
+    """
+    if type(optimizer) not in CAN_FUSE or optimizer.state or is_fused(optimizer):
+        return
+    if any(group.get(key) for group in optimizer.param_groups for key in TOLD_HOW):
+        return
+    state = optimizer.state_dict()
+    for group in state["param_groups"]:
+        group["fused"] = True
+    optimizer.load_state_dict(state)
+    for group in optimizer.param_groups:
+        if group.get("momentum"):  # else a first step that is not taken leaves it unset
+            for parameter in group["params"]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    optimizer._step_supports_amp_scaling = True  # so GradScaler knows that it need not wait
+
+
+def is_fused(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether every group of parameters takes fused steps."""
+    return all(group.get("fused") for group in optimizer.param_groups)
 
 
 def load_state(optimizer: torch.optim.Optimizer, state: dict) -> None:

@@ -15,6 +15,8 @@ from zoobot.system.errors import UserError, did_you_mean
 PRECISIONS = ("bf16", "fp16", "fp32")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 ON_SAVE_ERROR = ("stop", "continue")
+COMPILE = ("auto", "on", "max", "off")
+TF32 = ("auto", "on", "off")
 LARGEST_SEED = 2**32 - 1
 ROUND_VOTES_HELP = "round weighted vote counts, such as 8.73, to whole numbers"
 
@@ -184,6 +186,11 @@ def add_image_check_options(group: argparse._ActionsContainer) -> None:
     )
 
 
+def on_or_off(text: str) -> str:
+    """YAML reads ``on`` and ``off`` as true and false: they are what they were again."""
+    return {"True": "on", "False": "off"}.get(text, text)
+
+
 def add_data_options(parser: Parser, *, catalog: str | None) -> argparse._ArgumentGroup:
     """Catalogs, and how their images become views; returns the group."""
     group = parser.add_argument_group("data")
@@ -255,7 +262,7 @@ def add_output_options(parser: Parser, *, save_dir: str) -> None:
 
 
 def add_hardware_options(parser: Parser) -> None:
-    """--device, --precision, --compile, --num-workers."""
+    """--device, --precision, --tf32, --deterministic, --compile, --num-workers."""
     group = parser.add_argument_group("hardware")
     group.add_argument("--device", choices=DEVICES, default="auto", help="where")
     group.add_argument(
@@ -264,7 +271,29 @@ def add_hardware_options(parser: Parser) -> None:
         default="auto",
         help="autocast; auto is bf16 where the hardware has it",
     )
-    group.add_argument("--compile", action="store_true", help="torch.compile the encoder")
+    group.add_argument(
+        "--tf32",
+        type=on_or_off,
+        choices=TF32,
+        default="auto",
+        help="float32 on NVIDIA's GPUs with factors rounded to 10 bits of 23, which is faster; "
+        "auto: in convolutions only, as torch has it",
+    )
+    group.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="the same bits each time on a GPU too, also after --resume; slower. CPUs always do",
+    )
+    group.add_argument(
+        "--compile",
+        type=on_or_off,
+        nargs="?",
+        const="on",
+        choices=COMPILE,
+        default="auto",
+        help="torch.compile the model; auto: on a GPU, if the run is long enough to save more than "
+        "the minute that it takes; max: try more kernels, which takes minutes",
+    )
     group.add_argument(
         "--num-workers",
         type=auto_or_non_negative_int,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import torch
 
+from zoobot.runs.numerics import set_numerics
 from zoobot.runs.watch import Interrupted, Preempted
 from zoobot.system import distributed
 from zoobot.system.errors import OneProcessError, UserError, one_line
@@ -34,6 +35,8 @@ def run_script(
         options = parse()
         debug = debug or options.debug
         set_up_process(debug)
+        if "deterministic" in options:
+            set_numerics(options.deterministic, options.tf32)  # before CUDA starts
         main(options)
     except (UserError, OSError) as error:
         if debug:

@@ -7,29 +7,35 @@ import torch
 from torch import nn
 
 from zoobot import engine, optim
-from zoobot.contracts import DataModule, Loader, TrainableModel, check_trainable
+from zoobot.contracts import DataModule, Loader, TrainableModel, check_trainable, loader_of
 from zoobot.data.classes import one_class_notes
 from zoobot.data.datamodule import CatalogDataModule
 from zoobot.data.device_batches import on_device
 from zoobot.data.foreign_loaders import ForeignLoader
 from zoobot.data.loaders import GalaxyLoader, RegroupedLoader, own_loader
+from zoobot.models import speed
 from zoobot.models.finetune import FinetuneableZoobotClassifier
 from zoobot.models.rebuild import check_rebuilds
 from zoobot.models.wrapped import unwrapped
 from zoobot.predictions.linear_check import check_with_linear_model
-from zoobot.runs import checkpoint
+from zoobot.runs import checkpoint, numerics
 from zoobot.runs.changes import check_same_run
 from zoobot.runs.data_digest import Known, known_galaxies
 from zoobot.runs.folder import Run
-from zoobot.runs.resume import Progress, find_state
+from zoobot.runs.mistakes import told_as_mistakes
+from zoobot.runs.resume import find_state
 from zoobot.runs.watch import Interrupted
 from zoobot.system import distributed
 from zoobot.system.devices import keep_generators
-from zoobot.system.errors import OneProcessError, UserError
+from zoobot.system.errors import UserError
 
 
 class Trainer:
     """Fits, validates, tests and predicts; see ``get_trainer``.
+
+    Args:
+        tf32, deterministic: see ``runs.numerics.set_numerics``; for the whole process.
+        compile: of ``fit``: one of ``options.COMPILE``; see ``models.speed.choose``.
 
     Attributes:
         callback_metrics: name -> float: of the best epoch after ``fit``, then of ``validate`` or
@@ -48,6 +54,9 @@ class Trainer:
         patience: int = 10,
         device: str = "auto",
         precision: str = "auto",
+        tf32: str = "auto",
+        deterministic: bool = False,
+        compile: str = "auto",
         grad_clip: float | None = None,
         accumulation: int = 1,
         unfreeze_after: int = 0,
@@ -65,6 +74,9 @@ class Trainer:
         self.max_epochs = max_epochs
         self.patience = patience
         self.precision = precision
+        self.tf32 = tf32
+        self.deterministic = deterministic
+        self.compile = compile
         self.grad_clip = grad_clip
         self.accumulation = accumulation
         self.unfreeze_after = unfreeze_after
@@ -75,6 +87,7 @@ class Trainer:
         self.on_save_error = on_save_error
         self.own_share = own_share
         self.allow_changes = allow_changes
+        numerics.set_numerics(deterministic, tf32)
         self.device = distributed.choose_device(device)
         self.callback_metrics: dict[str, float] = {}
         self.best_model_path = ""
@@ -138,6 +151,8 @@ class Trainer:
         model.learn_from_labels(tables.get("train"))
         model.to(self.device)
         optimizer = model.configure_optimizers()
+        if self.device.type == "cuda":
+            optim.fuse(optimizer)
         if validated is not None:
             model.images_seen = validated.dataset.describe_images()
         if ckpt_path == "best":
@@ -149,8 +164,10 @@ class Trainer:
         # The loop seeds torch at each step: the caller's generators are left as they were.
         with keep_generators(self.device), self._start_run(*opening) as run:
             self._run = run
+            how = (self.device, settings.dtype, self.compile, self.max_epochs)
+            told = numerics.describe(*how[:2]) + speed.set_up(model, *how, ours, validated)
             run.say(
-                f"{known.introduce()}{model.introduce()}; {settings.dtype} on {self.device}\n"
+                f"{known.introduce()}{model.introduce()}; {told}\n"
                 f"{optim.group_table(optimizer.param_groups)}"
             )
             if ours is not None and ours.sampler.note:
@@ -161,7 +178,9 @@ class Trainer:
                 if model.run_linear_sanity_check:
                     run.say(check_with_linear_model(model, train, val, settings))
             try:
-                progress = self._train(model, optimizer, train, val, settings)
+                with told_as_mistakes():
+                    state = run.resume_from
+                    progress = engine.fit(model, optimizer, train, val, settings, run, state)
             except KeyboardInterrupt as error:  # a second Ctrl-C comes to each process at any place
                 self.best_model_path = run.keep_best(together=isinstance(error, Interrupted))
                 raise
@@ -170,18 +189,6 @@ class Trainer:
                 self._load(model, "best")
                 self.callback_metrics = distributed.from_main(run.metrics_of(progress.best_epoch))
             run.check_saved()
-
-    def _train(self, model, optimizer, train, val, settings) -> Progress:
-        run = self._run
-        try:
-            return engine.fit(model, optimizer, train, val, settings, run, run.resume_from)
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise OneProcessError(
-                "a batch had one galaxy, for which BatchNorm has no variance: choose a batch size "
-                "that gives each process two or more, or an encoder without BatchNorm"
-            ) from error
 
     def _start_run(
         self,
@@ -263,7 +270,7 @@ class Trainer:
         """
         model = self._load(model, ckpt_path)
         settings = engine.Settings(self.device, engine.choose_dtype(self.precision, self.device))
-        given = _loader_of(datamodule or dataloaders, "predict")
+        given = loader_of(datamodule or dataloaders, "predict")
         loader = own_loader(given, self.device)
         if loader is None:
             loader = ForeignLoader(given, "predict", seed=self.seed or 0, own_share=self.own_share)
@@ -279,7 +286,7 @@ class Trainer:
     ) -> list[dict[str, float]]:
         model = self._load(model, ckpt_path)
         name = "val" if split == "validation" else split
-        loader = self._loop_loader(_loader_of(source, name), model, name)
+        loader = self._loop_loader(loader_of(source, name), model, name)
         known_galaxies(None, {name: loader}).checked_labels(model.check_labels)
         model.to(self.device)
         metrics = engine.evaluate(model, loader, self._settings(model), collect=collect)
@@ -319,7 +326,7 @@ class Trainer:
         )
 
     def _plain_settings(self) -> dict:
-        names = "save_top_k patience precision grad_clip accumulation unfreeze_after"
+        names = "save_top_k patience precision tf32 grad_clip accumulation unfreeze_after"
         return {"epochs": self.max_epochs} | {name: vars(self)[name] for name in names.split()}
 
     def _loop_loader(
@@ -340,12 +347,3 @@ class Trainer:
             seed=model.seed if self.seed is None else self.seed,
             own_share=self.own_share,
         )
-
-
-def _loader_of(source: DataModule | Loader, split: str) -> Loader:
-    """A data module's loader of a split; a loader as it is."""
-    if not isinstance(source, DataModule):
-        return source
-    source.setup("validate" if split == "val" else split)
-    loaders = {"val": source.val_dataloader, "test": source.test_dataloader}
-    return loaders[split]() if split in loaders else source.predict_dataloader()

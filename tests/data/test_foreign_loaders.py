@@ -326,3 +326,32 @@ def test_a_tensor_dataset_gives_pairs():
     batches = list(ForeignLoader(DataLoader(data, batch_size=4), "train", label_cols=["n"]))
     assert [batch["n"].tolist() for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, 7, 8]]
     assert np.all([batch["image"].ndim == 4 for batch in batches])
+
+
+@pytest.mark.parametrize("is_share", [False, True], ids=["shared", "own share"])
+def test_every_batch_tells_its_steps_galaxies_over_all_ranks_and_whether_it_ends_it(is_share):
+    def work():
+        loader = batches_of([4 + distributed.rank(), 4, 4, 4, 5] if is_share else [4, 4, 4, 4, 5])
+        return list(ForeignLoader(loader, "train", accumulation=2, own_share=is_share))
+
+    for batches in as_ranks(2, work):
+        told = [(batch["step_galaxies"], batch["ends_step"]) for batch in batches]
+        first, other, last = (17, 16, 10) if is_share else (8, 8, 5)
+        assert told == [
+            (first, False), (first, True), (other, False), (other, True), (last, True),
+        ]  # fmt: skip
+
+
+def test_reading_batches_leaves_torchs_generator_as_it_was():
+    shuffled = DataLoader(TensorDataset(torch.rand(6, 1, 2, 2), torch.arange(6)), 2, shuffle=True)
+    loader = ForeignLoader(shuffled, "train", label_cols=["label"])
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    drawn = [torch.rand(1) for _ in loader]
+    assert torch.equal(torch.cat(drawn), expected)
+
+
+def test_a_label_column_that_would_hide_what_a_batch_tells_of_its_step_is_refused():
+    with pytest.raises(UserError, match="can't be called 'ends_step'"):
+        ForeignLoader(batches_of([4]), "train", label_cols=["ends_step"])

@@ -51,6 +51,16 @@ def test_every_pass_over_a_loader_for_users_is_another_epoch(dataset):
     assert not any(torch.equal(first[key], second[key]) for key in first)
 
 
+@pytest.mark.parametrize("first_step", [0, 1])
+def test_steps_that_are_joined_tell_of_the_whole(dataset, first_step):
+    loader = loaders.RegroupedLoader(loaders.train_loader(dataset, 16, accumulation=2), 3)
+    loader.set_epoch(0, first_step)
+    told = [(batch["step_galaxies"], batch["ends_step"]) for batch in loader]
+    whole = [(45, False)] * 5 + [(45, True)] + [(15, False), (15, True)]
+    assert loader.num_steps == 2
+    assert told == whole[6 * first_step :]
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_views_left_to_the_device_are_a_function_of_seed_epoch_and_galaxy(
     small_catalog, num_workers

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoobot.data.samplers import SHARDS_MIXED, EvalSampler, TrainSampler
+from zoobot.data.samplers import SHARDS_MIXED, EvalSampler, Step, TrainSampler, in_steps
 from zoobot.system.errors import UserError
 
 
@@ -67,6 +67,7 @@ def assert_dealt_well(num_galaxies, batch_size, accumulation, num_ranks):
         sum(len(batch) for own in batches for batch in own[i : i + k])
         for i in range(0, len(batches[0]), k)
     ]
+    assert samplers[0].steps() == [(size, k) for size in steps]
     assert max(steps) - min(steps) <= 1
     assert bool(samplers[0].note) == (max(steps) > batch_size)
     assert max(steps) < max(batch_size + 1, 2 * smallest * num_ranks)
@@ -97,6 +98,22 @@ def test_a_step_holds_the_same_galaxies_for_any_number_of_ranks(monkeypatch):
 
     assert steps(1, 1) == steps(2, 1) == steps(4, 2) == steps(3, 3)
     assert max(map(len, steps(1, 1))) <= 16
+
+
+def test_a_sampler_that_starts_later_tells_of_the_steps_that_are_left():
+    sampler = TrainSampler(11, 3)
+    sampler.set_epoch(1, first_step=2)
+    assert [len(batch) for _, batch in sampler] == [size for size, _ in sampler.steps()] == [3, 2]
+
+
+def test_batches_that_do_not_make_the_steps_are_an_error():
+    batches = [{"image": i} for i in range(3)]
+    assert [batch["ends_step"] for batch in in_steps(batches, [Step(5, 2), Step(4, 1)])] == [
+        False, True, True,
+    ]  # fmt: skip
+    for steps in ([Step(5, 2)], [Step(5, 2), Step(4, 2)]):
+        with pytest.raises(ValueError, match="zip"):
+            list(in_steps(batches, steps))
 
 
 def test_evaluation_neither_pads_nor_drops(monkeypatch):

@@ -53,7 +53,7 @@ CONFIG = {
     "num_workers": 2,
     "save_dir": "runs/a",
     "resume": "auto",
-    "compile": False,
+    "compile": "off",
     "device": "cpu",
 }
 

@@ -22,7 +22,6 @@ NUM_STEPS, BATCH_SIZE = 30, 8
 class Batches(list):
     """Batches in memory with what the loop asks of a loader."""
 
-    accumulation = 1
     num_steps = NUM_STEPS
 
     def set_epoch(self, epoch, first_step=0):
@@ -47,7 +46,12 @@ def steps_losses() -> list[float]:
     pixels = rng.integers(0, 256, (NUM_STEPS, BATCH_SIZE, 3, 32, 32), dtype=np.uint8)
     votes = rng.integers(0, 20, (NUM_STEPS, BATCH_SIZE, 7)) * (rng.random((1, 1, 7)) < 0.8)
     batches = Batches(
-        {"image": torch.from_numpy(image), "labels": torch.from_numpy(labels)}
+        {
+            "image": torch.from_numpy(image),
+            "labels": torch.from_numpy(labels),
+            "step_galaxies": BATCH_SIZE,
+            "ends_step": True,
+        }
         for image, labels in zip(pixels, votes, strict=True)
     )
     found, losses = [], model.losses

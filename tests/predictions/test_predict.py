@@ -314,6 +314,15 @@ def test_a_compiled_encoder_sees_batches_of_one_size(model, catalog, tmp_path, m
     )
 
 
+def test_auto_does_not_compile_on_a_cpu_and_another_word_is_told(
+    model, catalog, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(model.encoder, "compile", None)
+    predict.predict_to_file(catalog, model, tmp_path / "a.csv", compile_encoder="auto", **QUICK)
+    with pytest.raises(ValueError, match="compile 'fast' is none of"):
+        predict.predict_to_file(catalog, model, tmp_path / "b.csv", compile_encoder="fast", **QUICK)
+
+
 def test_misuse_is_told(model, catalog, tmp_path):
     def refused(match, *, using=model, label_cols=None, save_loc="p.csv", **options):
         with pytest.raises(ValueError, match=match):

@@ -12,10 +12,12 @@ from conftest import REPO, draw_galaxies
 
 import predict
 import train
-from zoobot import create_shards, from_options
+from zoobot import create_shards, from_options, script
 from zoobot.models.tree import ZoobotTree
+from zoobot.runs import numerics
 from zoobot.runs.folder import read_metrics
 from zoobot.script import run_script
+from zoobot.system import distributed
 
 
 @pytest.fixture
@@ -91,6 +93,36 @@ def test_options_from_a_file_yield_to_the_command_line(folder):
     (folder / "run.yaml").write_text(yaml.safe_dump(settings))
     opt = train.parse(["--config", "run.yaml", "--epochs", "3"])
     assert (opt.catalog, opt.epochs, opt.betas, opt.grad_clip) == ("catalog.csv", 3, [0.8, 0.9], 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "yaml_text", "compile_", "tf32"),
+    [
+        ([], "", "auto", "auto"),
+        (["--compile"], "", "on", "auto"),
+        (["--compile", "max", "--tf32", "off"], "compile: off\n", "max", "off"),
+        ([], "compile: off\ntf32: on\n", "off", "on"),
+        ([], "compile: true\n", "on", "auto"),
+    ],
+)
+def test_on_and_off_are_what_they_say_in_a_file_too(folder, words, yaml_text, compile_, tf32):
+    (folder / "run.yaml").write_text(yaml_text)
+    opt = train.parse(["--config", "run.yaml", *words])
+    assert (opt.compile, opt.tf32) == (compile_, tf32)
+
+
+def test_scripts_choose_how_a_gpu_computes_before_they_start_it(folder, monkeypatch):
+    calls = []
+    choose_device = distributed.choose_device
+    for module in (script, numerics):
+        monkeypatch.setattr(module, "set_numerics", lambda *how: calls.append(how))
+    monkeypatch.setattr(
+        distributed, "choose_device", lambda *a: calls.append("device") or choose_device(*a)
+    )
+    words = ["--tf32", "off", "--deterministic", "--compile", "off", "--epochs", "1"]
+    run_train("--catalog", "catalog.csv", *QUICK, *words)
+    assert calls[:2] == [(True, "off"), "device"]
+    assert calls.count((True, "off")) == 2  # the trainer's is the other
 
 
 def test_zoom_is_that_of_the_training_views_and_its_middle_of_all_others(folder, tree):

@@ -6,6 +6,7 @@ and keeps every world_size-th galaxy of each. A loader whose sampler is torch's
 Processes compare what they read, so that no galaxy is lost or counted twice in silence.
 """
 
+import contextlib
 import hashlib
 import itertools
 import math
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
 from zoobot.data.foreign_batches import as_dict, is_of_galaxies, warn_of_range
+from zoobot.data.samplers import Step, in_steps
 from zoobot.system import distributed
 from zoobot.system.errors import OneProcessError, UserError
 from zoobot.system.workers import starting_workers
@@ -68,6 +70,8 @@ class ForeignLoader:
             self._num_batches = len(loader)
         except TypeError as error:
             raise UserError("a loader of batches must have a length") from error
+        if told := {"step_galaxies", "ends_step"}.intersection(label_cols):
+            raise UserError(f"a label column can't be called {told.pop()!r}: rename it")
         self._loader = loader
         self._split = split
         self._label_cols = list(label_cols)
@@ -85,12 +89,12 @@ class ForeignLoader:
                 "batches: give every process as many"
             )
         self._num_common = min(lengths)
-        self.accumulation = accumulation
+        self._accumulation = accumulation
         self.num_steps = math.ceil(self._num_batches / accumulation)
 
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:
         """The epoch to give next, from this step on: what comes before is read and left out."""
-        self._epoch, self._first_batch = epoch, first_step * self.accumulation
+        self._epoch, self._first_batch = epoch, first_step * self._accumulation
         parts = [self._loader]
         if isinstance(self._loader, DataLoader):
             parts += [self._loader.sampler, self._loader.batch_sampler]
@@ -102,7 +106,21 @@ class ForeignLoader:
         return self._num_batches
 
     def __iter__(self) -> Iterator[dict]:
-        """Batches in an order that is a function of (seed, epoch)."""
+        """Batches in an order that is a function of (seed, epoch).
+
+        The batches of a step are read before the first of them is given: only then it is known how
+        many galaxies the step has. torch's generators are left as they were.
+        """
+        batches = self._whole()
+        while step := list(itertools.islice(batches, self._accumulation)):
+            num_galaxies = sum(len(batch["image"]) for batch in step)
+            if self._own_share and self._split == "train":
+                num_galaxies = sum(distributed.gather(num_galaxies))
+            mine = step if self._own_share else map(_share, step)
+            yield from in_steps(mine, [Step(num_galaxies, len(step))])
+
+    def _whole(self) -> Iterator[dict]:
+        """The batches as they are read, from the first step on, their labels checked."""
         batches = (self._as_dict(batch) for batch in self._seeded())
         for number, batch in enumerate(self._joined(self._compared(batches))):
             if number == 0:
@@ -110,7 +128,7 @@ class ForeignLoader:
             if number >= self._first_batch:
                 if self._check:
                     self._check_labels(batch)
-                yield batch if self._own_share else _share(batch)
+                yield batch
 
     def _seeded(self) -> Iterator[dict | Sequence]:
         """The loader's batches, each drawn with a seed of its own, whatever was drawn between.
@@ -119,12 +137,11 @@ class ForeignLoader:
         """
         rank = distributed.rank() if self._own_share else 0
         seed = ((self._seed * 1_000_003 + self._epoch) * 65_537 + rank * 1_000_000_007) % 2**62
-        torch.manual_seed(seed)
-        with starting_workers():
+        with _seeded_with(seed), starting_workers():
             batches = iter(self._loader)
         for number in itertools.count():
-            torch.manual_seed(seed + number)
-            batch = next(batches, None)
+            with _seeded_with(seed + number):
+                batch = next(batches, None)
             if (batch is None) != (number == self._num_batches):
                 given = f"only {number}" if batch is None else "more"
                 raise OneProcessError(
@@ -208,6 +225,15 @@ class ForeignLoader:
             if self._own_share:  # the other processes don't see it
                 raise OneProcessError(str(error)) from error
             raise
+
+
+@contextlib.contextmanager
+def _seeded_with(seed: int) -> Iterator[None]:
+    """Seed torch's generators for a ``with`` block; after it they are as before."""
+    gpus = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(gpus):
+        torch.manual_seed(seed)
+        yield
 
 
 def _has_distributed_sampler(loader: Iterable) -> bool:

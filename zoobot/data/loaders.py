@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from zoobot.data.dataset import CatalogDataset, float_images
 from zoobot.data.images import ImageError
-from zoobot.data.samplers import EvalSampler, TrainSampler
+from zoobot.data.samplers import EvalSampler, Step, TrainSampler, in_steps
 from zoobot.system import distributed
 from zoobot.system.cores import pool_of_single_cores
 from zoobot.system.errors import OneProcessError, UserError
@@ -56,7 +56,7 @@ class BatchSampler(Protocol):
     """What ``GalaxyLoader`` asks of a sampler: it says which galaxies make each batch."""
 
     accumulation: int
-    batch_size: int  # galaxies of the largest batch
+    largest_batch: int  # the most galaxies in a batch
     note: str  # what a user should know of how galaxies are dealt; may be empty
 
     def __len__(self) -> int:
@@ -64,6 +64,9 @@ class BatchSampler(Protocol):
 
     def __iter__(self) -> Iterator[tuple[int, list[int]]]:
         """Epoch and numbers of the galaxies of each batch."""
+
+    def steps(self) -> list[Step]:
+        """The steps of the next iteration."""
 
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:
         """The epoch to give next, from this optimiser step on."""
@@ -112,7 +115,7 @@ class GalaxyLoader:
         if dataset.is_only_copied or (dataset.is_only_decoded and num_workers <= MOST_THREADS):
             self._num_threads, num_workers = min(num_workers, MOST_THREADS), 0
         num_making = max(1, self._num_threads or num_workers)
-        bytes_ahead = num_making * sampler.batch_size * (dataset.image_bytes or 0)
+        bytes_ahead = num_making * sampler.largest_batch * (dataset.image_bytes or 0)
         if bytes_ahead:
             prefetch_factor = max(1, min(prefetch_factor, MOST_BYTES_AHEAD // bytes_ahead))
         self.num_ahead = num_making * prefetch_factor
@@ -152,11 +155,16 @@ class GalaxyLoader:
         self._on_gpu = GalaxyLoader(dataset, self.sampler, *self._again)
         return self._on_gpu
 
+    def steps(self) -> list[Step]:
+        """The steps of the next iteration."""
+        return self.sampler.steps()
+
     def __len__(self) -> int:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[dict]:
-        for batch in self._in_threads() if self._num_threads else self._in_processes():
+        batches = self._in_threads() if self._num_threads else self._in_processes()
+        for batch in in_steps(batches, self.steps()):
             if batch["errors"] and not self._record_errors:
                 told = [*batch["errors"].values()]
                 raise ImageError("; ".join(told[:5]) + ("; ..." if len(told) > 5 else ""))
@@ -259,7 +267,6 @@ class RegroupedLoader:
     def __init__(self, loader: GalaxyLoader, steps: int):
         self._loader = loader
         self._steps = steps
-        self.accumulation = loader.accumulation * steps
         self.num_steps = -(-loader.num_steps // steps)
 
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:
@@ -270,7 +277,10 @@ class RegroupedLoader:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[dict]:
-        return iter(self._loader)
+        steps = self._loader.steps()
+        groups = [steps[i : i + self._steps] for i in range(0, len(steps), self._steps)]
+        joined = [Step(*map(sum, zip(*group, strict=True))) for group in groups]
+        return in_steps(self._loader, joined)
 
 
 class CatalogLoader:

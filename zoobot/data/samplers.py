@@ -3,7 +3,8 @@
 A sampler yields (epoch, numbers of the galaxies in one micro-batch) for its own rank.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -13,6 +14,30 @@ from zoobot.system.errors import UserError
 
 SMALLEST_MICRO_BATCH = 2  # galaxies of a rank, where there are enough
 SHARDS_MIXED = 16  # galaxies are shuffled within groups of this many shards
+
+
+class Step(NamedTuple):
+    """What there is in an optimiser step: galaxies over all ranks, and batches of one rank."""
+
+    num_galaxies: int
+    num_batches: int
+
+
+def in_steps(batches: Iterable[dict], steps: Iterable[Step]) -> Iterator[dict]:
+    """Batches that tell of their step: ``step_galaxies``, over all ranks, and ``ends_step``.
+
+    ``ends_step`` is True for the last batch of a step.
+
+    Raises:
+        ValueError: if there are more or fewer batches than the steps have.
+    """
+    places = (
+        {"step_galaxies": step.num_galaxies, "ends_step": number == step.num_batches}
+        for step in steps
+        for number in range(1, step.num_batches + 1)
+    )
+    for batch, place in zip(batches, places, strict=True):
+        yield batch | place
 
 
 class TrainSampler(Sampler):
@@ -40,7 +65,7 @@ class TrainSampler(Sampler):
 
     Attributes:
         num_steps: optimiser steps of an epoch.
-        batch_size: galaxies of the largest micro-batch.
+        largest_batch: galaxies in the largest micro-batch of this rank; others have one less.
         note: in words, that steps are larger than ``batch_size``; empty if they are not.
 
     Raises:
@@ -66,7 +91,8 @@ class TrainSampler(Sampler):
         micro_batch_size = -(-batch_size // (ranks * accumulation))
         needed = -(-largest // (ranks * micro_batch_size))
         self.accumulation = min(accumulation, needed, smallest // (ranks * smallest_share))
-        self.batch_size = -(-largest // (ranks * self.accumulation))
+        largest_share = len(range(distributed.rank(), largest, ranks))
+        self.largest_batch = -(-largest_share // self.accumulation)
         self.note = ""
         if largest > batch_size:
             self.note = (
@@ -83,6 +109,12 @@ class TrainSampler(Sampler):
 
     def __len__(self) -> int:
         return self.num_steps * self.accumulation
+
+    def steps(self) -> list[Step]:
+        """The steps of the next iteration."""
+        size, num_larger = divmod(self.num_galaxies, self.num_steps)
+        sizes = [size + (step < num_larger) for step in range(self.num_steps)]
+        return [Step(size, self.accumulation) for size in sizes[self._first_step :]]
 
     def __iter__(self) -> Iterator[tuple[int, list[int]]]:
         for step in np.array_split(self._order(), self.num_steps)[self._first_step :]:
@@ -114,12 +146,17 @@ class EvalSampler(Sampler):
         """Do nothing: every epoch is the same."""
 
     def __init__(self, num_galaxies: int, batch_size: int):
+        self._num_galaxies = num_galaxies
         self._indices = range(distributed.rank(), num_galaxies, distributed.world_size())
-        self.batch_size = batch_size
+        self.largest_batch = batch_size
+
+    def steps(self) -> list[Step]:
+        """One, for nothing is changed between the batches."""
+        return [Step(self._num_galaxies, len(self))]
 
     def __len__(self) -> int:
-        return -(-len(self._indices) // self.batch_size)
+        return -(-len(self._indices) // self.largest_batch)
 
     def __iter__(self) -> Iterator[tuple[int, list[int]]]:
-        for start in range(0, len(self._indices), self.batch_size):
-            yield 0, list(self._indices[start : start + self.batch_size])
+        for start in range(0, len(self._indices), self.largest_batch):
+            yield 0, list(self._indices[start : start + self.largest_batch])

@@ -90,7 +90,8 @@ def label_tensor(batch: dict, columns: Sequence[str]) -> torch.Tensor:
     names = batch.get("label_cols", columns) if is_one_tensor else [*batch]
     for column in columns:
         if column not in names:
-            found = [name for name in names if name not in ("image", "id_str")]
+            others = ("image", "id_str", "step_galaxies", "ends_step")
+            found = [name for name in names if name not in others]
             raise UserError(f"batches have no label column {column!r}; they have {found[:10]}")
     if not is_one_tensor:
         return _single(torch.stack([_one_column(batch, column) for column in columns], dim=1))

@@ -14,6 +14,7 @@ import safetensors.numpy
 from torch.utils.data import Sampler
 
 from zoobot import statistics
+from zoobot.data.samplers import Step
 from zoobot.data.shards.reader import hash_all
 from zoobot.data.sources import Galaxies
 from zoobot.limits.text import parse_json, read_json
@@ -97,10 +98,14 @@ class PartSampler(Sampler):
     def __init__(self, work: Work, parts: Sequence[int]):
         self._work = work
         self._parts = parts
-        self.batch_size = work.batch_size
+        self.largest_batch = work.batch_size
 
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:
         """Does nothing: every epoch is the same."""
+
+    def steps(self) -> list[Step]:
+        """One, for nothing is changed between the batches."""
+        return [Step(sum(len(self._work.rows(part)) for part in self._parts), len(self))]
 
     def __len__(self) -> int:
         return sum(len(self._work.batches(part)) for part in self._parts)

@@ -28,6 +28,7 @@ from zoobot.data.loaders import GalaxyLoader
 from zoobot.data.sources import Galaxies, TableGalaxies
 from zoobot.data.views.cpu import GalaxyView
 from zoobot.data.views.turned import TurnedViews
+from zoobot.models import speed
 from zoobot.predictions.files import Predictions, check_save_loc
 from zoobot.predictions.image_notes import ImageNotes
 from zoobot.predictions.models import (
@@ -46,6 +47,7 @@ from zoobot.predictions.parts import (
     open_parts,
     write_part,
 )
+from zoobot.runs import numerics
 from zoobot.schemas import Schema
 from zoobot.system import distributed, locks
 from zoobot.system.cores import choose_num_workers
@@ -71,7 +73,7 @@ def predict_to_file(
     prefetch_factor: int = 4,
     device: str = "auto",
     precision: str = "auto",
-    compile_encoder: bool = False,
+    compile_encoder: bool | str = False,
     fits_scaling: str | None = None,
     on_bad_image: str = "error",
     summary: bool = False,
@@ -97,6 +99,7 @@ def predict_to_file(
         num_workers: image-reading workers of each process; see
             ``zoobot.system.cores.choose_num_workers``.
         compile_encoder: run the encoder through ``torch.compile``; all batches then have one size.
+            True, False, or one of ``options.COMPILE``: ``auto`` does if that pays on this device.
         on_bad_image: ``error`` stops at the first image that can't be read and names it; ``record``
             gives its galaxy NaN, and the reason in a column ``error``.
         summary: also write ``STEM_summary.parquet`` with fractions, 90% intervals and the
@@ -128,6 +131,11 @@ def predict_to_file(
     with only:
         galaxies, digest = _galaxies(catalog, folder, split, id_from)
         dataset = _dataset(galaxies, model, transform, num_views, fits_scaling).made_for(where)
+        num_passes = len(galaxies) * num_views / distributed.world_size()
+        wanted = {True: "on", False: "off"}.get(compile_encoder, compile_encoder)
+        compiled, told = speed.choose(wanted, model, where, num_passes)
+        if told and show_progress and distributed.is_main():
+            tqdm.write(told)
         schema = Schema.from_dict(template.metadata["schema"]) if summary else None
         work = Work(folder, len(galaxies), batch_size, template, schema, seed, num_views)
         plan = template.metadata | {
@@ -139,7 +147,7 @@ def predict_to_file(
             "channels": dataset.channels,
             "batch_size": batch_size,
             "precision": str(settings.dtype),
-            "compiled": compile_encoder,
+            "compiled": {"on": True, "off": False}.get(compiled, compiled),
             "summary": summary,
             "seed": seed,
         }
@@ -157,7 +165,7 @@ def predict_to_file(
         )
         bar = _progress_bar(work, mine, len(todo), show_progress)
         with keep_generators(where), bar:
-            notes = _predict_parts(model, loader, mine, work, settings, compile_encoder, bar)
+            notes = _predict_parts(model, loader, mine, work, settings, compiled, bar)
         notes.tell()
         distributed.barrier()
         if distributed.is_main():
@@ -243,12 +251,14 @@ def _progress_bar(work: Work, mine: list[int], num_todo: int, show_progress: boo
     )
 
 
-def _predict_parts(model, loader, parts, work, settings, compile_encoder, bar) -> ImageNotes:
+def _predict_parts(model, loader, parts, work, settings, compiled, bar) -> ImageNotes:
     """Predict parts; earlier ones are copied to the host, summarised and written meanwhile."""
     notes = ImageNotes()
     model = model.to(settings.device, memory_format=torch.channels_last).eval()
-    if compile_encoder:
-        model.encoder.compile(dynamic=False)
+    speed.use_fast_norms(model, settings.device, settings.dtype)
+    numerics.try_convolutions(settings.device)
+    if compiled != "off":
+        model.encoder.compile(dynamic=False, mode=speed.MODES[compiled])
     batches = on_device(_looked_at(loader, notes), settings.device)
     with ThreadPoolExecutor(WRITERS) as writer:
         writing = deque()
@@ -257,7 +267,7 @@ def _predict_parts(model, loader, parts, work, settings, compile_encoder, bar) -
             for rows in work.batches(part):
                 batch = next(batches)
                 torch.manual_seed((work.seed * 1_000_003 + rows.start) % 2**63)
-                pad_to = work.batch_size if compile_encoder else None
+                pad_to = work.batch_size if compiled != "off" else None
                 predicted.append(_predict_batch(model, batch, len(rows), work, settings, pad_to))
                 errors |= {rows.start + place: told for place, told in batch["errors"].items()}
                 bar.update(len(rows))

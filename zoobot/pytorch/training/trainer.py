@@ -33,6 +33,9 @@ def get_trainer(
     logger: object = None,
     *,
     precision: str | int = "auto",
+    tf32: str = "auto",
+    deterministic: bool = False,
+    compile: str = "auto",
     gradient_clip_val: float | None = None,
     accumulate_grad_batches: int = 1,
     unfreeze_after: int = 0,
@@ -56,6 +59,11 @@ def get_trainer(
         logger: without effect; metrics are in ``metrics.jsonl`` and ``tensorboard/``.
         precision: ``auto`` (bf16 where the hardware has it), ``bf16``, ``fp16``, ``fp32``, or
             Lightning's names of them.
+        tf32: float32 on NVIDIA's GPUs with factors rounded to 10 bits of 23: ``on``, ``off``, or
+            ``auto``: in convolutions only. For the whole process.
+        deterministic: the same bits each time on a GPU too; slower. For the whole process.
+        compile: ``torch.compile`` the model in ``fit``: ``auto`` (on a GPU, if that saves more than
+            it takes), ``on``, ``max`` (try more kernels) or ``off``.
         gradient_clip_val: largest gradient norm; None: none.
         accumulate_grad_batches: batches of the data module that make a step.
         unfreeze_after: freeze the encoder for so many epochs; patience counts from there.
@@ -89,6 +97,9 @@ def get_trainer(
         max_epochs=max_epochs,
         patience=patience,
         **hardware(accelerator, precision),
+        tf32=tf32,
+        deterministic=deterministic,
+        compile=compile,
         grad_clip=gradient_clip_val,
         accumulation=accumulate_grad_batches,
         unfreeze_after=unfreeze_after,
