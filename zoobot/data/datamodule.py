@@ -46,6 +46,8 @@ class CatalogDataModule:
         grad_accumulation: micro-batches of an optimiser step.
         augment: ``device`` leaves the training views to the device, for the loop; see
             ``zoobot.data.views.device``.
+        cache: where a trainer keeps decoded images of training and validation galaxies, ``auto``,
+            ``none``, ``device`` or ``memory``; see ``image_cache.keep_images``.
 
     Catalogs may also be galaxies of another source, such as shards (``zoobot.data.shards``).
 
@@ -76,6 +78,7 @@ class CatalogDataModule:
         fits_scaling: str = "asinh",
         grad_accumulation: int = 1,
         augment: str = "cpu",
+        cache: str = "none",
     ):
         if isinstance(label_cols, str):
             raise UserError(f"label_cols is a list of columns: use [{label_cols!r}]")
@@ -114,6 +117,7 @@ class CatalogDataModule:
         self.fits_scaling = fits_scaling
         self.grad_accumulation = grad_accumulation
         self.augment = augment
+        self.cache = cache
         self.datasets: dict[str, CatalogDataset] = {}
 
     def setup(self, stage: str | None = None) -> None:
@@ -136,6 +140,7 @@ class CatalogDataModule:
             channels=self.channels,
             fits_scaling=self.fits_scaling,
             seed=self.seed,
+            cache=self.cache,
         )
         if split == "train" and self.augment == "device":
             dataset.transform = device_view_of(self.train_transform, dataset.galaxies)

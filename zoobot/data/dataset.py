@@ -10,9 +10,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
 
-from zoobot.data.images import ImageError, read_image, read_pixels
+from zoobot.data.device_cache import DeviceCache
+from zoobot.data.images import ImageError, image_of, pixels_in, read_image, read_pixels
+from zoobot.data.memory_cache import MemoryCache
 from zoobot.data.sources import Galaxies, TableGalaxies, label_frame
 from zoobot.data.views.config import minimal_view_config
 from zoobot.data.views.cpu import GalaxyView, apply_transform, get_galaxy_transform
@@ -62,6 +65,7 @@ class CatalogDataset(Dataset):
         channels: 1 or 3, of the image before the transform.
         fits_scaling: brightness of FITS images.
         seed: of the transform's random draws.
+        cache: where ``image_cache.keep_images`` keeps decoded images.
 
     Raises:
         ValueError: for a missing column, or a label that is no number.
@@ -77,6 +81,7 @@ class CatalogDataset(Dataset):
         channels: int = 3,
         fits_scaling: str = "asinh",
         seed: int = 0,
+        cache: str = "none",
     ):
         if isinstance(catalog, pd.DataFrame):
             catalog = TableGalaxies(catalog, label_cols)
@@ -91,6 +96,9 @@ class CatalogDataset(Dataset):
         self.channels = channels
         self.fits_scaling = fits_scaling
         self.seed = seed
+        self.cache = cache
+        self.in_memory: MemoryCache | None = None  # both are set by ``image_cache.keep_images``
+        self.on_device: DeviceCache | None = None
 
     def __len__(self) -> int:
         return len(self.galaxies)
@@ -113,16 +121,21 @@ class CatalogDataset(Dataset):
         """These galaxies as they look in this epoch.
 
         ``image`` lacks those that can't be read: ``errors`` has place in the batch -> reason.
-        ``no_data`` lists the values that were taken for no data, once for each image.
+        ``no_data`` lists the values that were taken for no data, once for each image. With
+        ``on_device``, ``image`` also lacks those that are kept there.
         """
         images, errors, no_data = [], {}, []
-        for place, index in enumerate(indices):
+        cache = self.on_device
+        places = range(len(indices)) if cache is None else cache.missing(indices)
+        for place in places:
+            index = indices[place]
             try:
                 images.append(self._image(index, (self.seed, epoch, index), no_data))
             except ImageError as error:
                 errors[place] = str(error)
         ids = [self.galaxies.id_str(i) for i in indices]
-        batch = {"id_str": ids, "errors": errors, "no_data": no_data}
+        batch = {} if cache is None else cache.parts(indices, places)
+        batch |= {"id_str": ids, "errors": errors, "no_data": no_data}
         if images:
             batch["image"] = self._stack(images)
         if self.is_only_decoded:
@@ -154,13 +167,41 @@ class CatalogDataset(Dataset):
         """``id_str`` and the label columns of all galaxies, for checks before training."""
         return label_frame(self.galaxies)
 
+    @property
+    def keeps_images(self) -> bool:
+        """Whether decoded images are kept, and are those that its view needs."""
+        if self.on_device is not None:
+            return True
+        return self.in_memory is not None and self.in_memory.view is self.transform
+
+    @property
+    def fitted_shape(self) -> tuple[int, int, int, int]:
+        """(N, F, F, C) of the images of a view that is left to the device."""
+        side_px = self.transform.fitted_px
+        channels = 1 if self.transform.config.greyscale else self.channels
+        return len(self), side_px, side_px, channels
+
+    def pixels(self, index: int, no_data: list | None = None) -> np.ndarray:
+        """A galaxy's pixels (H, W, C), uint8, of which any view of it is made; see ``batch``."""
+        decoded = self._decoded(index, no_data)
+        return decoded if self.is_only_decoded else pixels_in(decoded)
+
     def _image(
         self, index: int, seed: tuple[int, int, int] | None = None, no_data: list | None = None
     ):
         """A galaxy's view (C, H, W); or, for a view on the device, pixels (H, W, C).
 
-        Values that were taken for no data are added to the list ``no_data``.
+        Values that were taken for no data are added to the list ``no_data``, if it was read now.
         """
+        if self.in_memory is None or self.in_memory.view is not self.transform:
+            image = self._decoded(index, no_data)
+        else:
+            image = self.in_memory.get(index, lambda: self.pixels(index, no_data))
+            image = image if self.is_only_decoded else image_of(image)
+        return image if self.is_only_decoded else apply_transform(self.transform, image, seed)
+
+    def _decoded(self, index: int, no_data: list | None = None) -> Image.Image | np.ndarray:
+        """A galaxy's image as its views need it; for views on the device, fitted pixels."""
         source = self.galaxies.source(index)
         name = None if isinstance(source, str) else f"id_str {self.galaxies.id_str(index)!r}"
         view = self.transform
@@ -170,7 +211,7 @@ class CatalogDataset(Dataset):
         image = read_image(source, self.channels, self.fits_scaling, min_side_px, name=name)
         if no_data is not None:
             no_data += image.info.get("no_data", ())
-        return apply_transform(view, image, seed)
+        return image
 
     def _stack(self, images: list) -> torch.Tensor:
         """(B, C, H, W) in the views' own memory order (H, W, C), a fifth of reordering's cost."""
@@ -192,6 +233,7 @@ def as_float(images: torch.Tensor) -> torch.Tensor:
 
 def float_images(batch: dict) -> torch.Tensor:
     """A batch's images, float32 in 0-1; views for the device are made on the batch's device."""
+    images = batch["cache"].complete(batch) if "cache" in batch else batch["image"]
     if batch.keys() >= {*VIEW_KEYS}:
-        return warp(batch["image"], *(batch[key] for key in VIEW_KEYS))
-    return as_float(batch["image"])
+        return warp(images, *(batch[key] for key in VIEW_KEYS))
+    return as_float(images)

@@ -75,8 +75,7 @@ def read_image(
     if fits_scaling not in FITS_SCALINGS:
         raise UserError(f"fits_scaling={fits_scaling!r}: use one of {', '.join(FITS_SCALINGS)}")
     if isinstance(source, np.ndarray):
-        grey = source.shape[-1] == 1
-        return Image.fromarray(source[..., 0] if grey else source).convert(MODES[channels])
+        return image_of(source).convert(MODES[channels])
     file, name = _resolve(source, name)
     with _opened(file, name) as opened:
         content, is_fits = _unpacked(opened, name)
@@ -138,8 +137,17 @@ def read_pixels(
                 return decode_jpeg(encoded).permute(1, 2, 0).numpy()
         except Exception:  # read_image then makes the error message
             pass
-    image = read_image(source, channels, fits_scaling, name=name)
+    return pixels_in(read_image(source, channels, fits_scaling, name=name))
+
+
+def pixels_in(image: Image.Image) -> np.ndarray:
+    """The pixels (H, W, C) of an image of mode 'RGB' or 'L'."""
     return np.asarray(image).reshape(image.height, image.width, -1)
+
+
+def image_of(pixels: np.ndarray) -> Image.Image:
+    """The image of mode 'RGB' or 'L' that has these pixels (H, W, C)."""
+    return Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[..., 0])
 
 
 def to_8bit(

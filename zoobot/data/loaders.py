@@ -138,6 +138,8 @@ class GalaxyLoader:
                 told = [*batch["errors"].values()]
                 raise ImageError("; ".join(told[:5]) + ("; ..." if len(told) > 5 else ""))
             batch["label_cols"] = self.dataset.label_cols
+            if self.dataset.on_device is not None:
+                batch["cache"] = self.dataset.on_device
             yield batch
 
     def _in_processes(self) -> Iterator[dict]:
