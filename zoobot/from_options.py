@@ -28,7 +28,7 @@ from zoobot.trainer import Trainer
 
 MAY_CHANGE_ON_RESUME = set(
     "config debug resume save_dir epochs patience num_workers device compile no_report save_every "
-    "on_save_error max_skipped_steps allow_changes check_images cache".split()
+    "on_save_error max_skipped_steps allow_changes check_images cache decode".split()
 )
 
 
@@ -107,6 +107,7 @@ def make_data(
         grad_accumulation=options.grad_accumulation,
         augment=_augment(options),
         cache=options.cache,
+        decode=options.decode,
     )
 
 

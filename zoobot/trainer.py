@@ -10,8 +10,8 @@ from zoobot import engine, optim
 from zoobot.contracts import DataModule, Loader, TrainableModel, check_trainable
 from zoobot.data.device_batches import on_device
 from zoobot.data.foreign_loaders import ForeignLoader
-from zoobot.data.image_cache import keep_images_of
 from zoobot.data.loaders import GalaxyLoader, RegroupedLoader, own_loader
+from zoobot.data.reading import prepare_reading
 from zoobot.models.finetune import FinetuneableZoobotClassifier
 from zoobot.models.rebuild import check_rebuilds
 from zoobot.models.wrapped import unwrapped
@@ -130,7 +130,7 @@ class Trainer:
         val = self._loop_loader(val_dataloaders, model, "val")
         optim.check_schedule(settings.scheduler_kwargs, settings.epochs, train.num_steps)
         ours, validated = own_loader(train_dataloaders), own_loader(val_dataloaders)
-        cached = keep_images_of((ours, validated), self.device, settings.epochs)
+        reading = prepare_reading((ours, validated), self.device, settings.epochs)
         model.learn_from_labels(tables.get("train"))
         model.to(self.device)
         optimizer = model.configure_optimizers()
@@ -148,7 +148,7 @@ class Trainer:
             self._run = run
             run.say(
                 f"{known.introduce()}{model.introduce()}; {settings.dtype} on {self.device}\n"
-                f"{cached}{optim.group_table(optimizer.param_groups)}"
+                f"{reading}{optim.group_table(optimizer.param_groups)}"
             )
             if ours is not None and ours.sampler.note:
                 run.warn(ours.sampler.note)

@@ -10,13 +10,14 @@ from conftest import draw_galaxies
 from PIL import Image
 from ranks import as_ranks
 
-from zoobot.data import CatalogDataModule, image_cache, loaders
+from zoobot.data import CatalogDataModule, image_cache, loaders, reading
 from zoobot.data.catalog import read_catalog
 from zoobot.data.dataset import CatalogDataset
 from zoobot.data.device_batches import to_device
 from zoobot.data.device_cache import FIRST_BATCHES, DeviceCache
-from zoobot.data.image_cache import keep_images, keep_images_of
+from zoobot.data.image_cache import keep_images
 from zoobot.data.images import ImageError
+from zoobot.data.reading import prepare_reading
 from zoobot.data.views.config import default_view_config
 from zoobot.data.views.cpu import GalaxyView
 from zoobot.data.views.device import DeviceView
@@ -119,7 +120,7 @@ def test_a_run_is_bitwise_the_same_with_and_without(frame, tree, tmp_path, monke
     runs = {"none": "none", "memory": "memory"} | ({"device": "x"} if augment == "device" else {})
     for name, cache in runs.items():
         if name == "device":
-            monkeypatch.setattr(image_cache, "keep_images", keep_on_cpu)
+            monkeypatch.setattr(reading, "keep_images", keep_on_cpu)
         data = CatalogDataModule(
             tree.label_cols, view(32), view(32), frame, batch_size=16, num_workers=0,
             augment=augment, cache=cache,
@@ -258,9 +259,9 @@ def test_images_of_another_view_are_not_taken_for_those_that_are_kept(frame):
 def test_one_epoch_keeps_nothing(frame):
     dataset = CatalogDataset(frame, None, view(), cache="memory")
     loader = loaders.train_loader(dataset, 16)
-    assert keep_images_of((loader, None), CPU, epochs=1) == ""
+    assert prepare_reading((loader, None), CPU, epochs=1) == ""
     assert dataset.in_memory is None
-    assert keep_images_of((loader, None), CPU, epochs=2).startswith("cache: 60 training images, ")
+    assert prepare_reading((loader, None), CPU, epochs=2).startswith("cache: 60 training images, ")
     assert dataset.in_memory is not None
 
 

@@ -48,6 +48,8 @@ class CatalogDataModule:
             ``zoobot.data.views.device``.
         cache: where a trainer keeps decoded images of training and validation galaxies, ``auto``,
             ``none``, ``device`` or ``memory``; see ``image_cache.keep_images``.
+        decode: where it has their JPEGs decoded, ``auto``, ``cpu`` or ``gpu``; see
+            ``decode_gpu.choose_decoder``.
 
     Catalogs may also be galaxies of another source, such as shards (``zoobot.data.shards``).
 
@@ -79,6 +81,7 @@ class CatalogDataModule:
         grad_accumulation: int = 1,
         augment: str = "cpu",
         cache: str = "none",
+        decode: str = "cpu",
     ):
         if isinstance(label_cols, str):
             raise UserError(f"label_cols is a list of columns: use [{label_cols!r}]")
@@ -118,6 +121,7 @@ class CatalogDataModule:
         self.grad_accumulation = grad_accumulation
         self.augment = augment
         self.cache = cache
+        self.decode = decode
         self.datasets: dict[str, CatalogDataset] = {}
 
     def setup(self, stage: str | None = None) -> None:
@@ -141,6 +145,7 @@ class CatalogDataModule:
             fits_scaling=self.fits_scaling,
             seed=self.seed,
             cache=self.cache,
+            decode=self.decode,
         )
         if split == "train" and self.augment == "device":
             dataset.transform = device_view_of(self.train_transform, dataset.galaxies)

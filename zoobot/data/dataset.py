@@ -5,7 +5,8 @@ rank, the batch size or where a run was interrupted.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from zoobot.data.device_cache import DeviceCache
-from zoobot.data.images import ImageError, image_of, pixels_in, read_image, read_pixels
+from zoobot.data.images import ImageError, ImageSource, image_of, pixels_in, read_image, read_pixels
 from zoobot.data.memory_cache import MemoryCache
 from zoobot.data.sources import Galaxies, TableGalaxies, label_frame
 from zoobot.data.views.config import minimal_view_config
@@ -52,6 +53,16 @@ class ImagesSeen:
         return cls(**{name: description.get(name) for name in names})
 
 
+class Decoder(Protocol):
+    """Decodes JPEGs that workers leave to it; see ``zoobot.data.decode_gpu``."""
+
+    def jpeg(self, source: ImageSource) -> bytes | None:
+        """The file of an image that is left to it; None if a worker is to decode it."""
+
+    def ahead(self, batches: Iterable[dict]) -> Iterator[dict]:
+        """Batches with all their images, the next one made while one is used."""
+
+
 class CatalogDataset(Dataset):
     """Galaxies of a catalog: ``dataset[i]`` is a dict of image, id_str and labels.
 
@@ -66,6 +77,7 @@ class CatalogDataset(Dataset):
         fits_scaling: brightness of FITS images.
         seed: of the transform's random draws.
         cache: where ``image_cache.keep_images`` keeps decoded images.
+        decode: where ``decode_gpu.choose_decoder`` has JPEGs decoded.
 
     Raises:
         ValueError: for a missing column, or a label that is no number.
@@ -82,6 +94,7 @@ class CatalogDataset(Dataset):
         fits_scaling: str = "asinh",
         seed: int = 0,
         cache: str = "none",
+        decode: str = "cpu",
     ):
         if isinstance(catalog, pd.DataFrame):
             catalog = TableGalaxies(catalog, label_cols)
@@ -97,8 +110,10 @@ class CatalogDataset(Dataset):
         self.fits_scaling = fits_scaling
         self.seed = seed
         self.cache = cache
+        self.decode = decode
         self.in_memory: MemoryCache | None = None  # both are set by ``image_cache.keep_images``
         self.on_device: DeviceCache | None = None
+        self.decoder: Decoder | None = None  # set by ``decode_gpu.choose_decoder``
 
     def __len__(self) -> int:
         return len(self.galaxies)
@@ -122,13 +137,18 @@ class CatalogDataset(Dataset):
 
         ``image`` lacks those that can't be read: ``errors`` has place in the batch -> reason.
         ``no_data`` lists the values that were taken for no data, once for each image. With
-        ``on_device``, ``image`` also lacks those that are kept there.
+        ``on_device``, ``image`` also lacks those that are kept there; with ``decoder``, those in
+        ``jpegs``, place -> file.
         """
-        images, errors, no_data = [], {}, []
+        images, jpegs, errors, no_data = [], {}, {}, []
         cache = self.on_device
         places = range(len(indices)) if cache is None else cache.missing(indices)
         for place in places:
             index = indices[place]
+            jpeg = self.decoder and self.decoder.jpeg(self.galaxies.source(index))
+            if jpeg:
+                jpegs[place] = jpeg
+                continue
             try:
                 images.append(self._image(index, (self.seed, epoch, index), no_data))
             except ImageError as error:
@@ -138,6 +158,9 @@ class CatalogDataset(Dataset):
         batch |= {"id_str": ids, "errors": errors, "no_data": no_data}
         if images:
             batch["image"] = self._stack(images)
+        if self.decoder is not None:
+            decoded = [place for place in places if place not in errors and place not in jpegs]
+            batch |= {"jpegs": jpegs, "places_decoded": decoded}
         if self.is_only_decoded:
             read = [index for place, index in enumerate(indices) if place not in errors]
             batch |= self.transform.draw(self.seed, epoch, read)

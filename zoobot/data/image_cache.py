@@ -6,7 +6,6 @@ needs. So every epoch's views are bitwise what they are without.
 
 import contextlib
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -14,7 +13,6 @@ import torch
 from zoobot.data.dataset import CatalogDataset
 from zoobot.data.device_cache import DeviceCache, free_device_bytes
 from zoobot.data.images import ImageError
-from zoobot.data.loaders import GalaxyLoader
 from zoobot.data.memory_cache import MemoryCache
 from zoobot.system import distributed
 from zoobot.system.errors import OneProcessError, UserError
@@ -22,22 +20,6 @@ from zoobot.system.shared_memory import SharedBytes, free_bytes, share_on_node
 
 CACHES = ("auto", "none", "device", "memory")
 NUM_SIZED = 16  # galaxies whose images tell how large the others are
-
-
-def keep_images_of(
-    loaders: Sequence[GalaxyLoader | None], device: torch.device, epochs: int
-) -> str:
-    """Have the galaxies of loaders to train and to validate with keep their images.
-
-    See ``keep_images``. It does nothing for the only epoch, and for None.
-
-    Returns:
-        What to tell the user of it, lines that end with a new line.
-    """
-    named = zip(loaders, ("training", "validation"), strict=True)
-    ours = [(loader, kind) for loader, kind in named if loader is not None and epochs > 1]
-    notes = [keep_images(loader.dataset, device, kind) for loader, kind in ours]
-    return "".join(f"{note}\n" for note in notes if note)
 
 
 def keep_images(dataset: CatalogDataset, device: torch.device, kind: str = "galaxy") -> str:

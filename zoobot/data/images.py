@@ -124,20 +124,27 @@ def read_pixels(
     """
     if isinstance(source, np.ndarray) and source.shape[-1] == channels:
         return source
-    if isinstance(source, (bytes, str)) and channels == 3:
+    if channels == 3 and (found := open_rgb_jpeg(source)):
         from torchvision.io import decode_jpeg  # here: it takes a second
 
-        try:
-            if isinstance(source, str):
-                check_file(source, source)
-            content = source if isinstance(source, bytes) else Path(source).read_bytes()
-            header = Image.open(io.BytesIO(content), formats=("JPEG",))
-            if header.mode == "RGB" and header.width * header.height <= MAX_PIXELS:
-                encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-                return decode_jpeg(encoded).permute(1, 2, 0).numpy()
-        except Exception:  # read_image then makes the error message
-            pass
+        with contextlib.suppress(Exception):  # read_image then makes the error message
+            encoded = torch.frombuffer(bytearray(found[0]), dtype=torch.uint8)
+            return decode_jpeg(encoded).permute(1, 2, 0).numpy()
     return pixels_in(read_image(source, channels, fits_scaling, name=name))
+
+
+def open_rgb_jpeg(source: ImageSource) -> tuple[bytes, Image.Image] | None:
+    """The content of an RGB JPEG, and its header as Pillow reads it; None for any other image."""
+    if not isinstance(source, (bytes, str)):
+        return None
+    with contextlib.suppress(Exception):  # ``read_image`` makes the error message
+        if isinstance(source, str):
+            check_file(source, source)
+        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+        header = Image.open(io.BytesIO(content), formats=("JPEG",))
+        if header.mode == "RGB" and header.width * header.height <= MAX_PIXELS:
+            return content, header
+    return None
 
 
 def pixels_in(image: Image.Image) -> np.ndarray:

@@ -98,6 +98,7 @@ class GalaxyLoader:
         self._record_errors = record_errors
         self.sampler = sampler
         self._pin_memory = pin_memory
+        self.num_workers = num_workers
         self._num_ahead = num_workers * prefetch_factor
         self._num_threads = 0
         self._timeout_s = timeout_s
@@ -133,7 +134,10 @@ class GalaxyLoader:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[dict]:
-        for batch in self._in_threads() if self._num_threads else self._in_processes():
+        batches = self._in_threads() if self._num_threads else self._in_processes()
+        if self.dataset.decoder is not None:
+            batches = self.dataset.decoder.ahead(batches)
+        for batch in batches:
             if batch["errors"] and not self._record_errors:
                 told = [*batch["errors"].values()]
                 raise ImageError("; ".join(told[:5]) + ("; ..." if len(told) > 5 else ""))
@@ -271,6 +275,7 @@ class CatalogLoader:
             labels = batch.get("labels", torch.empty(len(batch["image"]), 0))
             labels = labels if labels.is_floating_point() else labels.long()
             columns = dict(zip(batch["label_cols"], labels.unbind(1), strict=True))
+            batch["image"] = batch["image"].cpu()  # of a decoder on a GPU
             yield {"image": float_images(batch), "id_str": batch["id_str"], **columns}
 
 
