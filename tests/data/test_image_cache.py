@@ -1,4 +1,5 @@
 import gc
+import multiprocessing
 import os
 
 import numpy as np
@@ -271,3 +272,21 @@ def test_a_second_training_goes_on_with_what_is_kept(frame):
     dataset.batch(0, range(60))
     assert keep_images(dataset, CPU) == ""
     assert dataset.in_memory.num_kept() == 60
+
+
+def read(dataset, galaxies):
+    dataset.batch(0, galaxies)
+
+
+def test_workers_that_are_spawned_share_what_is_kept_and_take_no_images_of_the_device(frame):
+    dataset = CatalogDataset(frame, None, DeviceView(view(), 40), cache="memory")
+    keep_images(dataset, CPU)
+    keep_on_cpu(dataset)
+    for _ in range(FIRST_BATCHES + 1):
+        dataset.on_device.complete(dataset.batch(0, [0, 1]))
+    assert dataset.on_device.__getstate__()["_images"] is None
+    worker = multiprocessing.get_context("spawn").Process(target=read, args=(dataset, range(6)))
+    worker.start()
+    worker.join(60)
+    assert dataset.in_memory.num_kept() == 6
+    assert dataset.on_device.missing(range(6)) == [2, 3, 4, 5]

@@ -1,4 +1,5 @@
 import multiprocessing
+import weakref
 
 import numpy as np
 import pytest
@@ -28,6 +29,12 @@ def test_another_process_opens_the_same_bytes_by_their_address():
     assert other.array(np.uint8, (100,)).sum() == 20
 
 
+@pytest.fixture(autouse=True)
+def _none_in_use(monkeypatch):
+    """What other tests have not given back yet is not counted."""
+    monkeypatch.setattr(shared_memory, "_IN_USE", weakref.WeakSet())
+
+
 def test_free_memory_ends_at_the_limit_of_a_cgroup_above(tmp_path, monkeypatch):
     group = tmp_path / "job"
     group.mkdir()
@@ -39,3 +46,13 @@ def test_free_memory_ends_at_the_limit_of_a_cgroup_above(tmp_path, monkeypatch):
     assert shared_memory.left_in_cgroups("0::/job/step\n1:cpu:/\n", tmp_path) == [600]
     monkeypatch.setattr(shared_memory, "left_in_cgroups", lambda *_: [600])
     assert free_bytes() == 600
+
+
+def test_what_is_promised_is_not_free(monkeypatch):
+    monkeypatch.setattr(shared_memory, "_free_now", lambda: 100 * 2**20)
+    memory = SharedBytes(40 * 2**20)
+    assert free_bytes() == 60 * 2**20
+    memory.array(np.uint8, (30 * 2**20,))[:] = 1
+    assert free_bytes() == 90 * 2**20  # the rest the system has counted
+    del memory
+    assert free_bytes() == 100 * 2**20

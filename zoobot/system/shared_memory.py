@@ -24,6 +24,9 @@ CGROUP_FILES = (  # of version 2 and 1: limit, use, and the key of what can be f
 )
 
 
+_IN_USE: weakref.WeakSet["SharedBytes"] = weakref.WeakSet()
+
+
 class SharedBytes:
     """Bytes that a process shares with its workers, forked or spawned, and with other processes.
 
@@ -39,6 +42,7 @@ class SharedBytes:
         weakref.finalize(self, os.close, self._descriptor)
         self._num_bytes = num_bytes
         self._map = mmap.mmap(self._descriptor, num_bytes)
+        _IN_USE.add(self)
 
     def __reduce__(self):
         """For a worker that is being spawned: what it opens the same bytes by."""
@@ -47,6 +51,11 @@ class SharedBytes:
     def array(self, dtype: type | str, shape: tuple[int, ...], offset: int = 0) -> np.ndarray:
         """The bytes from ``offset`` on as an array, which is not a copy."""
         return np.ndarray(shape, dtype, self._map, offset)
+
+    @property
+    def num_promised(self) -> int:
+        """How many of the bytes do not take memory yet."""
+        return max(0, self._num_bytes - 512 * os.fstat(self._descriptor).st_blocks)
 
     @property
     def address(self) -> tuple[int, int, int]:
@@ -81,12 +90,19 @@ def share_on_node(own: SharedBytes | None) -> SharedBytes | None:
 
 
 def free_bytes() -> int:
-    """Memory that processes may still take: of the machine, and of this process's cgroups."""
+    """Memory that processes may still take: of the machine, and of this process's cgroups.
+
+    What this process's ``SharedBytes`` are going to take is not free.
+    """
+    return max(0, _free_now() - sum(memory.num_promised for memory in _IN_USE))
+
+
+def _free_now() -> int:
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         found = {line.partition(":")[0]: int(line.split()[1]) * 1024 for line in lines}
         groups = left_in_cgroups(Path("/proc/self/cgroup").read_text(), CGROUPS)
-        return max(0, min([found["MemAvailable"], *groups]))
+        return min([found["MemAvailable"], *groups])
     except (OSError, KeyError):  # not Linux
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
