@@ -76,6 +76,7 @@ def data_module(
         batch_size=batch_size,
         num_workers=opt.num_workers,
         seed=seed,
+        cache=opt.cache,
     )
 
 
@@ -267,6 +268,7 @@ def main() -> None:
     parser.add_argument("--labels", type=int, default=254, help="of rings, transfer: galaxies")
     parser.add_argument("--encoder", default="tf_efficientnet_lite0.in1k", help="of recipe")
     parser.add_argument("--num-workers", type=int, default=2)
+    parser.add_argument("--cache", default="auto", help="where decoded images are kept")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--out", default="runs/real_galaxies")
     opt = parser.parse_args()

@@ -28,7 +28,8 @@ from zoobot.trainer import Trainer
 
 MAY_CHANGE_ON_RESUME = set(
     "config debug resume save_dir epochs patience num_workers device compile deterministic "
-    "no_report save_every on_save_error max_skipped_steps allow_changes check_images".split()
+    "no_report save_every on_save_error max_skipped_steps allow_changes check_images cache "
+    "decode".split()
 )
 
 
@@ -97,6 +98,8 @@ def make_data(
         augment=options.augment,
         check_images=options.check_images,
         on_bad_image=options.on_bad_image,
+        cache=options.cache,
+        decode=options.decode,
     )
     data.look_at_images(options.save_dir)
     return data

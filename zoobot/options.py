@@ -225,6 +225,19 @@ def add_data_options(parser: Parser, *, catalog: str | None) -> argparse._Argume
         default="auto",
         help="who makes the views; auto: the device, if it is a GPU",
     )
+    add(
+        "--cache",
+        choices=["auto", "none", "device", "memory"],
+        default="auto",
+        help="where decoded images are kept for the next epochs, in at most half of what is free: "
+        "the GPU's memory or the computer's; auto: there, in this order, if they fit",
+    )
+    add(
+        "--decode",
+        choices=["auto", "cpu", "gpu"],
+        default="auto",
+        help="who decodes JPEGs for views that a GPU makes; auto: whoever is faster, as measured",
+    )
     return group
 
 

@@ -13,6 +13,7 @@ from zoobot.data.datamodule import CatalogDataModule
 from zoobot.data.device_batches import on_device
 from zoobot.data.foreign_loaders import ForeignLoader
 from zoobot.data.loaders import GalaxyLoader, RegroupedLoader, own_loader
+from zoobot.data.reading import prepare_reading
 from zoobot.models import speed
 from zoobot.models.finetune import FinetuneableZoobotClassifier
 from zoobot.models.rebuild import check_rebuilds
@@ -148,6 +149,7 @@ class Trainer:
         optim.check_schedule(settings.scheduler_kwargs, settings.epochs, train.num_steps)
         ours = own_loader(train_dataloaders, self.device)
         validated = own_loader(val_dataloaders, self.device)
+        reading = prepare_reading((ours, validated), self.device, settings.epochs)
         model.learn_from_labels(tables.get("train"))
         model.to(self.device)
         optimizer = model.configure_optimizers()
@@ -168,7 +170,7 @@ class Trainer:
             told = numerics.describe(*how[:2]) + speed.set_up(model, *how, ours, validated)
             run.say(
                 f"{known.introduce()}{model.introduce()}; {told}\n"
-                f"{optim.group_table(optimizer.param_groups)}"
+                f"{reading}{optim.group_table(optimizer.param_groups)}"
             )
             if ours is not None and ours.sampler.note:
                 run.warn(ours.sampler.note)

@@ -386,3 +386,14 @@ def test_a_hostile_config_is_one_line(folder, capsys, text, message):
 
 def test_an_error_does_not_repeat_a_value_of_any_length(folder, capsys):
     assert len(refusal(capsys, "--epochs", "x" * 50_000)) < 1100
+
+
+def test_a_run_says_what_it_keeps_and_takes_no_gpu_that_is_not_there(folder, capsys):
+    run_train("--catalog", "catalog.csv", *QUICK, "--cache", "memory")
+    told = capsys.readouterr().out
+    assert "cache: 42 training images, 0.0002 GB of memory\n" in told
+    assert "cache: 6 validation images, 2.9e-05 GB of memory\n" in told
+    for option in (["--cache", "device"], ["--decode", "gpu"]):
+        said = refusal(capsys, "--catalog", "catalog.csv", *QUICK, "--save-dir", "other", *option)
+        assert said.startswith(f"error: {' '.join(option)} needs a GPU")
+        assert not (folder / "other" / "config.json").exists()

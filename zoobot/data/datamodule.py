@@ -56,6 +56,10 @@ class CatalogDataModule:
             ``CatalogDataset``.
         check_images, on_bad_image: what ``look_at_images`` looks at, and what it does with images
             that can't be read: see ``image_check.check_images``.
+        cache: where a trainer keeps decoded images of training and validation galaxies, ``auto``,
+            ``none``, ``device`` or ``memory``; see ``image_cache.keep_images``.
+        decode: where it has their JPEGs decoded, ``auto``, ``cpu`` or ``gpu``; see
+            ``decode_gpu.choose_decoder``.
 
     Catalogs may also be galaxies of another source, such as shards (``zoobot.data.shards``).
 
@@ -89,6 +93,8 @@ class CatalogDataModule:
         augment: str = "auto",
         check_images: str = "headers",
         on_bad_image: str = "error",
+        cache: str = "none",
+        decode: str = "cpu",
     ):
         if isinstance(label_cols, str):
             raise UserError(f"label_cols is a list of columns: use [{label_cols!r}]")
@@ -134,6 +140,8 @@ class CatalogDataModule:
         self.check_images = check_images
         self.on_bad_image = on_bad_image
         self.images_are_checked = False
+        self.cache = cache
+        self.decode = decode
         self.datasets: dict[str, CatalogDataset] = {}
 
     def look_at_images(self, save_dir: str | Path) -> None:
@@ -186,6 +194,8 @@ class CatalogDataModule:
             fits_scaling=self.fits_scaling,
             seed=self.seed,
             augment=self.augment,
+            cache=self.cache,
+            decode=self.decode,
         )
 
     def labels(self, split: str) -> pd.DataFrame:

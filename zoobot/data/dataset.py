@@ -6,16 +6,20 @@ rank, the batch size or where a run was interrupted.
 
 import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
 
-from zoobot.data.bands.image import offsets, read_band_image
+from zoobot.data.bands.image import BandImage, offsets, read_band_image
 from zoobot.data.bands.spec import ImageSpec
-from zoobot.data.images import ImageError, read_image, read_pixels
+from zoobot.data.device_cache import DeviceCache
+from zoobot.data.images import ImageError, ImageSource, image_of, pixels_in, read_image, read_pixels
+from zoobot.data.memory_cache import MemoryCache
 from zoobot.data.sources import Galaxies, TableGalaxies, label_frame
 from zoobot.data.views.config import minimal_view_config
 from zoobot.data.views.cpu import GalaxyView, apply_transform, get_galaxy_transform
@@ -57,6 +61,16 @@ class ImagesSeen:
         return cls(**{name: description.get(name) for name in names})
 
 
+class Decoder(Protocol):
+    """Decodes JPEGs that workers leave to it; see ``zoobot.data.decode_gpu``."""
+
+    def jpeg(self, source: ImageSource) -> bytes | None:
+        """The file of an image that is left to it; None if a worker is to decode it."""
+
+    def ahead(self, batches: Iterable[dict]) -> Iterator[dict]:
+        """Batches with all their images, the next one made while one is used."""
+
+
 class CatalogDataset(Dataset):
     """Galaxies of a catalog: ``dataset[i]`` is a dict of image, id_str and labels.
 
@@ -74,6 +88,8 @@ class CatalogDataset(Dataset):
         augment: who makes the views in a loop. ``auto``: the loop's device if it is a GPU and the
             view can be divided (see ``zoobot.data.views.device``), else the CPU; ``cpu``;
             ``device``: the device, whatever it is.
+        cache: where ``image_cache.keep_images`` keeps decoded images.
+        decode: where ``decode_gpu.choose_decoder`` has JPEGs decoded.
 
     Raises:
         ValueError: for a missing column, a label that is no number, or a view that can't be
@@ -92,6 +108,8 @@ class CatalogDataset(Dataset):
         spec: ImageSpec | None = None,
         seed: int = 0,
         augment: str = "auto",
+        cache: str = "none",
+        decode: str = "cpu",
     ):
         if augment not in AUGMENT:
             raise UserError(f"augment={augment!r}: use one of {', '.join(AUGMENT)}")
@@ -113,6 +131,11 @@ class CatalogDataset(Dataset):
         self._offset = None if spec is None else offsets(spec)
         self.fits_scaling = fits_scaling
         self.seed = seed
+        self.cache = cache
+        self.decode = decode
+        self.in_memory: MemoryCache | None = None  # both are set by ``image_cache.keep_images``
+        self.on_device: DeviceCache | None = None
+        self.decoder: Decoder | None = None  # set by ``decode_gpu.choose_decoder``
 
     def __len__(self) -> int:
         return len(self.galaxies)
@@ -136,19 +159,31 @@ class CatalogDataset(Dataset):
         """These galaxies as they look in this epoch.
 
         ``image`` lacks those that can't be read: ``errors`` has place in the batch -> reason.
-        ``no_data`` lists the values that were taken for no data, once for each image.
+        ``no_data`` lists the values that were taken for no data, once for each image. With
+        ``on_device``, ``image`` also lacks those that are kept there; with ``decoder``, those in
+        ``jpegs``, place -> file.
         """
-        images, errors, no_data = [], {}, []
-        for place, index in enumerate(indices):
+        images, jpegs, errors, no_data = [], {}, {}, []
+        cache = self.on_device
+        places = range(len(indices)) if cache is None else cache.missing(indices)
+        for place in places:
+            index = indices[place]
+            jpeg = self.decoder and self.decoder.jpeg(self.galaxies.source(index))
+            if jpeg:
+                jpegs[place] = jpeg
+                continue
             try:
                 images.append(self._image(index, (self.seed, epoch, index), no_data))
             except ImageError as error:
                 errors[place] = str(error)
         ids = [self.galaxies.id_str(i) for i in indices]
-        batch = {"id_str": ids, "errors": errors, "no_data": no_data}
+        batch = {} if cache is None else cache.parts(indices, places)
+        batch |= {"id_str": ids, "errors": errors, "no_data": no_data, **self._to_subtract()}
         if images:
             batch["image"] = self._stack(images)
-            batch |= self._to_subtract()
+        if self.decoder is not None:
+            decoded = [place for place in places if place not in errors and place not in jpegs]
+            batch |= {"jpegs": jpegs, "places_decoded": decoded}
         if self.is_only_decoded:
             read = [index for place, index in enumerate(indices) if place not in errors]
             batch |= self.transform.draw(self.seed, epoch, read)
@@ -201,13 +236,43 @@ class CatalogDataset(Dataset):
         """``id_str`` and the label columns of all galaxies, for checks before training."""
         return label_frame(self.galaxies)
 
+    @property
+    def keeps_images(self) -> bool:
+        """Whether decoded images are kept, and are those that its view needs."""
+        if self.on_device is not None:
+            return True
+        return self.in_memory is not None and self.in_memory.view is self.transform
+
+    @property
+    def fitted_shape(self) -> tuple[int, int, int, int]:
+        """(N, F, F, C) of the images of a view that is left to the device."""
+        side_px = self.transform.fitted_px
+        channels = 1 if self.transform.config.greyscale else self.channels
+        return len(self), side_px, side_px, channels
+
+    def pixels(self, index: int, no_data: list | None = None) -> np.ndarray:
+        """A galaxy's pixels (H, W, C), uint8, of which any view of it is made; see ``batch``."""
+        decoded = self._decoded(index, no_data)
+        return decoded if self.is_only_decoded else pixels_in(decoded)
+
     def _image(
         self, index: int, seed: tuple[int, int, int] | None = None, no_data: list | None = None
     ):
         """A galaxy's view (C, H, W); or, for a view on the device, pixels (H, W, C).
 
-        Values that were taken for no data are added to the list ``no_data``.
+        Values that were taken for no data are added to the list ``no_data``, if it was read now.
         """
+        if self.in_memory is None or self.in_memory.view is not self.transform:
+            image = self._decoded(index, no_data)
+        else:
+            image = self.in_memory.get(index, lambda: self.pixels(index, no_data))
+            image = image if self.is_only_decoded else image_of(image)
+        return image if self.is_only_decoded else apply_transform(self.transform, image, seed)
+
+    def _decoded(
+        self, index: int, no_data: list | None = None
+    ) -> Image.Image | BandImage | np.ndarray:
+        """A galaxy's image as its views need it; for views on the device, fitted pixels."""
         source = self.galaxies.source(index)
         name = None if isinstance(source, str) else f"id_str {self.galaxies.id_str(index)!r}"
         view = self.transform
@@ -215,7 +280,7 @@ class CatalogDataset(Dataset):
             bands = read_band_image(source, self.spec, name)
             if no_data is not None:
                 no_data += bands.no_data
-            return view.fit(bands) if self.is_only_decoded else apply_transform(view, bands, seed)
+            return view.fit(bands) if self.is_only_decoded else bands
         if self.is_only_decoded:
             pixels = read_pixels(source, self.channels, self.fits_scaling, name, no_data)
             return view.fit(pixels)
@@ -223,7 +288,7 @@ class CatalogDataset(Dataset):
         image = read_image(source, self.channels, self.fits_scaling, min_side_px, name=name)
         if no_data is not None:
             no_data += image.info.get("no_data", ())
-        return apply_transform(view, image, seed)
+        return image
 
     def _to_subtract(self) -> dict:
         """What ``float_images`` subtracts from images of bands (C,), so that their mean is 0."""
@@ -252,10 +317,11 @@ def float_images(batch: dict) -> torch.Tensor:
 
     Views for the device are made on the batch's device.
     """
+    images = batch["cache"].complete(batch) if "cache" in batch else batch["image"]
     if batch.keys() >= {*VIEW_KEYS}:
-        images = warp(batch["image"], *(batch[key] for key in VIEW_KEYS))
+        images = warp(images, *(batch[key] for key in VIEW_KEYS))
     else:
-        images = as_float(batch["image"])
+        images = as_float(images)
     if "offset" not in batch:
         return images
     num_views = images.shape[1] // len(batch["offset"])

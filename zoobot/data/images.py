@@ -76,8 +76,7 @@ def read_image(
     if fits_scaling not in FITS_SCALINGS:
         raise UserError(f"fits_scaling={fits_scaling!r}: use one of {', '.join(FITS_SCALINGS)}")
     if isinstance(source, np.ndarray):
-        grey = source.shape[-1] == 1
-        return Image.fromarray(source[..., 0] if grey else source).convert(MODES[channels])
+        return image_of(source).convert(MODES[channels])
     file, name = resolve(source, name)
     with opened_image(file, name) as opened:
         content, is_fits = unpacked(opened, name)
@@ -131,23 +130,40 @@ def read_pixels(
     """
     if isinstance(source, np.ndarray) and source.shape[-1] == channels:
         return source
-    if isinstance(source, (bytes, str)) and channels == 3:
+    if channels == 3 and (found := open_rgb_jpeg(source)):
         from torchvision.io import decode_jpeg  # here: it takes a second
 
-        try:
-            if isinstance(source, str):
-                check_file(source, source)
-            content = source if isinstance(source, bytes) else Path(source).read_bytes()
-            header = Image.open(io.BytesIO(content), formats=("JPEG",))
-            if header.mode == "RGB" and header.width * header.height <= MAX_PIXELS:
-                encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-                return decode_jpeg(encoded).permute(1, 2, 0).numpy()
-        except Exception:  # read_image then makes the error message
-            pass
+        with contextlib.suppress(Exception):  # read_image then makes the error message
+            encoded = torch.frombuffer(bytearray(found[0]), dtype=torch.uint8)
+            return decode_jpeg(encoded).permute(1, 2, 0).numpy()
     image = read_image(source, channels, fits_scaling, name=name)
     if no_data is not None:
         no_data += image.info.get("no_data", ())
+    return pixels_in(image)
+
+
+def open_rgb_jpeg(source: ImageSource) -> tuple[bytes, Image.Image] | None:
+    """The content of an RGB JPEG, and its header as Pillow reads it; None for any other image."""
+    if not isinstance(source, (bytes, str)):
+        return None
+    with contextlib.suppress(Exception):  # ``read_image`` makes the error message
+        if isinstance(source, str):
+            check_file(source, source)
+        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+        header = Image.open(io.BytesIO(content), formats=("JPEG",))
+        if header.mode == "RGB" and header.width * header.height <= MAX_PIXELS:
+            return content, header
+    return None
+
+
+def pixels_in(image: Image.Image) -> np.ndarray:
+    """The pixels (H, W, C) of an image of mode 'RGB' or 'L'."""
     return np.asarray(image).reshape(image.height, image.width, -1)
+
+
+def image_of(pixels: np.ndarray) -> Image.Image:
+    """The image of mode 'RGB' or 'L' that has these pixels (H, W, C)."""
+    return Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[..., 0])
 
 
 def to_8bit(

@@ -108,6 +108,7 @@ class GalaxyLoader:
         self._record_errors = record_errors
         self.sampler = sampler
         self._pin_memory = pin_memory
+        self.num_workers = num_workers
         self._timeout_s = timeout_s
         self._again = (num_workers, pin_memory, prefetch_factor, record_errors, timeout_s)
         self._on_gpu: GalaxyLoader | None = None
@@ -164,11 +165,15 @@ class GalaxyLoader:
 
     def __iter__(self) -> Iterator[dict]:
         batches = self._in_threads() if self._num_threads else self._in_processes()
+        if self.dataset.decoder is not None:
+            batches = self.dataset.decoder.ahead(batches)
         for batch in in_steps(batches, self.steps()):
             if batch["errors"] and not self._record_errors:
                 told = [*batch["errors"].values()]
                 raise ImageError("; ".join(told[:5]) + ("; ..." if len(told) > 5 else ""))
             batch["label_cols"] = self.dataset.label_cols
+            if self.dataset.on_device is not None:
+                batch["cache"] = self.dataset.on_device
             yield batch
 
     def _in_processes(self) -> Iterator[dict]:
@@ -303,6 +308,7 @@ class CatalogLoader:
             labels = batch.get("labels", torch.empty(len(batch["image"]), 0))
             labels = labels if labels.is_floating_point() else labels.long()
             columns = dict(zip(batch["label_cols"], labels.unbind(1), strict=True))
+            batch["image"] = batch["image"].cpu()  # of a decoder on a GPU
             yield {"image": float_images(batch), "id_str": batch["id_str"], **columns}
 
 

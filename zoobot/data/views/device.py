@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 
 from zoobot.data.bands.image import BandImage, read_band_image
 from zoobot.data.bands.spec import ImageSpec
-from zoobot.data.images import ImageError, read_pixels
+from zoobot.data.images import ImageError, image_of, read_pixels
 from zoobot.data.sources import Galaxies
 from zoobot.data.views.area import area_mean
 from zoobot.data.views.config import GalaxyViewConfig, affine_ranges
@@ -117,7 +116,7 @@ class DeviceView:
             return fitted.clip(-LARGEST_HALF, LARGEST_HALF).astype(np.float16)
         size_px = (self.fitted_px, self.fitted_px)
         if pixels.shape[:2] != size_px or (self.config.greyscale and pixels.shape[2] == 3):
-            image = Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[..., 0])
+            image = image_of(pixels)
             image = image.convert("L") if self.config.greyscale else image
             whole = sample_view_parameters(type(self.config)(), np.random.default_rng(0))
             matrix = compose_matrices(whole, image.size, self.fitted_px)[0]
