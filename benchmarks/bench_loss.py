@@ -6,9 +6,10 @@
 The loop is what users write: ``torch.lgamma``, one question at a time, gradients by autograd. Both
 run in turn, one call of each, so that each finds the caches of the other, on the same votes: each
 galaxy belongs to one campaign, 80% of whose questions it was asked, with some answers left without
-votes. Lower quartiles: the upper half depends on what else runs. On a busy machine threads wait
-for each other, the loop's most of all, and the ratios mean nothing: use
-``OMP_NUM_THREADS=1`` there.
+votes. Minima: what the work takes by itself, whatever else runs. With one thread
+(``OMP_NUM_THREADS=1``) on a CPU, the clock is that of the processor, which stops while other
+programs run; with several, threads wait for each other, the loop's most of all, and on a busy
+machine the ratios mean nothing. Freed memory is kept, as the scripts keep it.
 """
 
 import argparse
@@ -17,12 +18,12 @@ import os
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from zoobot.losses import dirichlet_multinomial_nll
 from zoobot.runs.environment import environment
 from zoobot.schemas import get_schema
+from zoobot.system.memory import keep_freed_memory
 
 TREES = ("decals_dr5_ortho_schema", "gz_evo_v1_schema", "gz_evo_v2_schema")
 ASKED_FRAC, VOTED_FRAC, MAX_VOTES = 0.8, 0.7, 20
@@ -62,19 +63,21 @@ def loop_over_questions(concentrations, counts, question_sizes):
 
 
 def time_alternating(functions: dict, repeats: int, device: str) -> dict[str, float]:
-    """Lower quartile of the milliseconds a call of each function, one call of each in turn."""
+    """The fewest milliseconds a call of each function took, one call of each in turn."""
+    alone = device == "cpu" and torch.get_num_threads() == 1
+    clock = time.thread_time if alone else time.perf_counter
     seconds = {name: [] for name in functions}
     for repeat in range(repeats + 2):  # the first two warm up
         for name, function in functions.items():
             if device == "cuda":
                 torch.cuda.synchronize()
-            start = time.perf_counter()
+            start = clock()
             function()
             if device == "cuda":
                 torch.cuda.synchronize()
             if repeat >= 2:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: 1e3 * float(np.quantile(values, 0.25)) for name, values in seconds.items()}
+                seconds[name].append(clock() - start)
+    return {name: 1e3 * min(values) for name, values in seconds.items()}
 
 
 def run_case(name: str, batch_size: int, repeats: int, device: str) -> dict:
@@ -143,6 +146,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("no CUDA device here: use --device cpu")
+    keep_freed_memory()
     trees, batch_sizes, repeats = TREES, args.batch_sizes, args.repeats
     if args.smoke:
         trees, batch_sizes, repeats = TREES[:1], [8], 2

@@ -197,6 +197,7 @@ class CatalogDataset(Dataset):
             return self
         made = copy.copy(self)
         made.transform = device_view_of(self.transform, self.galaxies, self.spec)
+        made.in_memory = made.on_device = made.decoder = None
         return made
 
     @property

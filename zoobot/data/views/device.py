@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from zoobot.data.bands.image import BandImage, read_band_image
 from zoobot.data.bands.spec import ImageSpec
