@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from zoobot.runs.watch import Interrupted, Preempted
 from zoobot.system import distributed
 from zoobot.system.errors import OneProcessError, UserError, one_line
 from zoobot.system.memory import keep_freed_memory
-from zoobot.system.news import LOST_ANOTHER
+from zoobot.system.news import LAST_WORDS_S, LOST_ANOTHER
 
 
 def run_script(
@@ -50,6 +51,7 @@ def run_script(
             raise
         print(f"rank {distributed.rank()}: {LOST_ANOTHER}", file=sys.stderr, flush=True)
         distributed.tell_failure(LOST_ANOTHER)
+        time.sleep(LAST_WORDS_S)  # for the other to end first: torchrun reports the first
         sys.exit(1)
     except Preempted as stop:
         if distributed.is_main():
