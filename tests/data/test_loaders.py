@@ -273,7 +273,7 @@ def test_a_samplers_largest_batch_is_known_before(dataset):
         loaders.train_loader(dataset, 16, accumulation=3).sampler,
         loaders.eval_loader(dataset, 16).sampler,
     ):
-        assert max(len(indices) for _, indices in sampler) == sampler.batch_size
+        assert max(len(indices) for _, indices in sampler) == sampler.largest_batch
 
 
 def test_threads_that_make_batches_compute_on_one_core(small_catalog, monkeypatch):
