@@ -138,7 +138,7 @@ def speed_profile(bench: Bench) -> list[dict]:
     training = bench.training(compiled=False)
     training.epoch(bench.kept_batches(2))
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if bench.on_gpu else [])
-    with profile(activities=activities) as profiled:
+    with profile(activities=activities, acc_events=True) as profiled:
         training.epoch(bench.kept_batches(PROFILED_STEPS))
 
     def own_ms(event) -> float:
