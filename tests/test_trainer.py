@@ -528,10 +528,10 @@ def test_a_split_of_one_class_is_warned_of(frame, tmp_path, capsys):
 def test_images_are_looked_at_before_training(frame, tmp_path):
     frame.loc[7, "file_loc"] = "no.png"
     with pytest.raises(ValueError, match="1 of 60 image files are missing: no.png"):
-        trainer(tmp_path).fit(classifier(), data_module(frame, "label"))
-    assert [path.name for path in tmp_path.iterdir()] == ["bad_images.csv"]
+        trainer(tmp_path / "run").fit(classifier(), data_module(frame, "label"))
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["bad_images.csv"]
     data = data_module(frame, "label", on_bad_image="drop")
-    trainer(tmp_path, max_epochs=1).fit(classifier(), data)
+    trainer(tmp_path / "run", max_epochs=1).fit(classifier(), data)
     assert sum(data.num_galaxies(s) for s in ("train", "val", "test")) == 59
 
 

@@ -233,7 +233,7 @@ def test_bad_images_stop_a_run_before_training_or_are_left_out(folder, capsys):
     assert len(pd.read_csv(folder / "run" / "bad_images.csv")) == 3
     run_train("--catalog", "catalog.csv", *QUICK, "--epochs", "1", "--on-bad-image", "drop")
     told = capsys.readouterr()
-    assert "without 3 of 60 galaxies" in told.err
+    assert "3 of 60 galaxies are left out" in told.err
     assert read_metrics(folder / "run")[-1]["split"] == "test"
 
 
