@@ -182,7 +182,7 @@ def test_what_is_kept_is_told_with_its_size(frame):
 
 def test_auto_goes_on_without_where_nothing_fits_and_memory_refuses(frame, monkeypatch):
     monkeypatch.setattr(image_cache, "free_bytes", lambda: 2 * 1000)
-    monkeypatch.setattr(image_cache, "free_device_bytes", lambda _: 1000)
+    monkeypatch.setattr(image_cache, "half_of_free", lambda _: 1000)
     dataset = CatalogDataset(frame, None, DeviceView(view(), 40), cache="auto")
     assert keep_images(dataset, GPU, "training") == (
         "cache: the 60 training images are not kept: 0.00029 GB are more than half of what the GPU "
@@ -197,7 +197,7 @@ def test_auto_goes_on_without_where_nothing_fits_and_memory_refuses(frame, monke
 
 
 def test_auto_takes_the_gpu_before_memory_where_views_are_made_there(frame, monkeypatch):
-    monkeypatch.setattr(image_cache, "free_device_bytes", lambda _: 10**9)
+    monkeypatch.setattr(image_cache, "half_of_free", lambda _: 10**9)
     on_gpu = CatalogDataset(frame, None, DeviceView(view(), 40), cache="auto")
     assert keep_images(on_gpu, GPU).endswith("of the GPU's memory")
     assert on_gpu.in_memory is None
@@ -209,7 +209,7 @@ def test_auto_takes_the_gpu_before_memory_where_views_are_made_there(frame, monk
 
 
 def test_a_gpu_without_room_once_training_has_begun_is_told_and_images_are_read(frame, monkeypatch):
-    monkeypatch.setattr("zoobot.data.device_cache.free_device_bytes", lambda _: 1000)
+    monkeypatch.setattr("zoobot.data.device_cache.half_of_free", lambda _: 1000)
     dataset = CatalogDataset(frame, None, DeviceView(view(), 40))
     keep_on_cpu(dataset)
     loader = loaders.train_loader(dataset, 10)

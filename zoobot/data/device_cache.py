@@ -42,7 +42,7 @@ class DeviceCache:
         return np.flatnonzero(~kept).tolist()
 
     def parts(self, galaxies: Sequence[int], places_read: Sequence[int]) -> dict:
-        """What ``complete`` needs besides the images that were read; none, until there are some."""
+        """What ``complete`` needs of a batch; its ``image`` is for one of which none is read."""
         _, side_px, _, channels = self._shape
         return {
             "image": torch.empty(0, channels, side_px, side_px, dtype=torch.uint8),
@@ -72,7 +72,7 @@ class DeviceCache:
         if self._num_to_pass or not self._fits:
             self._num_to_pass = max(0, self._num_to_pass - 1)
             return False
-        needed, free = int(np.prod(self._shape)), free_device_bytes(self._device)
+        needed, free = int(np.prod(self._shape)), half_of_free(self._device)
         self._fits = needed <= free
         if self._fits:
             with torch.inference_mode(False):  # so that training may write to it, too
@@ -86,6 +86,6 @@ class DeviceCache:
         return False
 
 
-def free_device_bytes(device: torch.device) -> int:
+def half_of_free(device: torch.device) -> int:
     """Half of the memory that is free on a device."""
     return (torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_bytes()) // 2

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from zoobot.data.dataset import CatalogDataset
-from zoobot.data.device_cache import DeviceCache, free_device_bytes
+from zoobot.data.device_cache import DeviceCache, half_of_free
 from zoobot.data.images import ImageError
 from zoobot.data.memory_cache import MemoryCache
 from zoobot.system import distributed
@@ -74,7 +74,7 @@ def _keep_on_device(dataset: CatalogDataset, device: torch.device) -> tuple[bool
     """Whether the images are kept in the GPU's memory; and how much they take, or why not."""
     if not dataset.is_only_decoded:
         return False, "their views are made on the CPU"
-    needed, free = math.prod(dataset.fitted_shape), free_device_bytes(device)
+    needed, free = math.prod(dataset.fitted_shape), half_of_free(device)
     if not all(distributed.gather(needed <= free)):
         return False, f"{_gb(needed)} are more than half of what the GPU has free, {_gb(free)}"
     dataset.on_device = DeviceCache(dataset.fitted_shape, device)
@@ -85,8 +85,12 @@ def _keep_in_memory(dataset: CatalogDataset, device: torch.device) -> tuple[bool
     """Whether the images are kept in memory; and how much they take, or why not."""
     slot_bytes = _largest_image(dataset)
     needed, free = MemoryCache.bytes_needed(len(dataset), slot_bytes), free_bytes() // 2
-    has_room = 0 < slot_bytes and needed <= free and distributed.local_rank() == 0
-    memory = share_on_node(SharedBytes(needed) if has_room else None)
+    fits = slot_bytes > 0 and needed <= free
+    memory = share_on_node(SharedBytes(needed) if fits and distributed.local_rank() == 0 else None)
+    if slot_bytes == 0:
+        return False, "those that were looked at can't be read"
+    if memory is None and fits:
+        return False, "this node's processes can't share memory"
     if memory is None:
         return False, f"{_gb(needed)} are more than half of the free memory, {_gb(free)}"
     dataset.in_memory = MemoryCache(len(dataset), slot_bytes, memory, dataset.transform)
