@@ -423,7 +423,7 @@ def test_on_a_gpu_nothing_is_read_too_early_and_the_host_waits_for_nothing(tmp_p
         settings = engine.Settings(GPU)
         bar = predict._progress_bar(work, [], work.num_parts, show_progress=False)
         parts = range(work.num_parts)
-        notes = predict._predict_parts(model, loader(), parts, work, settings, False, bar)
+        notes = predict._predict_parts(model, loader(), parts, work, settings, "off", bar)
         assert gpu.num_waits == 0
     assert notes.num_images == 8
     values = [parts_values(work, part) for part in parts]
