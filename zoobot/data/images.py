@@ -125,8 +125,8 @@ def read_pixels(
     """Decode an image to uint8 pixels (H, W, C) at full size; see ``read_image``.
 
     RGB JPEGs are decoded by torchvision, as long as it can, which is a fifth faster than Pillow.
-    ``read_image`` reads all other images and makes the error messages. Values that were taken for no data are added to
-    the list ``no_data``.
+    ``read_image`` reads all other images and makes the error messages. Values that were taken for
+    no data are added to the list ``no_data``.
     """
     if isinstance(source, np.ndarray) and source.shape[-1] == channels:
         return source
