@@ -307,5 +307,5 @@ CHECKS: list[tuple[str, Callable[[Bench], str], int]] = [
     ("check-resume", check_resume, 30),
     ("check-predictions", check_predictions, 20),
     ("check-ranks", check_ranks, 30),
-    ("check-compile", check_compile, 60),
+    ("check-compile", check_compile, 45),
 ]

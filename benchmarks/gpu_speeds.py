@@ -306,15 +306,19 @@ def _both(name: str, speed: Callable, eager_s: int, compiled_s: int) -> list[tup
     ]
 
 
+END_TO_END = _both("end-to-end", speed_end_to_end, 45, 40)
+PREDICTIONS = _both("predictions", speed_predictions, 20, 45)
 # (name, function, seconds that it takes on a GPU, about), in the order of their worth
 SPEEDS: list[tuple[str, Callable[[Bench], list[dict]], int]] = [
     ("ceilings", speed_ceilings, 10),
     *_both("training", speed_training, 20, 70),
     *_both("inference", speed_inference, 10, 45),
     ("loader", speed_loader, 15),
-    *_both("end-to-end", speed_end_to_end, 45, 40),
-    ("finetuning", speed_finetuning, 90),
-    *_both("predictions", speed_predictions, 20, 45),
+    END_TO_END[1],
+    ("finetuning", speed_finetuning, 65),
+    PREDICTIONS[1],
+    END_TO_END[0],
+    PREDICTIONS[0],
     ("profile", speed_profile, 10),
     ("batch-sizes", speed_batch_sizes, 25),
     ("jpeg", speed_jpeg, 10),
