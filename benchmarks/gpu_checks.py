@@ -18,6 +18,7 @@ import gpu_ranks
 import torch
 from bench_common import TREE, KeptBatch, Training, forward
 from gpu_bench import Bench
+from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from zoobot import engine
@@ -282,6 +283,7 @@ def check_compile(bench: Bench) -> str:
     bfloat16 rounds elsewhere in the two.
     """
     batch, found = to_device(dict(bench.few_batch), bench.device), {}
+    counters.clear()
     for compile in ("off", "on"):
         training = Training(bench.model(dropout_rate=0.0), bench.device, "bf16", compile=compile)
         model = training.model.train()
@@ -292,6 +294,8 @@ def check_compile(bench: Bench) -> str:
         losses.sum().backward()
         gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
         found[compile] = losses, gradient
+    if not counters["stats"]["unique_graphs"]:
+        raise Wrong("nothing was compiled")
     told = compare("losses of the compiled step", found["on"][0], found["off"][0], 0.03)
     return f"{told}; {compare('its gradient', found['on'][1], found['off'][1], 0.05)}"
 

@@ -105,6 +105,13 @@ def test_copies_that_fill_a_batch_have_no_part_in_outputs_and_gradients(make, tr
     assert compilations == [True]
 
 
+def test_a_model_is_compiled_whether_or_not_its_device_has_a_number(tree, compilations):
+    model = make_model(tree)
+    model._compiled_call_impl = speed.FixedSize(model, None, torch.device("cpu", 0))
+    model(images_of(2))
+    assert compilations == [True]
+
+
 def test_a_copy_of_a_compiled_model_is_not_compiled(tree, compilations):
     model = make_model(tree)
     model._compiled_call_impl = speed.FixedSize(model, None, CPU)

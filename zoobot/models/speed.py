@@ -38,7 +38,7 @@ class FixedSize:
             for statistics of the batch, such as BatchNorm's. While it has those, batches are taken
             as they are: of two sizes if they are dealt by a ``TrainSampler``.
         mode: of ``torch.compile``.
-        device: elsewhere the model is run as it is.
+        device: on another kind the model is run as it is.
         train_size, eval_size: the largest B; if a batch is larger, that becomes the size.
     """
 
@@ -58,7 +58,7 @@ class FixedSize:
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """The model's outputs of images on the device."""
-        if images.device != self._device:
+        if images.device.type != self._device.type:
             return self._model._call_impl(images)
         number, training = len(images), self._model.training
         size = self._sizes[training] = max(number, self._sizes[training])
