@@ -324,6 +324,7 @@ def test_a_compiled_model_sees_batches_of_one_size_and_predicts_the_same(
 def test_what_was_compiled_to_train_has_no_part_in_predictions_that_are_not(
     model, catalog, tmp_path, monkeypatch
 ):
+    monkeypatch.setattr(caches, "keep_compiled_privately", lambda: None)
     model._compiled_call_impl = trained = speed.FixedSize(model, None, torch.device("cpu"), 64, 64)
     monkeypatch.setattr(trained, "_compiled", None)
     predict.predict_to_file(catalog, model, tmp_path / "e.csv", **QUICK)
