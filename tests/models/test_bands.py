@@ -98,7 +98,7 @@ def test_a_trainer_shows_a_model_its_own_bands_only(frame, tmp_path):
     to_predict = data_module(frame, spec, predict_catalog=frame)
     assert len(torch.cat(run.predict(model, to_predict))) == 12
     with pytest.raises(ValueError, match="bands are z g, but the model was trained on g z"):
-        run.predict(model, data_module(frame, ImageSpec(("z", "g"), mean=(0, 0), std=(1, 1))))
+        run.test(model, data_module(frame, ImageSpec(("z", "g"), mean=(0, 0), std=(1, 1))))
     with pytest.raises(ValueError, match="bands have std .* give the model's own, zoobot.models.s"):
         run.validate(model, data_module(frame, dataclasses.replace(spec, std=(1.0, 1.0))))
     with pytest.raises(ValueError, match="bands are z g, but .* first layer afresh: --fresh-stem"):
