@@ -8,6 +8,7 @@ from torch import nn
 from zoobot.models.encoders import save_encoder
 from zoobot.models.finetune import FinetuneableZoobotClassifier
 from zoobot.models.stem import adapted, fresh_stem, stem_names
+from zoobot.predictions.models import ZoobotEncoder
 from zoobot.runs import checkpoint
 
 STEMS = {
@@ -109,9 +110,13 @@ def test_a_model_of_five_channels_is_loaded_again(saved, tmp_path):
         again(torch.rand(1, 3, 32, 32))
 
 
-def test_a_frozen_adapted_stem_is_warned_of(saved):
-    with pytest.warns(UserWarning, match="stem was adapted to 5 channels and stays frozen"):
+def test_a_frozen_adapted_stem_is_warned_of(saved, tmp_path):
+    told = "stem was adapted to 5 channels, and is not trained on them"
+    with pytest.warns(UserWarning, match=told):
         classifier(zoobot_checkpoint_loc=saved[0], channels=5, training_mode="head_only")
+    save_encoder(encoder(), tmp_path / "three")
+    with pytest.warns(UserWarning, match=told):
+        ZoobotEncoder.load_from_name(f"local-dir:{tmp_path / 'three'}", 5)
 
 
 @pytest.mark.parametrize(

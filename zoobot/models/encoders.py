@@ -25,11 +25,10 @@ from zoobot.models.descriptions import (
     describe,
     describe_encoder,
     num_channels,
-    timm_config,
 )
 from zoobot.models.features import get_encoder_dim
 from zoobot.models.loading import load_into
-from zoobot.models.stem import adapted, check_can_adapt, fresh_stem
+from zoobot.models.stem import adapted, channels_before, check_can_adapt, fresh_stem
 from zoobot.models.wrapped import unwrapped
 from zoobot.runs import checkpoint
 from zoobot.system.errors import UserError
@@ -128,7 +127,7 @@ def from_one_source(
         return Source(*load_encoder(name, channels, **timm_kwargs), "fresh")
     else:
         encoder, description = load_encoder(name, channels, **timm_kwargs)
-        before = timm_config(encoder).get("input_size", (3,))[0]
+        before = channels_before(encoder)
         if fresh_stem_seed is None:
             check_can_adapt(before, channels, name)
         told = f"loaded from {name}"
