@@ -16,6 +16,7 @@ from zoobot.models.architectures import is_file
 from zoobot.models.features import get_encoder_dim, pooled
 from zoobot.models.loading import Location, device_of
 from zoobot.models.rebuild import MODELS
+from zoobot.models.stem import channels_before, warn_of_frozen_stem
 from zoobot.models.wrapped import unwrapped
 from zoobot.runs import checkpoint
 from zoobot.schemas import Schema
@@ -80,8 +81,14 @@ class ZoobotEncoder(nn.Module):
 
     @classmethod
     def load_from_name(cls, name: str, channels: int = 3) -> "ZoobotEncoder":
-        """A pretrained encoder: ``hf_hub:OWNER/NAME``, ``local-dir:FOLDER`` or a timm name."""
-        return cls(encoders.load_encoder(name, channels)[0], channels).eval()
+        """A pretrained encoder: ``hf_hub:OWNER/NAME``, ``local-dir:FOLDER`` or a timm name.
+
+        Warns if its stem was adapted to several channels that it was not trained on.
+        """
+        encoder = encoders.load_encoder(name, channels)[0]
+        if channels not in (1, channels_before(encoder)):
+            warn_of_frozen_stem(channels)
+        return cls(encoder, channels).eval()
 
     @classmethod
     def load_from_checkpoint(
@@ -147,12 +154,13 @@ def as_predictor(model: nn.Module) -> nn.Module:
     return model if isinstance(model, Predictor) else AnyModule(model)
 
 
-def load_predictor(path: str, representations: bool = False) -> nn.Module:
+def load_predictor(path: str, representations: bool = False, channels: int = 3) -> nn.Module:
     """The model of a checkpoint, of whichever class it is.
 
     Args:
         path: a ``.safetensors`` or ``.ckpt``, Zoobot 2.x's too; for ``representations`` also the
             name of a pretrained encoder.
+        channels: that an encoder of this name is to take.
 
     Raises:
         ValueError: for a file that holds none of this package's models.
@@ -160,7 +168,7 @@ def load_predictor(path: str, representations: bool = False) -> nn.Module:
     if representations:
         if is_file(path):
             return ZoobotEncoder.load_from_checkpoint(path)
-        return ZoobotEncoder.load_from_name(path)
+        return ZoobotEncoder.load_from_name(path, channels)
     _, saved = checkpoint.load_model(path)
     name = saved.get("class") or _class_of_lightning(saved.get("arguments", {}))
     if name not in MODELS:

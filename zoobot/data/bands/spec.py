@@ -89,11 +89,10 @@ class ImageSpec:
 
     def __post_init__(self):
         bands = self.bands
+        for band in bands:
+            _check_name(band)
         if not 1 <= len(bands) <= MOST_BANDS or len({*bands}) < len(bands):
             raise UserError(f"bands {' '.join(bands):.200}: give 1 to {MOST_BANDS}, each once")
-        for band in bands:
-            if not isinstance(band, str) or not re.fullmatch(r"[^\s=\[\]{}/\\]{1,40}", band):
-                raise UserError(f"{band!r:.60} is no name of a band: use letters and numbers")
         for band in self.places.keys() - {*bands}:
             raise UserError(f"a place is given for band {band!r}, but bands are {' '.join(bands)}")
         if self.scaling not in SCALINGS:
@@ -109,6 +108,22 @@ class ImageSpec:
     def with_statistics(self, mean: Sequence[float], std: Sequence[float]) -> "ImageSpec":
         """The same, with the mean and the spread of the training set."""
         return dataclasses.replace(self, mean=tuple(mean), std=tuple(std))
+
+    def is_scaled_as(self, other: "ImageSpec") -> bool:
+        """Whether both have the same bands in one order, in pixels that mean the same."""
+        names = ("bands", "scaling", "softening", "noise")
+        return all(vars(self)[name] == vars(other)[name] for name in names)
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether the mean and the spread are known."""
+        return self.mean is not None and self.std is not None
+
+    def told_statistics(self) -> str:
+        """The mean and the spread, in words."""
+        each = zip(self.bands, self.mean, self.std, strict=True)
+        told = (f"{band} {mean:.3g} \u00b1 {std:.3g}" for band, mean, std in each)
+        return f"{', '.join(told)} after scaling by {self.scaling}"
 
     def to_dict(self) -> dict[str, Any]:
         """As plain types; what has its default is left out."""
@@ -128,6 +143,8 @@ class ImageSpec:
         Raises:
             ValueError: for an unknown name, or a value of another kind.
         """
+        if not isinstance(values, Mapping):
+            raise UserError(f"bands are told by {values!r:.60}, not by a dict")
         known = [field.name for field in dataclasses.fields(cls)]
         for name in values:
             if name not in known:
@@ -145,6 +162,12 @@ class ImageSpec:
             elif value is not None or name == "bands":
                 raise UserError(f"{name} is {value!r:.60}: give a list, an entry a band")
         return cls(**values)
+
+
+def _check_name(band: Any) -> None:
+    """ValueError unless this is a name that a band can have."""
+    if not isinstance(band, str) or not re.fullmatch(r"[^\s=\[\]{}/\\]{1,40}", band):
+        raise UserError(f"{band!r:.60} is no name of a band: use letters and numbers")
 
 
 def _check_numbers(name: str, values: Any, num: int, above: float = -math.inf) -> None:
