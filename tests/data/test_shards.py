@@ -353,8 +353,8 @@ def test_offsets_that_leave_the_file_are_refused(tmp_path):
 
 def test_an_index_can_not_point_elsewhere_or_be_of_another_version(tmp_path):
     index = write(in_memory(4), tmp_path)
-    (tmp_path / "index.json").write_text(json.dumps(index | {"format_version": 2}))
-    with pytest.raises(ValueError, match="has format 2; this version reads 1"):
+    (tmp_path / "index.json").write_text(json.dumps(index | {"format_version": 3}))
+    with pytest.raises(ValueError, match="has format 3; this version reads 1 and 2"):
         read_index(tmp_path)
     index["splits"]["train"]["shards"][0]["file"] = "../../etc/passwd"
     (tmp_path / "index.json").write_text(json.dumps(index))
