@@ -85,7 +85,7 @@ def check_images(
     """
     check_options(how, on_bad_image)
     tables = {name: table for name, table in splits.items() if isinstance(table, pd.DataFrame)}
-    if how == "none" or spec is not None or not any(map(len, tables.values())):
+    if how == "none" or not any(map(len, tables.values())):
         if how != "none":
             _say("images in shards are not looked at before training")
         return splits

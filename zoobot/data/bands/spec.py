@@ -227,19 +227,17 @@ def spec_of_stored(asked: ImageSpec | None, stored: ImageSpec | None) -> ImageSp
     names = [" ".join(spec.bands) if spec else "8-bit images" for spec in (asked, stored)]
     if names[0] != names[1]:
         raise UserError(
-            f"bands are {names[0]}, but the shards hold {names[1]}: ask for these, or write the "
-            "shards anew"
+            f"bands are {names[0]}, but the shards hold {names[1]}: they can't be changed, write "
+            "the shards anew"
         )
     for name in ("scaling", "softening", "noise", "pixel_scale"):
         ask, found = vars(asked)[name], vars(stored)[name]
-        if ask != found:
+        if ask != found and (name != "pixel_scale" or ask is not None):
             raise UserError(
-                f"{name} of bands is {ask}, but the shards were written with {found}: ask for "
-                "this, or write the shards anew"
+                f"{name} of bands is {ask}, but the shards were written with {found}: leave "
+                "--bands out, as shards know theirs, or write the shards anew"
             )
-    if asked.mean is None or asked.std is None:
-        return stored
-    return stored.with_statistics(asked.mean, asked.std)
+    return stored.with_statistics(asked.mean, asked.std) if asked.has_statistics else stored
 
 
 def check_same_bands(asked: ImageSpec | None, trained: ImageSpec | None) -> None:

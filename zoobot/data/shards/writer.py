@@ -103,6 +103,8 @@ def write_shards(
         OSError: the folder can't be written to, or its disk is full.
     """
     folder, label_cols = Path(folder), list(label_cols)
+    if spec is not None:
+        channels, fits_scaling = 3, "asinh"  # of 8-bit images only
     _check_options(encoding, img_size, channels, fits_scaling, galaxies_a_shard, quality)
     if spec is not None and encoding != "raw":
         raise UserError(
