@@ -52,10 +52,12 @@ def read_band_image(
 
 
 def _standardised(bands: list[np.ndarray], spec: ImageSpec) -> list[np.ndarray]:
-    """Bands (H, W) in units of their spread, if that is known."""
+    """Bands (H, W) in units of their spread, if that is known; they are changed in place."""
     if spec.std is None:
         return bands
-    return [band / np.float32(std) for band, std in zip(bands, spec.std, strict=True)]
+    for band, std in zip(bands, spec.std, strict=True):
+        band /= np.float32(std)
+    return bands
 
 
 def stack_bands(image: BandImage) -> np.ndarray:

@@ -60,7 +60,9 @@ def scale_bands(
             noise = spec.noise[i]
         unit = noise * (spec.softening if spec.scaling == "asinh" else 1.0)
         wide = pixels if pixels.dtype == np.float64 else pixels.astype(np.float32)
-        values = ((wide - sky) / unit).astype(np.float32)
+        values = wide - sky
+        values /= unit
+        values = values.astype(np.float32, order="C", copy=False)
         if missing is not None:
             values[missing] = 0.0
         scaled.append(np.arcsinh(values, out=values) if spec.scaling == "asinh" else values)
