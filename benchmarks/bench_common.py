@@ -15,6 +15,7 @@ from PIL import Image
 
 from zoobot import engine, optim
 from zoobot.create_shards import write_shards
+from zoobot.data.bands.spec import ImageSpec
 from zoobot.data.dataset import ImagesSeen
 from zoobot.data.demo.catalog import JPEG_QUALITY, simulate_catalog
 from zoobot.data.shards.reader import Shards, open_shards
@@ -30,6 +31,7 @@ from zoobot.system import distributed
 
 RESULTS = Path(__file__).parent / "results"
 TREE = get_schema("gz_evo_v1_schema")  # 76 questions, 239 answers
+BANDS = "grizy"  # of cubes
 LABEL = "label"  # the one label column that the peer reads
 SURVEY_SIZE_PX = 424
 
@@ -75,6 +77,7 @@ def settle(args: argparse.Namespace, cpu: dict, cuda: dict, smoke: dict) -> argp
     args.load = os.getloadavg()[0]
     args.rounds = 1 if args.smoke else args.rounds
     sizes = {"image_size": 224, "galaxy_px": SURVEY_SIZE_PX, "shard_px": 300, "distinct": 128}
+    sizes |= {"cube_px": 150, "cube_view_px": 128}
     sizes |= cuda if args.device == "cuda" else cpu
     for name, value in (sizes | (smoke if args.smoke else {})).items():
         if args.smoke or getattr(args, name, None) is None:
@@ -87,6 +90,8 @@ SMOKE = {
     "image_size": 32,
     "galaxy_px": 64,
     "shard_px": 48,
+    "cube_px": 24,
+    "cube_view_px": 16,
     "distinct": 8,
     "batch_size": 8,
     "num_images": 32,
@@ -112,6 +117,27 @@ def make_catalog(args: argparse.Namespace, folder: Path) -> pd.DataFrame:
     return catalog.assign(**{LABEL: np.arange(num) % 4})
 
 
+def make_cubes(args: argparse.Namespace, folder: Path, suffix: str) -> pd.DataFrame:
+    """``num_images`` galaxies of float32 cubes of ``BANDS``, in FITS or .npy; few are repeated."""
+    from astropy.io import fits  # here: other benchmarks do without it
+
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[-1 : 1 : args.cube_px * 1j, -1 : 1 : args.cube_px * 1j]
+    write = fits.writeto if suffix == ".fits" else np.save
+    files = []
+    for i in range(args.distinct):
+        width, flux = rng.uniform(0.05, 0.3), rng.uniform(5, 200, (len(BANDS), 1, 1))
+        cube = flux * np.exp(-np.hypot(x, y) / width) + rng.normal(size=(len(BANDS), *x.shape))
+        files.append(str(folder / f"{i}{suffix}"))
+        write(files[-1], cube.astype(np.float32))
+    num = args.num_images
+    ids = [f"galaxy-{i:07d}" for i in range(num)]
+    return pd.DataFrame(
+        {"id_str": ids, "file_loc": [files[i % len(files)] for i in range(num)]}
+    ).assign(**{LABEL: np.arange(num) % 4})
+
+
 def repeat(catalog: pd.DataFrame, num: int) -> pd.DataFrame:
     """So many galaxies: those of the catalog, over and over, with ids of their own."""
     catalog = catalog.iloc[np.arange(num) % len(catalog)].reset_index(drop=True)
@@ -134,7 +160,12 @@ def simulate_files(folder: Path, num: int, size_px: int) -> list[str]:
 
 
 def make_shards(
-    catalog: pd.DataFrame, label_cols: list[str], folder: Path, encoding: str, img_size: int
+    catalog: pd.DataFrame,
+    label_cols: list[str],
+    folder: Path,
+    encoding: str,
+    img_size: int,
+    spec: ImageSpec | None = None,
 ) -> Shards:
     """The catalog's galaxies as shards, written by as many processes as there are cores."""
     num_writers = os.cpu_count() or 1
@@ -144,6 +175,7 @@ def make_shards(
         folder,
         encoding=encoding,
         img_size=img_size,
+        spec=spec,
         galaxies_a_shard=min(1024, max(64, -(-len(catalog) // num_writers))),
         num_workers=num_writers if len(catalog) > 64 else 0,
         show_progress=False,

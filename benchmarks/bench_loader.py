@@ -10,6 +10,10 @@ device, whose work is not counted here (gpu.py times it). Of one case the images
 read all galaxies once, before the cases are timed in turn. The peer stands beside the one case that
 does what it does; it starts its workers within the time that it tells, which is little of it.
 
+Cubes are of five bands in float32, 150 px, for views of 128 px; float shards hold them scaled, in
+float16. A process reads them without workers: the figure is of one core.
+
+The column ``per_core_s`` is images a second of CPU time, whatever else the machine does.
 The column ``limit`` comes from a worker's work done in this process: its largest part, and the
 share of the time that the workers spent working. The rest is handing batches over and waiting; the
 case without workers, in which the main process reads, hands nothing over.
@@ -23,11 +27,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from bench_common import (
+    BANDS,
     LABEL,
     SMOKE,
     TREE,
     add_data_options,
     make_catalog,
+    make_cubes,
     make_parser,
     make_shards,
     print_table,
@@ -38,6 +44,9 @@ from bench_common import (
 from bench_peer import Peer
 from bench_timing import alternate, images_per_s
 
+from zoobot.data.bands.image import read_band_image
+from zoobot.data.bands.spec import ImageSpec
+from zoobot.data.bands.statistics import with_statistics
 from zoobot.data.dataset import CatalogDataset
 from zoobot.data.image_cache import keep_images
 from zoobot.data.images import read_image, read_pixels
@@ -80,11 +89,30 @@ def make_datasets(args: argparse.Namespace, folder: Path) -> tuple[dict, object]
     }
     datasets[f"{ALIKE}, {KEPT}"].cache = "memory"
     keep_images(datasets[f"{ALIKE}, {KEPT}"], torch.device("cpu"))
-    return datasets, catalog
+    return datasets | make_cube_datasets(args, folder), catalog
+
+
+def make_cube_datasets(args: argparse.Namespace, folder: Path) -> dict[str, CatalogDataset]:
+    """Case -> dataset of cubes, which are read without workers."""
+    view = training_view(args.cube_view_px)
+    fits, npy = (make_cubes(args, folder / suffix, f".{suffix}") for suffix in ("fits", "npy"))
+    files = TableGalaxies(npy, [LABEL])
+    spec = with_statistics(ImageSpec(tuple(BANDS)), files)
+    shards = make_shards(fits, [LABEL], folder / "float", "raw", args.cube_px, spec)
+    later = device_view_of(view, shards)
+    return {
+        f"{name}, {ALONE}": CatalogDataset(source, transform=transform, spec=spec)
+        for name, source, transform in (
+            ("FITS cubes, CPU view", TableGalaxies(fits, [LABEL]), view),
+            ("npy cubes, CPU view", files, view),
+            ("float shards, CPU view", shards, view),
+            ("float shards, device view", shards, later),
+        )
+    }
 
 
 def profile(dataset: CatalogDataset, num: int) -> dict[str, float]:
-    """Milliseconds an image of a worker's parts, on one thread; ``stack`` is all that is left.
+    """CPU milliseconds an image of a worker's parts; ``stack`` is all that is left.
 
     Of images that are kept, ``view`` is all.
     """
@@ -95,19 +123,21 @@ def profile(dataset: CatalogDataset, num: int) -> dict[str, float]:
     spent = dict.fromkeys(PARTS, 0.0)
 
     def timed(part, work):
-        start = time.perf_counter()
+        start = time.process_time()
         result = work()
-        spent[part] += time.perf_counter() - start
+        spent[part] += time.process_time() - start
         return result
 
     dataset.batch(0, indices)  # to warm up
     for i in () if dataset.keeps_images else indices:
         source = timed("read", lambda i=i: galaxies.source(i))
+        if dataset.is_only_copied:
+            continue
         if isinstance(view, DeviceView):
             pixels = timed("decode", lambda source=source: read_pixels(source))
             timed("view", lambda pixels=pixels: view.fit(pixels))
         else:
-            image = timed("decode", lambda s=source: read_image(s, min_side_px=view.min_side_px))
+            image = timed("decode", lambda s=source: _decode(s, dataset))
             rng = timed("view", lambda i=i: np.random.default_rng((0, 0, i)))
             timed("view", lambda image=image, rng=rng: view(image, rng))
     timed("labels", lambda: galaxies.labels(indices))
@@ -118,6 +148,12 @@ def profile(dataset: CatalogDataset, num: int) -> dict[str, float]:
         spent["view"], spent["stack"] = spent["stack"], 0.0
     torch.set_num_threads(num_threads)
     return {part: 1e3 * seconds / len(indices) for part, seconds in spent.items()}
+
+
+def _decode(source, dataset: CatalogDataset):
+    if dataset.spec is not None:
+        return read_band_image(source, dataset.spec)
+    return read_image(source, min_side_px=dataset.transform.min_side_px)
 
 
 def consume(loader) -> None:
@@ -161,6 +197,7 @@ def _row(name: str, figures: dict, parts: dict[str, float], num_workers: int) ->
         "times_one_label": round(figures[name] / figures[alike], 3) if many else None,
         "peer_images_per_s": peer,
         "times_peer": round(figures[name] / peer, 2) if peer else None,
+        "per_core_s": round(1e3 / total, 1),
         **{f"{part}_ms": round(ms, 3) for part, ms in parts.items()},
         "limit": f"{largest}, {parts[largest] / total:.0%} of a worker's {total:.1f} ms; "
         f"workers busy {busy:.0%}",

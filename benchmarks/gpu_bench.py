@@ -41,6 +41,7 @@ class Repeated:
         self._times = times
         self.label_cols = galaxies.label_cols
         self.raw_px = galaxies.raw_px
+        self.spec = galaxies.spec
         self.shard_sizes = galaxies.shard_sizes * times
 
     def __len__(self) -> int:

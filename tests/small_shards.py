@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from zoobot import create_shards
 from zoobot.data.shards.writer import write_shards
+from zoobot.script import run_script
 
 QUIET = {"num_workers": 0, "show_progress": False}
 
@@ -32,3 +34,14 @@ def in_memory(num_galaxies, **columns):
 def write(table, folder, label_cols=("a", "b"), **changes):
     small = {"img_size": 8, "galaxies_a_shard": 4, **QUIET}
     return write_shards(table, label_cols, folder, **(small | changes))
+
+
+def script(capsys, *words):
+    """Of ``create_shards``: exit code, what was printed, and the last line on stderr."""
+    code = 0
+    try:
+        run_script(create_shards.main, lambda: create_shards.parse([str(w) for w in words]))
+    except SystemExit as stop:
+        code = stop.code
+    told = capsys.readouterr()
+    return code, told.out, told.err.strip().split("\n")[-1]

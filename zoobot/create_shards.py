@@ -11,11 +11,11 @@ import pandas as pd
 from zoobot import options
 from zoobot.data.catalog import read_catalog, require_columns
 from zoobot.data.image_check import check_images
-from zoobot.data.images import FITS_SCALINGS
 from zoobot.data.labels import round_votes, votes
 from zoobot.data.shards.reader import ENCODINGS, verify
 from zoobot.data.shards.webdataset import is_webdataset, webdataset_catalog
 from zoobot.data.shards.writer import write_shards
+from zoobot.from_options import image_spec
 from zoobot.schemas import get_schema
 from zoobot.script import run_script
 from zoobot.system import distributed
@@ -55,11 +55,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add(
         "--encoding",
         choices=ENCODINGS,
-        default="jpeg",
-        help="raw: pixels as they are, fast to read but large",
+        help="raw: pixels as they are, fast to read but large; by default jpeg, and raw for bands",
     )
-    add("--channels", type=int, choices=[1, 3], default=3, help="of the stored images")
-    add("--fits-scaling", choices=FITS_SCALINGS, default="asinh", help="brightness of FITS images")
+    options.add_brightness_options(parser)
     add(
         "--galaxies-a-shard",
         type=options.positive_int,
@@ -90,6 +88,8 @@ def main(opt: argparse.Namespace) -> None:
         return
     if distributed.world_size() > 1:
         raise UserError("one process and its --num-workers write shards: leave torchrun out")
+    spec = image_spec(opt) if options.check_brightness(opt) else None
+    options.settle_brightness(opt)
     catalog, label_cols = _read_labelled(opt)
     looked_at = check_images(
         {"labelled": catalog},
@@ -98,6 +98,7 @@ def main(opt: argparse.Namespace) -> None:
         opt.shard_dir,
         channels=opt.channels,
         fits_scaling=opt.fits_scaling,
+        spec=spec,
         seed=opt.seed,
     )
     catalog = looked_at["labelled"]
@@ -108,10 +109,11 @@ def main(opt: argparse.Namespace) -> None:
         catalog,
         label_cols,
         opt.shard_dir,
-        encoding=opt.encoding,
+        encoding=opt.encoding or ("jpeg" if spec is None else "raw"),
         img_size=opt.img_size,
         channels=opt.channels,
         fits_scaling=opt.fits_scaling,
+        spec=spec,
         galaxies_a_shard=opt.galaxies_a_shard,
         num_workers=opt.num_workers,
         eval_size=eval_size,

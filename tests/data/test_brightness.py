@@ -4,7 +4,7 @@ import files_people_have
 import numpy as np
 import pytest
 
-from zoobot.data.brightness import find_ends, find_no_data
+from zoobot.data.brightness import find_ends, find_no_data, low_and_median, some_of
 from zoobot.data.images import read_image
 
 FILES = [
@@ -71,3 +71,12 @@ def test_flux_is_not_taken_for_no_data(flux):
     flux = np.asarray(flux, dtype=np.float32).ravel()
     assert find_no_data(flux) == []
     assert find_ends(flux)[:2] == (flux.min(), pytest.approx(np.percentile(flux, 99.7), rel=1e-5))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int16, np.uint8])
+def test_the_sky_and_what_lies_below_it_are_percentiles(dtype):
+    rng = np.random.default_rng(0)
+    for size in (1, 2, 3, 100, 4097, 20_000):
+        pixels = rng.normal(100, 20, size).astype(dtype)
+        wanted = np.percentile(some_of(pixels), (16, 50))
+        np.testing.assert_allclose(low_and_median(pixels), wanted, rtol=1e-14)

@@ -3,6 +3,7 @@ import multiprocessing
 import os
 
 import numpy as np
+import pandas as pd
 import pytest
 import timm
 import torch
@@ -10,8 +11,10 @@ from comparing import assert_same_run
 from conftest import draw_galaxies
 from PIL import Image
 from ranks import as_ranks
+from small_shards import write
 
 from zoobot.data import CatalogDataModule, image_cache, loaders, reading
+from zoobot.data.bands.spec import ImageSpec
 from zoobot.data.catalog import read_catalog
 from zoobot.data.dataset import CatalogDataset
 from zoobot.data.device_batches import to_device
@@ -19,6 +22,7 @@ from zoobot.data.device_cache import FIRST_BATCHES, DeviceCache
 from zoobot.data.image_cache import keep_images
 from zoobot.data.images import ImageError
 from zoobot.data.reading import prepare_reading
+from zoobot.data.shards.reader import open_shards
 from zoobot.data.views.config import default_view_config
 from zoobot.data.views.cpu import GalaxyView
 from zoobot.data.views.device import DeviceView
@@ -290,3 +294,76 @@ def test_workers_that_are_spawned_share_what_is_kept_and_take_no_images_of_the_d
     worker.join(60)
     assert dataset.in_memory.num_kept() == 6
     assert dataset.on_device.missing(range(6)) == [2, 3, 4, 5]
+
+
+@pytest.fixture
+def cubes(tmp_path):
+    """12 galaxies of bands g and r, float cubes."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(12):
+        path = tmp_path / f"g{i}.npy"
+        np.save(path, rng.normal(size=(2, 30, 36)).astype(np.float32))
+        rows.append((f"g{i}", str(path)))
+    return pd.DataFrame(rows, columns=["id_str", "file_loc"])
+
+
+BANDS = ImageSpec(("g", "r"), pixel_scale=(1.0, 1.1)).with_statistics((0.1, 0.0), (1.2, 1.3))
+
+
+@pytest.mark.parametrize(
+    ("transform", "cache"),
+    [(view(), "memory"), (DeviceView(view(), 30), "memory"), (DeviceView(view(), 30), "device")],
+    ids=["cpu, memory", "device, memory", "device, device"],
+)
+def test_views_of_kept_bands_are_those_of_bands_read_again(cubes, transform, cache):
+    plain, kept = (CatalogDataset(cubes, None, transform, spec=BANDS, seed=1) for _ in range(2))
+    if cache == "memory":
+        kept.cache = cache
+        wanted = 2 * 30 * 36 * 4 if isinstance(transform, GalaxyView) else 2 * 30 * 30 * 2
+        assert keep_images(kept, CPU) == (
+            f"cache: 12 galaxy images, {12 * (12 + wanted) / 1e9:.2g} GB of memory"
+        )
+    else:
+        kept.on_device = DeviceCache(kept.fitted_shape, CPU, kept.fitted_dtype)
+    expected = epochs_of(loaders.train_loader(plain, 4), 3)
+    loader = loaders.train_loader(kept, 4)
+    epochs_of(loader, 2)
+    remove_images(cubes)
+    found = epochs_of(loader, 3)
+    assert all(same(images, expected[epoch]) for epoch, images in enumerate(found))
+
+
+def test_bands_of_stored_shards_are_kept_too(cubes, tmp_path):
+    write(cubes.assign(a=1), tmp_path / "s", ["a"], encoding="raw", img_size=30, spec=BANDS)
+    plain, kept = (
+        CatalogDataset(open_shards(tmp_path / "s", "train"), None, view(), seed=1, cache=cache)
+        for cache in ("none", "memory")
+    )
+    keep_images(kept, CPU)
+    for epoch in range(2):
+        batches = [dataset.batch(epoch, range(12))["image"] for dataset in (plain, kept)]
+        assert torch.equal(*batches)
+    assert kept.in_memory.num_kept() == 12
+
+
+def test_bands_of_different_sizes_are_not_kept_and_read_on(cubes, tmp_path, monkeypatch):
+    rng = np.random.default_rng(1)
+    for i in range(12):
+        for band, size in (("g", 30), ("r", 15 if i == 5 else 30)):
+            np.save(tmp_path / f"{band}{i}.npy", rng.normal(size=(size, size)))
+    cubes["file_loc"] = [f"{tmp_path}/{{band}}{i}.npy" for i in range(12)]
+    spec = ImageSpec(("g", "r"))
+    dataset = CatalogDataset(cubes, None, view(), spec=spec, cache="auto")
+    assert keep_images(dataset, CPU) == (
+        "cache: the 12 galaxy images are not kept: their bands are not of one size"
+    )
+    dataset = CatalogDataset(cubes, None, view(), spec=spec, cache="memory")
+    with pytest.raises(UserError, match="--cache memory: .* bands are not of one size: use"):
+        keep_images(dataset, CPU)
+    monkeypatch.setattr(image_cache, "NUM_SIZED", 2)  # the others have bands of one size
+    keep_images(dataset, CPU)
+    dataset.batch(0, range(12))
+    assert dataset.in_memory.num_kept() == 11
+    plain = CatalogDataset(cubes, None, view(), spec=spec)
+    assert torch.equal(*(d.batch(1, range(12))["image"] for d in (plain, dataset)))

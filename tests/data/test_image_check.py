@@ -7,6 +7,7 @@ import pytest
 from ranks import as_ranks
 
 from zoobot.data import image_check
+from zoobot.data.bands.spec import ImageSpec
 from zoobot.data.image_check import check_images
 from zoobot.data.sources import TableGalaxies
 from zoobot.system import distributed
@@ -140,3 +141,42 @@ def test_an_earlier_list_goes_when_all_images_are_mended(splits, tmp_path):
     good = {"train": splits["train"].drop(index=[3, 8])}
     check_images(good, "headers", "error", tmp_path)
     assert not (tmp_path / "bad_images.csv").exists()
+
+
+@pytest.fixture
+def cubes(tmp_path):
+    """6 cubes of bands g and r: g1 is cut short, g3 lacks a band, g4 and g5 have constant bands."""
+    cube = np.random.default_rng(0).normal(size=(2, 20, 20)).astype(np.float32)
+    rows = []
+    for i in range(6):
+        path = tmp_path / f"g{i}.npy"
+        np.save(path, np.where(np.array([i > 4, i > 3])[:, None, None], 7, cube)[: 1 + (i != 3)])
+        rows.append((f"g{i}", str(path)))
+    path = tmp_path / "g1.npy"
+    path.write_bytes(path.read_bytes()[:-40])
+    return {"train": pd.DataFrame(rows, columns=["id_str", "file_loc"])}
+
+
+@pytest.mark.parametrize("sampled_pixels", [0, 1000])
+def test_bands_that_are_not_there_are_found_by_headers_and_damage_by_pixels(
+    cubes, tmp_path, sampled_pixels, monkeypatch, capfd
+):
+    monkeypatch.setattr(image_check, "SAMPLED_PIXELS", sampled_pixels)
+    spec = ImageSpec(("g", "r"))
+    kept = check_images(cubes, "headers", "drop", tmp_path / "run", spec=spec)
+    bad = ["g3"] if sampled_pixels == 0 else ["g1", "g3"]
+    listed = pd.read_csv(tmp_path / "run" / "bad_images.csv")
+    assert listed["id_str"].tolist() == bad
+    assert "(1, 20, 20), for 2 bands" in listed["reason"].tolist()[-1]
+    assert kept["train"]["id_str"].tolist() == [f"g{i}" for i in range(6) if f"g{i}" not in bad]
+    with pytest.raises(ValueError, match=f"{len(bad)} of 6 images can't be read"):
+        check_images(cubes, "headers", "error", tmp_path / "run", spec=spec)
+
+
+def test_bands_of_one_value_are_counted_by_band(cubes, tmp_path, capfd):
+    check_images(cubes, "all", "drop", tmp_path, spec=ImageSpec(("g", "r")))
+    told = capfd.readouterr()
+    assert "bands have one value in all pixels, r of 2, g of 1, of 6 images: id_str 'g4', 'g5'" in (
+        told.err
+    )
+    assert "6 images: looked at pixels of 6" in told.out

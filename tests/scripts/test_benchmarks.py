@@ -43,7 +43,7 @@ def bench(tmp_path):
 
 def test_loaders_are_timed_beside_the_peer(fake_peer, capsys):
     rows = bench_loader.main(["--smoke", *fake_peer])
-    assert len(rows) == 9
+    assert len(rows) == 13
     assert all(row["images_per_s"] > 0 for row in rows)
     peer = {row["case"]: row["times_peer"] for row in rows if row["peer_images_per_s"] == 10}
     assert peer == {bench_loader.ALIKE: pytest.approx(rows[0]["images_per_s"] / 10, abs=0.01)}
@@ -51,7 +51,7 @@ def test_loaders_are_timed_beside_the_peer(fake_peer, capsys):
     assert sum(row["times_one_label"] is not None for row in rows) == 2
     table = capsys.readouterr().out.splitlines()
     assert table[0].startswith("| case | images per s |")
-    assert len(table) == 11
+    assert len(table) == 15
 
 
 @pytest.mark.parametrize("data", ["files", "raw"])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from zoobot.data.bands.spec import ImageSpec
+from zoobot.data.bands.spec import ImageSpec, spec_of_stored
 from zoobot.data.bands.statistics import with_statistics
 from zoobot.data.catalog import (
     SPLITS,
@@ -56,7 +56,8 @@ class CatalogDataModule:
         channels, fits_scaling: of 8-bit images, see ``CatalogDataset``.
         spec: of images of any bands, in floats. If it lacks the mean and spread of the bands, they
             are measured on the training galaxies before the first dataset is made, and are then in
-            the attribute ``spec``: every process must make its datasets at the same time.
+            the attribute ``spec``: every process must make its datasets at the same time. Shards
+            have their own.
         grad_accumulation: micro-batches of an optimiser step.
         augment: who makes the views of all splits, ``auto``, ``cpu`` or ``device``; see
             ``CatalogDataset``.
@@ -128,6 +129,8 @@ class CatalogDataModule:
         elif all(table is None for table in self.catalogs.values()):
             raise UserError("give catalog=, or train_catalog= and val_catalog=, ...")
         for split, table in self.catalogs.items():
+            if not isinstance(table, pd.DataFrame | None) and table.shard_sizes is not None:
+                spec = spec_of_stored(spec, table.spec)
             if isinstance(table, pd.DataFrame):
                 require_columns(table, ["id_str"], f"{split}_catalog")
                 require_images(table, f"{split}_catalog")

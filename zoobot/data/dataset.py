@@ -15,15 +15,16 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from zoobot.data.bands.image import BandImage, offsets, read_band_image
-from zoobot.data.bands.spec import ImageSpec
+from zoobot.data.bands.image import BandImage, offsets, read_band_image, sides_px, stack_bands
+from zoobot.data.bands.spec import ImageSpec, spec_of_stored
+from zoobot.data.device_batches import float_images
 from zoobot.data.device_cache import DeviceCache
 from zoobot.data.images import ImageError, ImageSource, image_of, pixels_in, read_image, read_pixels
 from zoobot.data.memory_cache import MemoryCache
 from zoobot.data.sources import Galaxies, TableGalaxies, label_frame
 from zoobot.data.views.config import minimal_view_config
 from zoobot.data.views.cpu import GalaxyView, apply_transform, get_galaxy_transform
-from zoobot.data.views.device import VIEW_KEYS, DeviceView, device_view_of, warp, why_not_divided
+from zoobot.data.views.device import DeviceView, device_view_of, why_not_divided
 from zoobot.data.views.turned import TurnedViews
 from zoobot.system.errors import UserError
 
@@ -83,7 +84,8 @@ class CatalogDataset(Dataset):
         target_transform: called by ``dataset[i]`` with a galaxy's dict of labels, returns another.
         channels: 1 or 3, of the image before the transform.
         fits_scaling: brightness of FITS images.
-        spec: of images of any bands, in floats; None for 8-bit images.
+        spec: of images of any bands, in floats; None for 8-bit images. Shards have their own, which
+            this must agree with.
         seed: of the transform's random draws.
         augment: who makes the views in a loop. ``auto``: the loop's device if it is a GPU and the
             view can be divided (see ``zoobot.data.views.device``), else the CPU; ``cpu``;
@@ -119,6 +121,8 @@ class CatalogDataset(Dataset):
             raise UserError(f"a catalog is a pandas DataFrame, not a {type(catalog).__name__}")
         elif label_cols is not None and list(label_cols) != catalog.label_cols:
             raise UserError(f"labels {label_cols} asked for, but there are {catalog.label_cols}")
+        if catalog.shard_sizes is not None:
+            spec = spec_of_stored(spec, catalog.spec)
         self.galaxies = catalog
         self.label_cols = catalog.label_cols
         self.transform = transform or get_galaxy_transform(minimal_view_config())
@@ -149,7 +153,7 @@ class CatalogDataset(Dataset):
         Raises:
             ImageError: the image can't be read.
         """
-        image = {"image": self._image(index)[None]} | self._to_subtract()
+        image = {"image": self._image(index)[None]} | self._to_standardise()
         galaxy = {"image": float_images(image)[0], "id_str": self.galaxies.id_str(index)}
         values = self.galaxies.labels([index])[0].tolist()
         labels = dict(zip(self.label_cols, values, strict=True))
@@ -178,7 +182,7 @@ class CatalogDataset(Dataset):
                 errors[place] = str(error)
         ids = [self.galaxies.id_str(i) for i in indices]
         batch = {} if cache is None else cache.parts(indices, places)
-        batch |= {"id_str": ids, "errors": errors, "no_data": no_data, **self._to_subtract()}
+        batch |= {"id_str": ids, "errors": errors, "no_data": no_data, **self._to_standardise()}
         if images:
             batch["image"] = self._stack(images)
         if self.decoder is not None:
@@ -245,6 +249,11 @@ class CatalogDataset(Dataset):
         return self.in_memory is not None and self.in_memory.view is self.transform
 
     @property
+    def fitted_dtype(self) -> torch.dtype:
+        """Of the images of a view that is left to the device."""
+        return torch.uint8 if self.spec is None else torch.float16
+
+    @property
     def fitted_shape(self) -> tuple[int, int, int, int]:
         """(N, F, F, C) of the images of a view that is left to the device."""
         side_px = self.transform.fitted_px
@@ -252,8 +261,15 @@ class CatalogDataset(Dataset):
         return len(self), side_px, side_px, channels
 
     def pixels(self, index: int, no_data: list | None = None) -> np.ndarray:
-        """A galaxy's pixels (H, W, C), uint8, of which any view of it is made; see ``batch``."""
+        """A galaxy's pixels, of which any view of it is made; see ``batch``.
+
+        Returns:
+            uint8 (H, W, C); of bands, float16 (F, F, C) for views on the device, else float32
+            (C, H, W): an empty array if they are not of one size.
+        """
         decoded = self._decoded(index, no_data)
+        if isinstance(decoded, BandImage):
+            return stack_bands(decoded)
         return decoded if self.is_only_decoded else pixels_in(decoded)
 
     def _image(
@@ -267,8 +283,18 @@ class CatalogDataset(Dataset):
             image = self._decoded(index, no_data)
         else:
             image = self.in_memory.get(index, lambda: self.pixels(index, no_data))
-            image = image if self.is_only_decoded else image_of(image)
+            image = image if self.is_only_decoded else self._image_of(index, image)
         return image if self.is_only_decoded else apply_transform(self.transform, image, seed)
+
+    def _image_of(self, index: int, pixels: np.ndarray) -> Image.Image | BandImage:
+        """The image that has these ``pixels``."""
+        if self.spec is None:
+            return image_of(pixels)
+        if pixels.size == 0:
+            return self._decoded(index)
+        is_stored = self.galaxies.raw_px is not None
+        sides = (float(len(pixels[0])),) * len(pixels) if is_stored else sides_px(self.spec, pixels)
+        return BandImage(tuple(pixels), sides)
 
     def _decoded(
         self, index: int, no_data: list | None = None
@@ -278,6 +304,8 @@ class CatalogDataset(Dataset):
         name = None if isinstance(source, str) else f"id_str {self.galaxies.id_str(index)!r}"
         view = self.transform
         if self.spec is not None:
+            if self.is_only_copied:
+                return np.asarray(source, np.float16)
             bands = read_band_image(source, self.spec, name)
             if no_data is not None:
                 no_data += bands.no_data
@@ -291,9 +319,14 @@ class CatalogDataset(Dataset):
             no_data += image.info.get("no_data", ())
         return image
 
-    def _to_subtract(self) -> dict:
-        """What ``float_images`` subtracts from images of bands (C,), so that their mean is 0."""
-        return {} if self._offset is None else {"offset": torch.from_numpy(self._offset)}
+    def _to_standardise(self) -> dict:
+        """By what ``float_images`` divides bands, and what it then subtracts: (C,) each."""
+        found = {}
+        if self.is_only_copied and self.spec is not None and self.spec.std is not None:
+            found["spread"] = torch.tensor(self.spec.std, dtype=torch.float32)
+        if self._offset is not None:
+            found["offset"] = torch.from_numpy(self._offset)
+        return found
 
     def _stack(self, images: list) -> torch.Tensor:
         """(B, C, H, W) in the views' own memory order (H, W, C), a fifth of reordering's cost."""
@@ -306,24 +339,3 @@ class CatalogDataset(Dataset):
                 "end it with a resize or crop to one size"
             )
         return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
-
-
-def as_float(images: torch.Tensor) -> torch.Tensor:
-    """uint8 images as float32 in 0-1; floats as they are."""
-    return images if images.is_floating_point() else images.float().div_(255)
-
-
-def float_images(batch: dict) -> torch.Tensor:
-    """A batch's images, float32: of 8 bits in 0-1, of bands with a mean of 0 each.
-
-    Views for the device are made on the batch's device.
-    """
-    images = batch["cache"].complete(batch) if "cache" in batch else batch["image"]
-    if batch.keys() >= {*VIEW_KEYS}:
-        images = warp(images, *(batch[key] for key in VIEW_KEYS))
-    else:
-        images = as_float(images)
-    if "offset" not in batch:
-        return images
-    num_views = images.shape[1] // len(batch["offset"])
-    return images - batch["offset"].repeat(num_views)[:, None, None]

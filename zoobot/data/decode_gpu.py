@@ -141,8 +141,10 @@ def choose_decoder(
         )
     if how == "cpu" or device.type != "cuda" or is_deterministic or not dataset.is_only_decoded:
         return ""
-    if dataset.in_memory is not None or dataset.fitted_shape[-1] != 3:
-        return "decode: on the CPU, as images are grey or kept in memory" if how == "gpu" else ""
+    is_8bit = dataset.fitted_dtype == torch.uint8
+    if dataset.in_memory is not None or dataset.fitted_shape[-1] != 3 or not is_8bit:
+        told = "decode: on the CPU, as images are grey, of bands, or kept in memory"
+        return told if how == "gpu" else ""
     decoder = GpuDecoder(dataset.transform.fitted_px, device, decode)
     if how == "gpu":
         dataset.decoder = decoder

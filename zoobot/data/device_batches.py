@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import torch
 
-from zoobot.data.dataset import float_images
+from zoobot.data.views.device import VIEW_KEYS, warp
 from zoobot.system.devices import send
 
 
@@ -27,6 +27,28 @@ def to_device(batch: dict, device: torch.device) -> dict:
         moved["image"] = moved["image"].contiguous(memory_format=torch.channels_last)
         moved["image"] = float_images(moved)
     return moved
+
+
+def as_float(images: torch.Tensor) -> torch.Tensor:
+    """uint8 images as float32 in 0-1; floats as they are."""
+    return images if images.is_floating_point() else images.float().div_(255)
+
+
+def float_images(batch: dict) -> torch.Tensor:
+    """A batch's images, float32: of 8 bits in 0-1, of bands with a mean of 0 each.
+
+    Views for the device are made on the batch's device.
+    """
+    images = batch["cache"].complete(batch) if "cache" in batch else batch["image"]
+    if batch.keys() >= {*VIEW_KEYS}:
+        images = warp(images, *(batch[key] for key in VIEW_KEYS))
+    else:
+        images = as_float(images)
+    for name, change in (("spread", torch.div), ("offset", torch.sub)):
+        if name in batch:
+            num_views = images.shape[1] // len(batch[name])
+            images = change(images, batch[name].repeat(num_views)[:, None, None])
+    return images
 
 
 def on_device(batches: Iterable[dict], device: torch.device) -> Iterator[dict]:

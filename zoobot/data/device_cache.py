@@ -19,12 +19,19 @@ class DeviceCache:
 
     Args:
         shape: (N, F, F, C) of the images.
+        dtype: of the images.
         device: where they are kept, unless they are more than half of what is free once training
             has begun: then a warning says so, and they are read every epoch.
     """
 
-    def __init__(self, shape: tuple[int, int, int, int], device: torch.device):
+    def __init__(
+        self,
+        shape: tuple[int, int, int, int],
+        device: torch.device,
+        dtype: torch.dtype = torch.uint8,
+    ):
         self._shape = shape
+        self._dtype = dtype
         self._device = device
         self._kept = SharedBytes(shape[0])
         self._images: torch.Tensor | None = None
@@ -45,14 +52,14 @@ class DeviceCache:
         """What ``complete`` needs of a batch; its ``image`` is for one of which none is read."""
         _, side_px, _, channels = self._shape
         return {
-            "image": torch.empty(0, channels, side_px, side_px, dtype=torch.uint8),
+            "image": torch.empty(0, channels, side_px, side_px, dtype=self._dtype),
             "galaxies": torch.tensor(galaxies),
             "galaxies_read": torch.tensor([galaxies[place] for place in places_read]).long(),
             "new": [galaxies[place] for place in places_read],
         }
 
     def complete(self, batch: dict) -> torch.Tensor:
-        """All images of a batch (B, C, F, F), uint8, of which it has those that were read."""
+        """All images of a batch (B, C, F, F), of which it has those that were read."""
         images = batch["image"]
         if self._images is None and not self._start():
             return images  # all were read
@@ -72,11 +79,11 @@ class DeviceCache:
         if self._num_to_pass or not self._fits:
             self._num_to_pass = max(0, self._num_to_pass - 1)
             return False
-        needed, free = int(np.prod(self._shape)), half_of_free(self._device)
+        needed, free = int(np.prod(self._shape)) * self._dtype.itemsize, half_of_free(self._device)
         self._fits = needed <= free
         if self._fits:
             with torch.inference_mode(False):  # so that training may write to it, too
-                self._images = torch.empty(self._shape, dtype=torch.uint8, device=self._device)
+                self._images = torch.empty(self._shape, dtype=self._dtype, device=self._device)
             return True
         told = (
             f"{needed / 1e9:.2g} GB of images don't fit into half of the memory that training "

@@ -91,7 +91,8 @@ def _shape_of(hdu: Any) -> tuple[int, ...]:
 
 def _plane_names(header: Any) -> tuple[str, ...]:
     """What a header calls the planes of a cube: BANDS = 'grz', or BAND0 = 'g' and so on."""
-    single = [str(header[f"BAND{i}"]).strip() for i in range(MOST_BANDS) if f"BAND{i}" in header]
+    keys = {*header}  # looking for each of the keys in the header itself takes long
+    single = [str(header[f"BAND{i}"]).strip() for i in range(MOST_BANDS) if f"BAND{i}" in keys]
     if single:
         return tuple(single)
     text = str(header.get("BANDS", "")).strip()

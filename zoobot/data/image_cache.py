@@ -47,10 +47,6 @@ def keep_images(dataset: CatalogDataset, device: torch.device, kind: str = "gala
         raise UserError("--cache device needs a GPU: use --cache memory, auto or none")
     if dataset.keeps_images:
         return ""
-    if dataset.spec is not None:
-        if cache in ("device", "memory"):
-            raise UserError(f"--cache {cache}: images of bands are not kept: use auto or none")
-        return ""
     ways = []
     if cache == "device" or (cache == "auto" and device.type == "cuda"):
         ways.append(_keep_on_device)
@@ -74,36 +70,43 @@ def _keep_on_device(dataset: CatalogDataset, device: torch.device) -> tuple[bool
     """Whether the images are kept in the GPU's memory; and how much they take, or why not."""
     if not dataset.is_only_decoded:
         return False, "their views are made on the CPU"
-    needed, free = math.prod(dataset.fitted_shape), half_of_free(device)
+    needed = math.prod(dataset.fitted_shape) * dataset.fitted_dtype.itemsize
+    free = half_of_free(device)
     if not all(distributed.gather(needed <= free)):
         return False, f"{_gb(needed)} are more than half of what the GPU has free, {_gb(free)}"
-    dataset.on_device = DeviceCache(dataset.fitted_shape, device)
+    dataset.on_device = DeviceCache(dataset.fitted_shape, device, dataset.fitted_dtype)
     return True, f"{_gb(needed)} of the GPU's memory"
 
 
 def _keep_in_memory(dataset: CatalogDataset, device: torch.device) -> tuple[bool, str]:
     """Whether the images are kept in memory; and how much they take, or why not."""
-    slot_bytes = _largest_image(dataset)
+    slot_bytes, dtype = _largest_image(dataset)
     needed, free = MemoryCache.bytes_needed(len(dataset), slot_bytes), free_bytes() // 2
     fits = slot_bytes > 0 and needed <= free
     memory = share_on_node(SharedBytes(needed) if fits and distributed.local_rank() == 0 else None)
-    if slot_bytes == 0:
+    if dtype is None:
         return False, "those that were looked at can't be read"
+    if slot_bytes == 0:
+        return False, "their bands are not of one size"
     if memory is None and fits:
         return False, "this node's processes can't share memory"
     if memory is None:
         return False, f"{_gb(needed)} are more than half of the free memory, {_gb(free)}"
-    dataset.in_memory = MemoryCache(len(dataset), slot_bytes, memory, dataset.transform)
+    dataset.in_memory = MemoryCache(len(dataset), slot_bytes, memory, dataset.transform, dtype)
     return True, f"{_gb(needed)} of memory"
 
 
-def _largest_image(dataset: CatalogDataset) -> int:
-    """Bytes of the largest of a few images spread over all; 0 if none of them can be read."""
-    largest = 0
+def _largest_image(dataset: CatalogDataset) -> tuple[int, np.dtype | None]:
+    """Bytes and type of the largest of a few images; None: none of them can be read.
+
+    0 bytes: some have bands of different sizes, which are not kept.
+    """
+    sizes, dtype = [], None
     for galaxy in {*np.linspace(0, len(dataset) - 1, NUM_SIZED).astype(int).tolist()}:
         with contextlib.suppress(ImageError):  # told when it is read to train on
-            largest = max(largest, dataset.pixels(galaxy).nbytes)
-    return largest
+            pixels = dataset.pixels(galaxy)
+            sizes, dtype = [*sizes, pixels.nbytes], pixels.dtype
+    return max(sizes) if sizes and min(sizes) else 0, dtype
 
 
 def _gb(num_bytes: int) -> str:

@@ -3,7 +3,7 @@
 import itertools
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from zoobot.data.bands.image import read_band_image
+from zoobot.data.bands.read import check_bands
 from zoobot.data.bands.spec import ImageSpec
 from zoobot.data.catalog import find_missing_files
 from zoobot.data.images import ImageError, ImageSource, check_image, read_image
@@ -37,7 +39,8 @@ class Look(NamedTuple):
 
     Attributes:
         fault: why it can't be read; None if it can.
-        blank: 'black', 'white' or 'of one grey or colour' if all its pixels are the same.
+        blank: 'black', 'white' or 'of one grey or colour' if all its pixels are the same; of bands
+            the names of those of which they are.
         no_data: values that were taken for no data.
     """
 
@@ -70,6 +73,7 @@ def check_images(
         on_bad_image: 'error' or 'drop'.
         save_dir: the folder for ``bad_images.csv``.
         channels, fits_scaling: how images are read, see ``read_image``.
+        spec: of images of bands; None for 8-bit images.
         seed: of the samples.
 
     Returns:
@@ -81,7 +85,7 @@ def check_images(
     """
     check_options(how, on_bad_image)
     tables = {name: table for name, table in splits.items() if isinstance(table, pd.DataFrame)}
-    if how == "none" or spec is not None or not any(map(len, tables.values())):
+    if how == "none" or not any(map(len, tables.values())):
         if how != "none":
             _say("images in shards are not looked at before training")
         return splits
@@ -90,11 +94,17 @@ def check_images(
         ignore_index=True,
     )
     rows, with_pixels = _choose(len(whole), how, seed)
-    looks = _look_at_all(whole, rows, with_pixels, channels, fits_scaling)
+
+    def look(*image) -> Look:
+        if spec is not None:
+            return look_at_bands(*image, spec)
+        return look_at(*image, channels, fits_scaling)
+
+    looks = _look_at_all(whole, rows, with_pixels, look)
     missing = find_missing_files(whole["image"]) if len(rows) < len(whole) else []
     bad = dict.fromkeys(missing, GONE)
     bad |= {row: look.fault for row, look in looks.items() if look.fault}
-    _tell(whole, looks, len(rows), int(with_pixels.sum()))
+    _tell(whole, looks, len(rows), int(with_pixels.sum()), spec)
     path = Path(save_dir) / LIST_NAME
     if not bad:
         if distributed.is_main():
@@ -140,6 +150,22 @@ def look_at(
     return Look(None, blank, image.info.get("no_data", ()))
 
 
+def look_at_bands(
+    source: ImageSource, name: str | None, with_pixels: bool, spec: ImageSpec
+) -> Look:
+    """Look at an image of bands: whether all are there, or all their pixels."""
+    try:
+        if not with_pixels:
+            check_bands(source, spec, name)
+            return Look()
+        image = read_band_image(source, spec, name)
+    except ImageError as error:
+        return Look(fault=str(error).removeprefix(f"{name or source}: "))
+    named = zip(spec.bands, image.bands, strict=True)
+    constant = [band for band, pixels in named if pixels.min() == pixels.max()]
+    return Look(None, " ".join(constant) or None, image.no_data)
+
+
 def blank_kind(least: list[float], greatest: list[float], white: float = 255) -> str | None:
     """How an image is blank, see ``Look``, from the least and greatest value of each channel."""
     if least != greatest:
@@ -161,6 +187,16 @@ def blank_warning(kinds: Counter[str], ids: Sequence[str], num_images: int) -> s
     return (
         f"warning: {kinds.total()} of {num_images} images show nothing ({told}): id_str "
         f"{named}{more}"
+    )
+
+
+def constant_warning(bands: Counter[str], ids: Sequence[str], num_images: int) -> str:
+    """A warning of bands 'g', 'g r', ... of so many images each; see ``blank_warning``."""
+    each = Counter(band for names, number in bands.items() for band in names.split() * number)
+    told = ", ".join(f"{band} of {number}" for band, number in each.items())
+    return (
+        f"warning: bands have one value in all pixels, {told}, of {num_images} images: id_str "
+        f"{_named([*map(repr, ids)])}"
     )
 
 
@@ -204,8 +240,7 @@ def _look_at_all(
     whole: pd.DataFrame,
     rows: np.ndarray,
     with_pixels: np.ndarray,
-    channels: int,
-    fits_scaling: str,
+    look: Callable[[ImageSource, str | None, bool], Look],
 ) -> dict[int, Look]:
     """Row -> what was seen, where it is worth telling; each process looks at its share."""
     mine = rows[distributed.rank() :: distributed.world_size()].tolist()
@@ -215,9 +250,7 @@ def _look_at_all(
         looks = []
         for row in some:
             name = None if isinstance(images[row], str) else f"id_str {ids[row]!r}"
-            looks.append(
-                (row, look_at(images[row], name, bool(with_pixels[row]), channels, fits_scaling))
-            )
+            looks.append((row, look(images[row], name, bool(with_pixels[row]))))
         return looks
 
     shown = None if distributed.is_main() else True  # None: in a terminal only
@@ -238,7 +271,13 @@ def _pieces(rows: list[int]) -> Iterator[list[int]]:
     return (rows[i : i + AT_ONCE] for i in range(0, len(rows), AT_ONCE))
 
 
-def _tell(whole: pd.DataFrame, looks: dict[int, Look], num_rows: int, num_pixels: int) -> None:
+def _tell(
+    whole: pd.DataFrame,
+    looks: dict[int, Look],
+    num_rows: int,
+    num_pixels: int,
+    spec: ImageSpec | None,
+) -> None:
     """Say what was looked at, and warn of images that are read but show nothing."""
     headers = f"headers of {num_rows:,} and " if num_pixels < num_rows else ""
     there = ", and whether all files are there" if num_rows < len(whole) else ""
@@ -246,7 +285,8 @@ def _tell(whole: pd.DataFrame, looks: dict[int, Look], num_rows: int, num_pixels
     blank = {row: look.blank for row, look in looks.items() if look.blank}
     if blank:
         ids = [str(whole["id_str"][row]) for row in sorted(blank)]
-        _say(blank_warning(Counter(blank.values()), ids, num_pixels), file=sys.stderr)
+        warning = blank_warning if spec is None else constant_warning
+        _say(warning(Counter(blank.values()), ids, num_pixels), file=sys.stderr)
     values = Counter(itertools.chain.from_iterable(look.no_data for look in looks.values()))
     for note in no_data_notes(values, num_pixels):
         _say(note)

@@ -23,7 +23,8 @@ from typing import Protocol
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from zoobot.data.dataset import CatalogDataset, float_images
+from zoobot.data.dataset import CatalogDataset
+from zoobot.data.device_batches import float_images
 from zoobot.data.images import ImageError
 from zoobot.data.samplers import EvalSampler, Step, TrainSampler, in_steps
 from zoobot.system import distributed

@@ -6,7 +6,7 @@ import numpy as np
 
 from zoobot.system.shared_memory import SharedBytes
 
-SHAPE_BYTES = 3 * np.dtype(np.int32).itemsize  # of a galaxy: height, width, channels
+SHAPE_BYTES = 3 * np.dtype(np.int32).itemsize  # of a galaxy's pixels
 
 
 class MemoryCache:
@@ -20,10 +20,19 @@ class MemoryCache:
         slot_bytes: most bytes of an image.
         memory: ``bytes_needed`` bytes.
         view: of which images are kept: what is decoded depends on it.
+        dtype: of pixels.
     """
 
-    def __init__(self, num_galaxies: int, slot_bytes: int, memory: SharedBytes, view: Callable):
+    def __init__(
+        self,
+        num_galaxies: int,
+        slot_bytes: int,
+        memory: SharedBytes,
+        view: Callable,
+        dtype: np.dtype | type = np.uint8,
+    ):
         self.view = view
+        self._dtype = dtype
         self._num_galaxies = num_galaxies
         self._slot_bytes = slot_bytes
         self._memory = memory
@@ -34,7 +43,7 @@ class MemoryCache:
         return num_galaxies * (SHAPE_BYTES + slot_bytes)
 
     def get(self, galaxy: int, read: Callable[[], np.ndarray]) -> np.ndarray:
-        """A galaxy's pixels (H, W, C), uint8; read and kept if they are not there yet."""
+        """A galaxy's pixels, on three axes; read and kept if they are not there yet."""
         kept = self._shape_of(galaxy)
         if kept.any():
             return self._pixels(galaxy, tuple(kept.tolist()))
@@ -54,4 +63,4 @@ class MemoryCache:
 
     def _pixels(self, galaxy: int, shape: tuple[int, int, int]) -> np.ndarray:
         start = self._num_galaxies * SHAPE_BYTES + galaxy * self._slot_bytes
-        return self._memory.array(np.uint8, shape, start)
+        return self._memory.array(self._dtype, shape, start)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 
 from zoobot.data.bands.locations import band_columns, join_band_columns
+from zoobot.data.bands.spec import ImageSpec
 from zoobot.data.catalog import image_paths, require_images
 from zoobot.data.labels import label_array
 from zoobot.system.errors import UserError
@@ -24,13 +25,15 @@ class Galaxies(Protocol):
         label_cols: names of the label columns.
         shard_sizes: number of galaxies in each shard, in order; None if galaxies are not in shards,
             so that any order of reading costs the same.
-        raw_px: side in pixels of images that are stored as uint8 pixels (S, S, C); None if images
-            are stored in a format such as JPEG.
+        raw_px: side in pixels of images that are stored as pixels (S, S, C); None if images are
+            stored in a format such as JPEG.
+        spec: of images that are stored as bands, scaled already; None for all others.
     """
 
     label_cols: list[str]
     shard_sizes: list[int] | None
     raw_px: int | None
+    spec: ImageSpec | None
 
     def __len__(self) -> int: ...
 
@@ -41,7 +44,7 @@ class Galaxies(Protocol):
         """The ids of consecutive galaxies, as text."""
 
     def source(self, i: int) -> str | bytes | np.ndarray:
-        """The image of galaxy ``i``: a path, encoded bytes, or uint8 pixels (H, W, C)."""
+        """The image of galaxy ``i``: a path, encoded bytes, or pixels (H, W, C)."""
 
     def labels(self, indices: Sequence[int]) -> torch.Tensor:
         """(B, L) labels, int32 or float32."""
@@ -65,7 +68,7 @@ class TableGalaxies:
         ValueError: a column is missing, a galaxy has no image, or a label is not a number.
     """
 
-    shard_sizes = raw_px = None
+    shard_sizes = raw_px = spec = None
 
     def __init__(self, catalog: pd.DataFrame | pa.Table, label_cols: Sequence[str] | None = None):
         table = catalog if isinstance(catalog, pa.Table) else galaxy_table(catalog)
@@ -107,6 +110,7 @@ class RowsOf:
         self._rows = rows
         self.label_cols = galaxies.label_cols
         self.raw_px = galaxies.raw_px
+        self.spec = galaxies.spec
         ends = np.clip(np.cumsum([0, *galaxies.shard_sizes]), rows.start, rows.stop)
         self.shard_sizes = [size for size in np.diff(ends).tolist() if size]
 

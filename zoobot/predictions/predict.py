@@ -127,6 +127,8 @@ def predict_to_file(
     columns, model = column_names(model, label_cols), as_predictor(model)
     if spec is not None and isinstance(model, AnyModule):
         model.channels = len(spec.bands)
+    if spec is None and isinstance(catalog, Galaxies):
+        spec = catalog.spec  # of shards
     spec = spec_to_predict(model, spec)
     if spec is not None and fits_scaling is not None:
         raise UserError("fits_scaling is for 8-bit images, but the model sees bands: leave it out")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from zoobot.data.bands.scaling import scale_bands, sky_of
+from zoobot.data.bands.scaling import scale_bands
 from zoobot.data.bands.spec import ImageSpec
 from zoobot.system.errors import UserError
 
@@ -23,7 +23,8 @@ def test_asinh_is_in_units_of_each_band_s_own_noise():
     for level, noise in ((0, 1), (500, 0.001), (1e7, 30), (-3, 1e-9)):
         image = galaxy(level, noise)
         found = scaled(image)
-        sky, sigma = sky_of(image.ravel())
+        p16, sky = np.percentile(image, (16, 50))
+        sigma = sky - p16
         np.testing.assert_allclose(found, np.arcsinh((image - sky) / sigma), rtol=1e-3, atol=1e-3)
         assert found.dtype == np.float32
         assert sigma == pytest.approx(noise, rel=0.1)

@@ -1,6 +1,7 @@
 """``BandImage``: one galaxy's image of any number of bands, scaled, as views take it."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -26,26 +27,47 @@ class BandImage:
     no_data: tuple[float, ...] = ()
 
 
-def read_band_image(source: BandSource, spec: ImageSpec, name: str | None = None) -> BandImage:
+def read_band_image(
+    source: BandSource | np.ndarray, spec: ImageSpec, name: str | None = None
+) -> BandImage:
     """Read and scale a galaxy's bands; in units of their spread, once ``spec.std`` is known.
 
     Args:
-        source, name: as for ``read_bands``.
+        source, name: as for ``read_bands``; or pixels (S, S, C) of shards, which are scaled
+            already and show the whole square of sky.
 
     Raises:
         ImageError: as ``read_bands``, or a band has no finite pixel.
     """
+    if isinstance(source, np.ndarray):
+        scaled = _standardised([*np.moveaxis(source, -1, 0).astype(np.float32, order="C")], spec)
+        return BandImage(tuple(scaled), tuple(float(len(band)) for band in scaled))
     bands = read_bands(source, spec, name)
     try:
         scaled, no_data = scale_bands(bands, spec)
     except UserError as error:
         raise ImageError(f"{name or source}: {error}") from error
-    if spec.std is not None:
-        scaled = [band / np.float32(std) for band, std in zip(scaled, spec.std, strict=True)]
+    scaled = _standardised(scaled, spec)
     return BandImage(tuple(scaled), sides_px(spec, scaled), tuple(no_data))
 
 
-def sides_px(spec: ImageSpec, bands: list[np.ndarray]) -> tuple[float, ...]:
+def _standardised(bands: list[np.ndarray], spec: ImageSpec) -> list[np.ndarray]:
+    """Bands (H, W) in units of their spread, if that is known; they are changed in place."""
+    if spec.std is None:
+        return bands
+    for band, std in zip(bands, spec.std, strict=True):
+        band /= np.float32(std)
+    return bands
+
+
+def stack_bands(image: BandImage) -> np.ndarray:
+    """The bands as one array (C, H, W); an empty one if they are not of one size."""
+    if len({band.shape for band in image.bands}) > 1:
+        return np.empty((0, 0, 0), np.float32)
+    return np.stack(image.bands)
+
+
+def sides_px(spec: ImageSpec, bands: Sequence[np.ndarray]) -> tuple[float, ...]:
     """Side of the largest centred square of sky that all bands cover, in each band's pixels."""
     shorter = [min(band.shape) for band in bands]
     if spec.pixel_scale is None:

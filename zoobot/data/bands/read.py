@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from PIL import Image
 from zoobot.data.bands.arrays import HDF5_MAGIC, NPY_MAGIC, ZIP_MAGIC, open_arrays
 from zoobot.data.bands.locations import BAND, files_of_bands, split_row
 from zoobot.data.bands.spec import ImageSpec, Place
-from zoobot.data.bands.stored import Stored, find_band
+from zoobot.data.bands.stored import Band, Stored, find_band
 from zoobot.data.fits_images import open_fits
 from zoobot.data.images import (
     MAX_PIXELS,
@@ -42,12 +42,27 @@ def read_bands(source: BandSource, spec: ImageSpec, name: str | None = None) -> 
     Raises:
         ImageError: a file or a band is missing, in several places, damaged, or over a limit.
     """
+    return _in_files(source, spec, name, _read_all)
+
+
+def check_bands(source: BandSource, spec: ImageSpec, name: str | None = None) -> None:
+    """Raise ImageError unless each band is found; pixels are not read. See ``read_bands``."""
+    _in_files(source, spec, name, lambda found: found)
+
+
+def _in_files(
+    source: BandSource,
+    spec: ImageSpec,
+    name: str | None,
+    use: Callable[[Sequence[Band]], list[Any]],
+) -> list[Any]:
+    """What ``use`` makes of the bands, which are found in one file or a file a band."""
     places = [spec.places.get(band, Place()) for band in spec.bands]
     files = _files(source, spec.bands, name)
     if files is None:
-        return _read_file(source, spec.bands, places, name)
+        return _in_file(source, spec.bands, places, name, use)
     one_each = zip(files, spec.bands, places, strict=True)
-    return [_read_file(path, (band,), [place], name)[0] for path, band, place in one_each]
+    return [_in_file(path, (band,), [place], name, use)[0] for path, band, place in one_each]
 
 
 def _files(source: Any, bands: Sequence[str], name: AnyPath | None) -> list[str] | None:
@@ -64,10 +79,14 @@ def _files(source: Any, bands: Sequence[str], name: AnyPath | None) -> list[str]
     return [text.replace(BAND, band) for band in bands] if BAND in text else None
 
 
-def _read_file(
-    source: Any, bands: Sequence[str], places: Sequence[Place], name: AnyPath | None
-) -> list[np.ndarray]:
-    """Some bands of one file; an array of several planes is read once."""
+def _in_file(
+    source: Any,
+    bands: Sequence[str],
+    places: Sequence[Place],
+    name: AnyPath | None,
+    use: Callable[[Sequence[Band]], list[Any]],
+) -> list[Any]:
+    """What ``use`` makes of some bands of one file, while it is open."""
     row = None
     if isinstance(source, str | os.PathLike):
         source, row = split_row(os.fspath(source))
@@ -79,8 +98,13 @@ def _read_file(
         ]
         for band in found:
             check_size(_size(band.array.shape), name)
-        read = {id(array): array.read() for array in {id(b.array): b.array for b in found}.values()}
-        return [band.cut(read[id(band.array)]) for band in found]
+        return use(found)
+
+
+def _read_all(found: Sequence[Band]) -> list[np.ndarray]:
+    """The pixels (H, W) of bands; an array of several planes is read once."""
+    read = {id(array): array.read() for array in {id(b.array): b.array for b in found}.values()}
+    return [band.cut(read[id(band.array)]) for band in found]
 
 
 def _size(shape: tuple[int, ...]) -> tuple[int, int]:

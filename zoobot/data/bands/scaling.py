@@ -10,7 +10,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from zoobot.data.bands.spec import ImageSpec
-from zoobot.data.brightness import LARGEST, find_no_data_if_unusual, scale_to_unit, some_of
+from zoobot.data.brightness import (
+    LARGEST,
+    find_no_data,
+    is_unusual,
+    low_and_median,
+    scale_to_unit,
+)
 from zoobot.system.errors import UserError
 
 LUPTON_Q, LUPTON_STRETCH = (
@@ -46,17 +52,19 @@ def scale_bands(
         return _by_percentiles(bands)
     scaled = []
     for i, (name, pixels) in enumerate(zip(spec.bands, bands, strict=True)):
-        finite, found = _usable(pixels, name)
+        missing, found, sky, noise = _look_at(pixels, name)
         no_data += found
         if spec.scaling == "none":
             sky, noise = 0.0, 1.0
-        else:
-            sky, noise = sky_of(finite)
-            noise = noise if spec.noise is None else spec.noise[i]
+        elif spec.noise is not None:
+            noise = spec.noise[i]
         unit = noise * (spec.softening if spec.scaling == "asinh" else 1.0)
         wide = pixels if pixels.dtype == np.float64 else pixels.astype(np.float32)
-        values = ((wide - sky) / unit).astype(np.float32)
-        values[_missing(pixels, found)] = 0.0
+        values = wide - sky
+        values /= unit
+        values = values.astype(np.float32, order="C", copy=False)
+        if missing is not None:
+            values[missing] = 0.0
         scaled.append(np.arcsinh(values, out=values) if spec.scaling == "asinh" else values)
     if spec.scaling == "lupton":
         if len({band.shape for band in scaled}) > 1:
@@ -72,29 +80,25 @@ def lupton(bands: np.ndarray) -> np.ndarray:
     return bands * (np.arcsinh(x) / x / LUPTON_Q)
 
 
-def sky_of(finite: np.ndarray) -> tuple[float, float]:
-    """Level and noise of the sky among pixels (N,); noise is above 0."""
-    p16, median = np.percentile(some_of(finite), (16.0, 50.0))
-    noise = float(median - p16)
-    if noise <= 0:  # no noise: drawn, masked, or counts of few photons
-        noise = float(finite.std(dtype=np.float64)) or 1.0
-    return float(median), noise
-
-
-def _usable(pixels: np.ndarray, name: str) -> tuple[np.ndarray, list[float]]:
-    """The pixels (N,) that are data, and the values that stand for no data."""
-    finite = pixels[np.isfinite(pixels)]
-    if finite.size and max(finite.max(), -finite.min()) > LARGEST:
-        finite = finite[np.abs(finite) <= LARGEST]
-    if finite.size == 0:
+def _look_at(pixels: np.ndarray, name: str) -> tuple[np.ndarray | None, list[float], float, float]:
+    """Which pixels are missing (None: none is), the values for no data, the sky and its noise."""
+    missing = None
+    if pixels.dtype.kind == "f" and not -LARGEST <= pixels.min() <= pixels.max() <= LARGEST:
+        missing = ~(np.abs(pixels) <= LARGEST)  # NaN too
+    usable = pixels.ravel() if missing is None else pixels[~missing]
+    if usable.size == 0:
         raise UserError(f"band {name} has no finite pixels")
-    found = find_no_data_if_unusual(finite)
-    return (finite[~np.isin(finite, found)] if found else finite), found
-
-
-def _missing(pixels: np.ndarray, no_data: list[float]) -> np.ndarray:
-    missing = ~(np.abs(pixels) <= LARGEST)  # NaN too
-    return missing | np.isin(pixels, no_data) if no_data else missing
+    p16, median = low_and_median(usable)
+    no_data = find_no_data(usable) if is_unusual(usable, p16, median) else []
+    if no_data:
+        known = np.isin(pixels, no_data)
+        missing = known if missing is None else missing | known
+        usable = pixels[~missing]
+        p16, median = low_and_median(usable)
+    noise = median - p16
+    if noise <= 0:  # no noise: drawn, masked, or counts of few photons
+        noise = float(usable.std(dtype=np.float64)) or 1.0
+    return missing, no_data, median, noise
 
 
 def _by_percentiles(bands: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[float]]:

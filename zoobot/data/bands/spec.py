@@ -215,6 +215,34 @@ def read_spec(path: str | Path) -> ImageSpec:
         raise UserError(f"image spec {path}: {error}") from error
 
 
+def spec_of_stored(asked: ImageSpec | None, stored: ImageSpec | None) -> ImageSpec | None:
+    """The spec of images in shards, which were scaled when they were stored; None: 8-bit images.
+
+    Args:
+        asked: what the user or a model asks for; None: what there is. Its mean and spread go first.
+        stored: what the shards hold.
+
+    Raises:
+        ValueError: they differ in bands, their order, or in how bands are scaled.
+    """
+    if asked is None:
+        return stored
+    names = [" ".join(spec.bands) if spec else "8-bit images" for spec in (asked, stored)]
+    if names[0] != names[1]:
+        raise UserError(
+            f"bands are {names[0]}, but the shards hold {names[1]}: they can't be changed, write "
+            "the shards anew"
+        )
+    for name in ("scaling", "softening", "noise", "pixel_scale"):
+        ask, found = vars(asked)[name], vars(stored)[name]
+        if ask != found and (name != "pixel_scale" or ask is not None):
+            raise UserError(
+                f"{name} of bands is {ask}, but the shards were written with {found}: leave "
+                "--bands out, as shards know theirs, or write the shards anew"
+            )
+    return stored.with_statistics(asked.mean, asked.std) if asked.has_statistics else stored
+
+
 def check_same_bands(asked: ImageSpec | None, trained: ImageSpec | None) -> None:
     """ValueError unless a model sees the bands that it was trained on, in their order."""
     names = [" ".join(spec.bands) if spec else "8-bit images" for spec in (asked, trained)]

@@ -73,7 +73,7 @@ class Band:
     def cut(self, pixels: np.ndarray) -> np.ndarray:
         """Its pixels (H, W) in this machine's byte order, of its array as it was read."""
         pixels = pixels.reshape(self.array.shape)
-        pixels = pixels if self.plane is None else pixels.take(self.plane, self.axis)
+        pixels = pixels if self.plane is None else np.moveaxis(pixels, self.axis, 0)[self.plane]
         return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from zoobot.data.images import ImageError
-from zoobot.data.shards.images import encode_jpeg, encode_raw
+from zoobot.data.shards.images import encoder_of
 from zoobot.data.shards.mapped import DTYPES, read_shard
 from zoobot.system.errors import UserError
 from zoobot.system.files import READ_AT_ONCE, hash_file, write_whole
@@ -45,7 +45,8 @@ def write_shard(
         The shard's entry in ``index.json``, and an empty list. If images can't be read: an empty
         dict, and ``id_str``, path or bytes, and reason of each such image.
     """
-    path, quality = folder / file, json.loads(plan_text)["quality"]
+    path = folder / file
+    encode = encoder_of(description, json.loads(plan_text)["quality"])
     ids, sources = galaxies.values()
     checksum = hashlib.blake2b((plan_text + file).encode(), digest_size=16)
     errors = []
@@ -54,10 +55,7 @@ def write_shard(
         for id_str, source in zip(ids, sources, strict=True):
             name = source if isinstance(source, str) else f"id_str {id_str!r}"
             try:
-                if description["encoding"] == "raw":
-                    yield encode_raw(source, description, name)
-                else:
-                    yield encode_jpeg(source, description, quality, name)
+                yield encode(source, name)
             except ImageError as error:
                 errors.append((id_str, source, str(error).removeprefix(f"{name}: ")))
 
@@ -67,7 +65,8 @@ def write_shard(
         if description["encoding"] == "raw":
             side = description["img_size"]
             shape = (len(ids), side, side, description["channels"])
-            tensors["images"] = (np.dtype("uint8"), shape, encoded())
+            dtype = np.dtype(description.get("image_dtype", "uint8"))
+            tensors["images"] = (dtype, shape, encoded())
         else:
             tensors |= _packed("bytes", "offsets", list(encoded()))
         _write_tensors(aside, tensors, description, checksum)

@@ -1,15 +1,72 @@
 """Encode images for shards: as pixels of one size, or as JPEGs up to a size."""
 
+import contextlib
+import dataclasses
 import io
 import math
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
 
-from zoobot.data.images import check_file, read_image
+from zoobot.data.bands.image import read_band_image
+from zoobot.data.bands.read import read_bands
+from zoobot.data.bands.spec import ImageSpec
+from zoobot.data.images import ImageError, check_file, read_image
+from zoobot.data.shards.reader import FORMAT_OF_BANDS
 from zoobot.data.views.area import area_mean
+from zoobot.data.views.device import LARGEST_HALF, fit_bands
 
 JPEG_MAGIC = b"\xff\xd8\xff"
+
+
+def encoder_of(description: dict, quality: int) -> Callable[[str | bytes, str], bytes]:
+    """The function that encodes an image for shards of this description, of source and name."""
+    if "bands" in description:
+        spec = ImageSpec.from_dict(description["bands"])
+        spec = dataclasses.replace(spec, mean=None, std=None)  # what is stored is not standardised
+        return lambda source, name: encode_bands(source, spec, description, name)
+    if description["encoding"] == "raw":
+        return lambda source, name: encode_raw(source, description, name)
+    return lambda source, name: encode_jpeg(source, description, quality, name)
+
+
+def describe_bands(spec: ImageSpec, first: str | bytes) -> dict:
+    """What is other in the description of shards of bands.
+
+    They are stored as float16; as uint8 if they are so in the first image, and not scaled.
+
+    Args:
+        first: one of the images.
+    """
+    is_8bit = False
+    if spec.scaling == "none":
+        with contextlib.suppress(ImageError):  # told with all others that can't be read
+            is_8bit = all(band.dtype == np.uint8 for band in read_bands(first, spec))
+    return {
+        "format_version": FORMAT_OF_BANDS,
+        "channels": len(spec.bands),
+        "fits_scaling": None,
+        "bands": spec.to_dict(),
+        "image_dtype": "uint8" if is_8bit else "float16",
+    }
+
+
+def encode_bands(source: str | bytes, spec: ImageSpec, description: dict, name: str) -> bytes:
+    """Pixels (S, S, C) of the square of sky that all bands cover, scaled; S is ``img_size``.
+
+    Raises:
+        ImageError: the image can't be read, or is not of 8 bits in shards of uint8.
+    """
+    fitted = fit_bands(read_band_image(source, spec, name), description["img_size"])
+    if description["image_dtype"] == "uint8":
+        if fitted.min() < 0 or fitted.max() > 255:
+            raise ImageError(
+                f"{name}: pixels from {fitted.min():g} to {fitted.max():g}, where the shards began "
+                "with 8-bit bands: give a --scaling"
+            )
+        fitted = fitted + 0.5
+    return fitted.clip(-LARGEST_HALF, LARGEST_HALF).astype(description["image_dtype"]).tobytes()
 
 
 def encode_raw(source: str | bytes, description: dict, name: str) -> bytes:

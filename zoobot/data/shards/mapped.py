@@ -10,7 +10,7 @@ import pyarrow as pa
 from zoobot.limits.text import MAX_JSON_BYTES, parse_json
 from zoobot.system.errors import UserError
 
-DTYPES = {"U8": "uint8", "I32": "int32", "I64": "int64", "F32": "float32"}
+DTYPES = {"U8": "uint8", "F16": "float16", "I32": "int32", "I64": "int64", "F32": "float32"}
 MAX_HEADER_BYTES = MAX_JSON_BYTES
 CURE = ": rerun create_shards"
 # What reading a damaged file can raise.
@@ -67,7 +67,8 @@ def _check_tensors(tensors: dict[str, np.ndarray], description: dict, num_galaxi
     packed = {"ids": "id_offsets"}
     if description["encoding"] == "raw":
         side = description["img_size"]
-        expected["images"] = ("uint8", (num_galaxies, side, side, description["channels"]))
+        pixels = (num_galaxies, side, side, description["channels"])
+        expected["images"] = (description.get("image_dtype", "uint8"), pixels)
     else:
         packed["bytes"] = "offsets"
     for name, offsets in packed.items():

@@ -6,7 +6,9 @@ such as ``train/shard-00000.safetensors``. A file has N galaxies, a random sampl
 
 - ``labels`` (N, L) int32 or float32; ``ids`` uint8, UTF-8, with ``id_offsets`` (N + 1) int64;
 - encoding 'jpeg': ``bytes`` uint8, the encoded images one after the other, and ``offsets`` (N + 1)
-  int64; encoding 'raw': ``images`` uint8 (N, S, S, C).
+  int64; encoding 'raw': ``images`` (N, S, S, C), uint8, or float16 of bands.
+
+Images of bands are scaled, but not yet standardised; ``bands`` of the index is their ``ImageSpec``.
 
 The metadata of a file has its description, and a checksum with which the writer checks its own
 files. Files are not trusted: headers have a size limit, and opening checks shapes and offsets.
@@ -23,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from zoobot.data.bands.spec import ImageSpec
 from zoobot.data.catalog import SPLITS
 from zoobot.data.images import FITS_SCALINGS, MODES
 from zoobot.data.shards.mapped import CURE, DAMAGED, read_ids, read_shard
@@ -31,9 +34,10 @@ from zoobot.limits.text import read_json
 from zoobot.system.errors import UserError
 from zoobot.system.files import hash_file
 
-FORMAT_VERSION = 1
+FORMAT_VERSION, FORMAT_OF_BANDS = 1, 2
 ENCODINGS = ("jpeg", "raw")
 DESCRIBED = "format_version encoding img_size channels fits_scaling label_cols label_dtype".split()
+DESCRIBED_OF_BANDS = ("bands", "image_dtype")  # only there if images have bands
 MIN_GALAXY_BYTES = 8  # a galaxy needs at least its entry in id_offsets
 VAL_FRAC = 0.1  # of the training galaxies, if there is no split 'val'
 
@@ -73,6 +77,7 @@ class Shards:
         split, encoding, img_size, channels, label_cols: as in ``index.json``.
         shard_sizes: number of galaxies in each shard.
         raw_px: side of the images in pixels if they are stored as pixels, otherwise None.
+        spec: of images of bands, otherwise None.
         num_galaxies: of all shards.
 
     Raises:
@@ -95,6 +100,7 @@ class Shards:
         self.label_cols = self.index["label_cols"]
         self._entries = self.index["splits"][split]["shards"]
         self.raw_px = self.img_size if self.encoding == "raw" else None
+        self.spec = ImageSpec.from_dict(self.index["bands"]) if "bands" in self.index else None
         self.shard_sizes = [entry["num_galaxies"] for entry in self._entries]
         self._starts = np.cumsum([0, *self.shard_sizes]).tolist()
         self.num_galaxies = self._starts[-1]
@@ -229,8 +235,11 @@ def read_index(folder: str | Path) -> dict:
     except DAMAGED as error:
         raise UserError(f"{path} is damaged ({error}){CURE}") from error
     version = index.get("format_version") if isinstance(index, dict) else None
-    if version != FORMAT_VERSION:
-        raise UserError(f"{path} has format {version!r}; this version reads {FORMAT_VERSION}")
+    if version not in (FORMAT_VERSION, FORMAT_OF_BANDS):
+        raise UserError(
+            f"{path} has format {version!r:.40}; this version reads {FORMAT_VERSION} and "
+            f"{FORMAT_OF_BANDS}"
+        )
     try:
         is_sound = _is_sound(index)
     except DAMAGED:
@@ -256,17 +265,34 @@ def _is_sound(index: dict) -> bool:
     return (
         all(isinstance(size, int) and size > 0 for size in sizes)
         and index["encoding"] in ENCODINGS
-        and index["channels"] in MODES
-        and index["fits_scaling"] in FITS_SCALINGS
+        and (_has_sound_bands(index) if "bands" in index else _is_8bit(index))
         and index["label_dtype"] in ("int32", "float32")
         and all(isinstance(column, str) for column in index["label_cols"])
         and index["schema_hash"] == schema_hash(index["label_cols"])
     )
 
 
+def _is_8bit(index: dict) -> bool:
+    return (
+        index["format_version"] == FORMAT_VERSION
+        and index["channels"] in MODES
+        and index["fits_scaling"] in FITS_SCALINGS
+        and "image_dtype" not in index
+    )
+
+
+def _has_sound_bands(index: dict) -> bool:
+    return (
+        index["format_version"] == FORMAT_OF_BANDS
+        and index["encoding"] == "raw"
+        and index["image_dtype"] in ("float16", "uint8")
+        and index["channels"] == len(ImageSpec.from_dict(index["bands"]).bands)
+    )
+
+
 def _described(index: dict) -> dict:
     """The description that each shard of the index must have."""
-    return {key: index[key] for key in DESCRIBED}
+    return {key: index[key] for key in (*DESCRIBED, *DESCRIBED_OF_BANDS) if key in index}
 
 
 def _check_size(folder: Path, entry: dict) -> None:

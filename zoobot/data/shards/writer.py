@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 from tqdm import tqdm
 
+from zoobot.data.bands.spec import ImageSpec
 from zoobot.data.catalog import (
     SPLITS,
     check_ids,
@@ -28,6 +29,7 @@ from zoobot.data.image_check import LIST_NAME, name_bad, write_list
 from zoobot.data.images import FITS_SCALINGS, MODES
 from zoobot.data.labels import label_array
 from zoobot.data.shards.file import write_shard
+from zoobot.data.shards.images import describe_bands
 from zoobot.data.shards.reader import (
     DESCRIBED,
     ENCODINGS,
@@ -57,6 +59,7 @@ def write_shards(
     img_size: int = 300,
     channels: int = 3,
     fits_scaling: str = "asinh",
+    spec: ImageSpec | None = None,
     galaxies_a_shard: int = 4096,
     num_workers: int = 2,
     eval_size: int = 0,
@@ -80,6 +83,8 @@ def write_shards(
             Other images are encoded as JPEG; if their shorter side is larger, it is shrunk to
             ``img_size``. 'raw' stores pixels: the centred square, resized to ``img_size``.
         img_size: pixels.
+        spec: of images of bands, which are scaled and stored as float16 with 'raw'; as uint8 if the
+            first galaxy's are of 8 bits and not scaled. None for 8-bit images.
         channels, fits_scaling: how images are read that are not copied; see ``read_image``.
         galaxies_a_shard: the most galaxies in a shard. The shards of a split differ by at most one.
         num_workers: number of processes that write; 0 writes in this process.
@@ -98,13 +103,23 @@ def write_shards(
         OSError: the folder can't be written to, or its disk is full.
     """
     folder, label_cols = Path(folder), list(label_cols)
+    if spec is not None:
+        channels, fits_scaling = 3, "asinh"  # of 8-bit images only
     _check_options(encoding, img_size, channels, fits_scaling, galaxies_a_shard, quality)
+    if spec is not None and encoding != "raw":
+        raise UserError(
+            f"encoding={encoding!r} is for 8-bit images of 1 or 3 channels, and bands are "
+            f"{' '.join(spec.bands)}: use encoding raw"
+        )
     order = _deal(catalog, eval_size, seed)
     labels = _labels(catalog, label_cols)
     check_not_reserved(label_cols, "label column")
     settings = (FORMAT_VERSION, encoding, img_size, channels, fits_scaling, label_cols)
     description = dict(zip(DESCRIBED, (*settings, str(labels.dtype)), strict=True))
     galaxies = galaxy_table(catalog)
+    if spec is not None:
+        first = galaxies.column(1)[int(next(iter(order.values()))[0])].as_py()
+        description |= describe_bands(spec, first)
     plan = description | {"quality": quality, "seed": seed, "eval_size": eval_size}
     plan |= {"galaxies_a_shard": galaxies_a_shard} | _fingerprints(galaxies, labels, order)
     lock = folder / ".lock"

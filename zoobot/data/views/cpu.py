@@ -85,11 +85,16 @@ class GalaxyView:
         rng = _generator_from_torch() if rng is None else rng
         parameters = sample_view_parameters(config, rng)
         crop_px = size if config.center_crop else None
-        planes = []
-        for layer, side_px in layers:
-            matrix = compose_matrices(parameters, layer.size, size, crop_px, side_px)[0]
-            planes.append(np.array(resample(layer, matrix, size, config.interpolation_method)))
-        pixels = planes[0] if len(planes) == 1 else np.stack(planes, axis=-1)
+        interpolation = config.interpolation_method
+        kinds = dict.fromkeys((layer.size, side_px) for layer, side_px in layers)
+        matrices = {
+            kind: compose_matrices(parameters, kind[0], size, crop_px, kind[1])[0] for kind in kinds
+        }
+        planes = [
+            np.asarray(resample(layer, matrices[layer.size, side_px], size, interpolation))
+            for layer, side_px in layers
+        ]
+        pixels = planes[0].copy() if len(planes) == 1 else np.stack(planes, axis=-1)
         for left, top, width, height in erase_boxes(parameters, size)[0]:
             pixels[top : top + height, left : left + width] = 0
         return torch.from_numpy(pixels.reshape(size, size, -1)).permute(2, 0, 1)

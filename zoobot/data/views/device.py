@@ -107,13 +107,7 @@ class DeviceView:
         float16, as they go to the device.
         """
         if isinstance(pixels, BandImage):
-            fitted = np.stack(
-                [
-                    self._fit_band(band, side_px)
-                    for band, side_px in zip(pixels.bands, pixels.sides_px, strict=True)
-                ],
-                axis=-1,
-            )
+            fitted = fit_bands(pixels, self.fitted_px)
             return fitted.clip(-LARGEST_HALF, LARGEST_HALF).astype(np.float16)
         size_px = (self.fitted_px, self.fitted_px)
         if pixels.shape[:2] != size_px or (self.config.greyscale and pixels.shape[2] == 3):
@@ -123,14 +117,6 @@ class DeviceView:
             matrix = compose_matrices(whole, image.size, self.fitted_px)[0]
             pixels = np.array(resample(image, matrix, self.fitted_px)).reshape(*size_px, -1)
         return pixels
-
-    def _fit_band(self, band: np.ndarray, side_px: float) -> np.ndarray:
-        if side_px > self.fitted_px:
-            return area_mean(band, self.fitted_px, side_px)
-        whole = sample_view_parameters(type(self.config)(), np.random.default_rng(0))
-        size = (band.shape[1], band.shape[0])
-        matrix = compose_matrices(whole, size, self.fitted_px, side_px=side_px)[0]
-        return np.asarray(resample(Image.fromarray(band), matrix, self.fitted_px))
 
     def draw(self, seed: int, epoch: int, indices: Sequence[int]) -> dict[str, Any]:
         """Draw the views of these galaxies in this epoch: the arguments of ``warp``.
@@ -164,6 +150,28 @@ class DeviceView:
         parameters = sample_view_parameters(config, random, num)
         matrix = compose_matrices(parameters, (self.fitted_px, self.fitted_px), self.view_px)
         return matrix, erase_boxes(parameters, self.view_px)
+
+
+def fit_bands(image: BandImage, size_px: int) -> np.ndarray:
+    """The square of sky that all bands cover, float32 (S, S, C) with S = ``size_px``.
+
+    To shrink, pixels are averaged over areas; to enlarge, interpolation is bilinear.
+    """
+    planes = [
+        _fit_band(band, side_px, size_px)
+        for band, side_px in zip(image.bands, image.sides_px, strict=True)
+    ]
+    return np.stack(planes, axis=-1)
+
+
+def _fit_band(band: np.ndarray, side_px: float, size_px: int) -> np.ndarray:
+    if band.shape == (size_px, size_px) and side_px == size_px:
+        return band
+    if side_px > size_px:
+        return area_mean(band, size_px, side_px)
+    whole = sample_view_parameters(GalaxyViewConfig(), np.random.default_rng(0))
+    matrix = compose_matrices(whole, band.shape[::-1], size_px, side_px=side_px)[0]
+    return np.asarray(resample(Image.fromarray(band), matrix, size_px))
 
 
 def why_not_divided(view: Callable) -> str:
