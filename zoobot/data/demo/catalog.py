@@ -124,7 +124,7 @@ def simulate_catalog(
     votes = volunteer_votes(probabilities, tree, num_volunteers, rng)
     if bands is None:
         pictures = _in_one_thread(telescope.render, parameters, size_px, rng)
-        images = {"image": [_encode(picture) for some in pictures for picture in some]}
+        images = {"image": [encode_jpeg(picture) for some in pictures for picture in some]}
     else:
         seen = {band: telescope.UGRIZY[band] for band in bands}
         others = {b: np.random.default_rng([seed, ord(b)]) for b in bands if b not in telescope.GRZ}
@@ -182,7 +182,8 @@ def _split(num_galaxies: int, rng: np.random.Generator) -> np.ndarray:
     return np.array(list(SPLIT_FRACTIONS))[np.searchsorted(bounds, place)]
 
 
-def _encode(image: np.ndarray) -> bytes:
+def encode_jpeg(image: np.ndarray) -> bytes:
+    """Pixels (H, W, 3) uint8 as a JPEG file."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=JPEG_QUALITY)
     return buffer.getvalue()
