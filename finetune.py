@@ -68,6 +68,12 @@ def make_parser() -> options.Parser:
         metavar="EPOCHS",
         help="freeze the encoder for the first epochs; patience counts from there",
     )
+    add(
+        "--fresh-stem",
+        action="store_true",
+        help="start the encoder's first convolution afresh, for other bands than it was trained "
+        "on; by default it is adapted to their number",
+    )
     add("--head-dropout-prob", type=options.fraction, default=0.5, help="dropout before the head")
     optimisation = options.add_optimisation_options(
         parser, batch_size=64, epochs=100, patience=10, grad_clip=0.0
@@ -76,6 +82,11 @@ def make_parser() -> options.Parser:
     add("--learning-rate", type=options.non_negative, default=1e-4, help="of the head")
     add(
         "--layer-decay", type=options.non_negative, default=0.75, help="of the rate, block by block"
+    )
+    add(
+        "--stem-learning-rate",
+        type=options.non_negative,
+        help="of the encoder's first convolution; by default that of its lowest block",
     )
     add("--weight-decay", type=options.non_negative, default=0.05, help="of encoder matrices")
     add("--scheduler-kwargs", metavar="JSON", help="of timm.scheduler.create_scheduler_v2")
@@ -91,6 +102,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         (opt.label_col,) = opt.label_col
     if isinstance(opt.label_col, list) and opt.task != "regression":
         parser.error(f"--label-col takes one column for --task {opt.task}")
+    options.settle_brightness(opt)
     return opt
 
 
@@ -142,10 +154,13 @@ def run(opt: argparse.Namespace) -> None:
     if opt.task == "regression":
         for column in label_cols:
             check_varied(label_frame(splits["train"]), column, opt.shards or opt.catalog)
-    data = from_options.make_data(opt, splits, label_cols)
     resume_from = from_options.state_to_resume(opt)
+    data = from_options.make_data(opt, splits, label_cols, resume_from)
+    source = encoder_arguments(opt, resume_from)
+    if data.spec is not None:
+        source["channels"] = data.channels
     try:
-        model = make_model(opt, encoder_arguments(opt, resume_from), schema, class_names)
+        model = make_model(opt, source, schema, class_names)
     except NoWeights as error:
         raise UserError(error.told_with("--from-scratch")) from error
 
@@ -187,7 +202,11 @@ def overview_of(
 def make_model(
     opt: argparse.Namespace, source: dict, schema: Schema | None, class_names: list[str] | None
 ) -> nn.Module:
-    """The encoder from its source, under a head for the task."""
+    """The encoder from its source, under a head for the task.
+
+    Args:
+        source: the arguments that say where the encoder is from, and its channels.
+    """
     arguments = {
         **source,
         "training_mode": opt.training_mode,
@@ -197,6 +216,7 @@ def make_model(
         "head_dropout_prob": opt.head_dropout_prob,
         "scheduler_kwargs": from_json("--scheduler-kwargs", opt.scheduler_kwargs),
         "greyscale": opt.channels == 1,
+        "stem_learning_rate": opt.stem_learning_rate,
         "seed": opt.seed,
     }
     if opt.task == "tree":
@@ -229,12 +249,14 @@ def encoder_arguments(opt: argparse.Namespace, resume_from: dict | None = None) 
     if opt.from_scratch and (is_file(opt.encoder) or is_outside(opt.encoder)):
         raise UserError(f"--from-scratch needs a timm name, not {opt.encoder}")
     if is_file(opt.encoder):
-        return {"zoobot_checkpoint_loc": opt.encoder}
+        return {"zoobot_checkpoint_loc": opt.encoder, "fresh_stem": opt.fresh_stem}
+    if opt.fresh_stem and opt.from_scratch:
+        raise UserError("--fresh-stem is for pretrained weights: with --from-scratch all are fresh")
     kwargs = from_options.image_size_kwargs(opt.encoder, opt.image_size)
     if opt.from_scratch:
         torch.manual_seed(opt.seed)
         kwargs["pretrained"] = False
-    return {"name": opt.encoder, "timm_kwargs": kwargs}
+    return {"name": opt.encoder, "timm_kwargs": kwargs, "fresh_stem": opt.fresh_stem}
 
 
 def from_json(option: str, text: str | None):

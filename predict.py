@@ -7,7 +7,8 @@
         --catalog cat.parquet --n-samples 10 --save-loc predictions.hdf5
 
 A killed run goes on with the same command. Trees: a column of Dirichlet concentrations an answer;
-classifiers: probabilities; regressors: the number.
+classifiers: probabilities; regressors: the number. A model of bands knows them: --bands is for
+files that have them elsewhere.
 """
 
 import argparse
@@ -41,7 +42,11 @@ def make_parser() -> options.Parser:
     source = data.add_mutually_exclusive_group(required=True)
     source.add_argument("--catalog", help="galaxies; demo: simulated on the spot")
     source.add_argument("--shards", metavar="DIR", help="galaxies in shards, of create_shards")
-    source.add_argument("--images", metavar="FOLDER", help="all images below it")
+    source.add_argument(
+        "--images",
+        metavar="FOLDER",
+        help="all images below it; or of a file a band a path such as 'FOLDER/{id}_{band}.fits'",
+    )
     add = data.add_argument
     add(
         "--id-from",
@@ -57,6 +62,7 @@ def make_parser() -> options.Parser:
     )
     add("--image-size", type=options.positive_int, help="by default that of training")
     add("--fits-scaling", help="brightness of FITS images, by default as in training")
+    options.add_band_options(data)
     add("--batch-size", type=options.positive_int, default=128, help="galaxies a forward pass")
     add(
         "--on-bad-image",
@@ -80,8 +86,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 if __name__ == "__main__":
     options.answer_help(make_parser)  # before the imports that take seconds
 
+from zoobot import from_options
 from zoobot.data.demo.catalog import demo_catalog
 from zoobot.data.shards.reader import open_shards
+from zoobot.models.bands import with_places
 from zoobot.predictions.models import load_predictor, view_of
 from zoobot.predictions.predict import predict_to_file
 from zoobot.script import run_script
@@ -91,7 +99,11 @@ from zoobot.system import distributed
 def main(opt: argparse.Namespace) -> None:
     device = distributed.choose_device(opt.device)
     with distributed.process_group(device):
-        model = load_predictor(opt.checkpoint, opt.representations)
+        spec = from_options.image_spec(opt) if options.check_brightness(opt) else None
+        channels = 3 if spec is None else len(spec.bands)
+        model = load_predictor(opt.checkpoint, opt.representations, channels)
+        if opt.bands and not opt.image_spec:
+            spec = with_places(model, spec)
         with distributed.main_first():
             catalog = demo_catalog() if opt.catalog == "demo" else opt.catalog
         if opt.shards:
@@ -109,6 +121,7 @@ def main(opt: argparse.Namespace) -> None:
             precision=opt.precision,
             compile_encoder=opt.compile,
             fits_scaling=opt.fits_scaling,
+            spec=spec,
             on_bad_image=opt.on_bad_image,
             summary=opt.summary,
             split="" if opt.shards else opt.split,

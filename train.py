@@ -8,6 +8,7 @@
 
 The catalog has id_str, file_loc (or image), one column of counts an answer, and optionally split.
 Instead of one, --shards DIR takes galaxies from shards (python -m zoobot.create_shards).
+Images are 8-bit RGB or grey; with --bands, of any bands in floats.
 """
 
 import argparse
@@ -57,6 +58,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     if opt.catalog == "demo":
         parser.set_defaults(**DEMO)
         opt = parser.parse(argv)
+    options.settle_brightness(opt)
     return opt
 
 
@@ -96,11 +98,11 @@ def train(opt: argparse.Namespace) -> None:
         catalog = demo.demo_catalog() if opt.catalog == "demo" else opt.catalog
     splits = from_options.load_galaxies(opt, catalog, schema.label_cols, schema)
     from_options.tell(overview.vote_overview(splits, schema))
-    data = from_options.make_data(opt, splits, schema.label_cols)
-    torch.manual_seed(opt.seed)
-    model = make_model(opt, schema)
-
     resume_from = from_options.state_to_resume(opt)
+    data = from_options.make_data(opt, splits, schema.label_cols, resume_from)
+    torch.manual_seed(opt.seed)
+    model = make_model(opt, schema, data.channels)
+
     trainer = from_options.make_trainer(opt)
     trainer.fit(model, data, config=vars(opt), resume_from=resume_from)
     best, predictions = evaluate.evaluate_run(trainer, model, data)
@@ -111,12 +113,12 @@ def train(opt: argparse.Namespace) -> None:
             print(f"report {evaluate.report_run(predictions, data, opt.save_dir, title)}")
 
 
-def make_model(opt: argparse.Namespace, schema: Schema) -> ZoobotTree:
+def make_model(opt: argparse.Namespace, schema: Schema, channels: int) -> ZoobotTree:
     """The encoder and head that the options ask for, with fresh weights."""
     return ZoobotTree(
         schema=schema,
         architecture_name=opt.encoder,
-        channels=opt.channels,
+        channels=channels,
         timm_kwargs=from_options.image_size_kwargs(opt.encoder, opt.image_size),
         dropout_rate=opt.dropout,
         learning_rate=opt.lr,

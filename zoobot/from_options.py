@@ -1,12 +1,14 @@
 """What the options of a script describe: galaxies, data module, trainer, state to go on from."""
 
 import argparse
+import dataclasses
 import math
 from pathlib import Path
 
 import pandas as pd
 
 from zoobot.data import CatalogDataModule
+from zoobot.data.bands.spec import ImageSpec, parse_bands, read_spec
 from zoobot.data.catalog import check_not_reserved
 from zoobot.data.labels import round_votes
 from zoobot.data.shards.reader import open_splits
@@ -60,6 +62,41 @@ def load_galaxies(
     return splits
 
 
+def image_spec(options: argparse.Namespace) -> ImageSpec | None:
+    """The bands that ``--bands``, ``--image-spec`` and ``--scaling`` describe; None: 8-bit images.
+
+    Places in ``--bands`` and a ``--scaling`` go before those of the file.
+
+    Raises:
+        ValueError: for a file that is no spec, or that has other bands than ``--bands``.
+    """
+    spec = parse_bands(options.bands) if options.bands else None
+    if options.image_spec:
+        read = read_spec(options.image_spec)
+        if spec is not None and spec.bands != read.bands:
+            raise UserError(
+                f"--bands are {' '.join(spec.bands)}, but {options.image_spec} describes "
+                f"{' '.join(read.bands)}: give the same bands in one order, or leave --bands out"
+            )
+        places = {**read.places, **(spec.places if spec else {})}
+        spec = dataclasses.replace(read, places=places)
+    scaling = vars(options).get("scaling")
+    if scaling is not None and scaling != spec.scaling:
+        # A mean and spread in the file are of pixels that were scaled as the file says.
+        spec = dataclasses.replace(spec, scaling=scaling, mean=None, std=None)
+    return spec
+
+
+def _as_before(spec: ImageSpec | None, resume_from: dict | None) -> ImageSpec | None:
+    """A spec with the bands' mean and spread as a state tells them, if it is of the same bands."""
+    saved = ((resume_from or {}).get("description") or {}).get("bands")
+    if spec is None or saved is None:
+        return spec
+    before = ImageSpec.from_dict(saved)
+    is_same = spec.is_scaled_as(before) and before.has_statistics
+    return spec.with_statistics(before.mean, before.std) if is_same else spec
+
+
 def tell(overview: str) -> None:
     """Print what a run trains on, once."""
     if distributed.is_main():
@@ -70,10 +107,14 @@ def make_data(
     options: argparse.Namespace,
     splits: dict[str, pd.DataFrame | Galaxies],
     label_cols: list[str],
+    resume_from: dict | None = None,
 ) -> CatalogDataModule:
     """The data module that the options describe: random views to train on, fixed ones else.
 
     Its images are looked at, as ``--check-images`` says.
+
+    Args:
+        resume_from: a state to go on from, which tells the bands' mean and spread.
     """
     device = distributed.choose_device(options.device)
     train_view, test_view = default_view_config(), minimal_view_config()
@@ -94,6 +135,7 @@ def make_data(
         seed=options.seed,
         channels=options.channels,
         fits_scaling=options.fits_scaling,
+        spec=_as_before(image_spec(options), resume_from),
         grad_accumulation=options.grad_accumulation,
         augment=options.augment,
         check_images=options.check_images,

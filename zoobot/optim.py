@@ -1,6 +1,7 @@
 """AdamW with parameter groups and layer decay, and timm's learning rate schedules for it."""
 
 import inspect
+from collections.abc import Mapping
 from numbers import Real
 from typing import Protocol, runtime_checkable
 
@@ -85,6 +86,7 @@ def parameter_groups(
     learning_rate: float,
     weight_decay: float,
     layer_decay: float = 1.0,
+    stem: Mapping[str, float] | None = None,
 ) -> list[dict]:
     """Make the parameter groups of AdamW.
 
@@ -96,26 +98,37 @@ def parameter_groups(
     Weight decay is for the encoder only, but not for its norms, biases and the parameters that
     timm's ``no_weight_decay`` names.
 
+    Args:
+        stem: learning rates of parameters of the encoder's first layer, by name, which have groups
+            of their own; by default it is in the encoder's lowest block.
+
     Returns:
         A dict for each group, the head first, then the encoder from the top. Each has ``params``,
         ``name``, ``lr`` and ``weight_decay``. For timm's schedules it also has ``initial_lr``, the
         rate of the head, and ``lr_scale``, the group's rate divided by that of the head.
 
     Raises:
-        ValueError: for a ``layer_decay`` that is not from 0 to 1.
+        ValueError: for a ``layer_decay`` that is not from 0 to 1, or a rate of the stem where the
+            head's is 0.
     """
     check_layer_decay(layer_decay)
+    stem = stem or {}
+    if stem and learning_rate == 0:
+        raise UserError("a learning rate of the stem needs a learning rate above 0 of the head")
     layer_of = layer_of_parameters(encoder)
     top = max(layer_of.values(), default=0)
     undecayed = encoder.no_weight_decay() if isinstance(encoder, HasUndecayed) else set()
     groups = {"head": _group("head", learning_rate, 1.0, 0.0)}
     groups["head"]["params"] = [p for p in head.parameters() if p.requires_grad]
     for name, parameter in reversed(list(encoder.named_parameters())):
+        is_stem = name in stem
         scale = layer_decay ** (top - layer_of[name])
+        scale = stem[name] / learning_rate if is_stem else scale
         if not parameter.requires_grad or scale == 0:
             continue
         decayed = parameter.ndim > 1 and name not in undecayed
         block = f"block {layer_of[name]}" if layer_decay != 1 else "encoder"
+        block = "stem" if is_stem else block
         key = block if decayed else f"{block}, norms and biases"
         decay = weight_decay if decayed else 0.0
         group = groups.setdefault(key, _group(key, learning_rate, scale, decay))

@@ -1,16 +1,14 @@
-"""Options of the scripts: argparse with groups, and ``--config``.
+"""Options of the scripts, in groups.
 
 Neither torch nor timm is imported here, so that ``--help`` is answered at once.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
-from typing import NoReturn
 
-from zoobot.limits.text import is_utf8, read_yaml
-from zoobot.system.errors import UserError, did_you_mean
+from zoobot.command_line import Parser
+from zoobot.system.errors import UserError
 
 PRECISIONS = ("bf16", "fp16", "fp32")
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -19,98 +17,6 @@ COMPILE = ("auto", "on", "max", "off")
 TF32 = ("auto", "on", "off")
 LARGEST_SEED = 2**32 - 1
 ROUND_VOTES_HELP = "round weighted vote counts, such as 8.73, to whole numbers"
-
-
-class Parser(argparse.ArgumentParser):
-    """Help shows defaults; errors are one line, ``error: ...``, with exit code 2."""
-
-    def __init__(self, doc: str):
-        super().__init__(
-            description=doc,
-            formatter_class=_HelpFormatter,
-            allow_abbrev=False,
-        )
-        self.add_argument("--config", metavar="RUN.yaml", help="set any option from a YAML file")
-        self.add_argument(
-            "--debug", action="store_true", help="show tracebacks, and check gradients for NaN"
-        )
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message:.1000}")
-
-    def parse(self, argv: list[str] | None = None) -> argparse.Namespace:
-        """Parse the command line over the ``--config`` file over the defaults.
-
-        Raises:
-            ValueError: for an unknown or wrong option, on the command line or in the file.
-        """
-        argv = sys.argv[1:] if argv is None else argv
-        for word in argv:
-            _check_text(word, "an option")
-        first, _ = self._config_only().parse_known_args(argv)
-        if first.config:
-            argv = [*self._read_config(first.config), *argv]
-        options, unknown = self.parse_known_args(argv)
-        if unknown:
-            near = did_you_mean(unknown[0], self._option_string_actions)
-            raise UserError(f"unknown option {unknown[0]!r}{near}")
-        return options
-
-    def _config_only(self) -> argparse.ArgumentParser:
-        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        parser.error = self.error
-        parser.add_argument("--config")
-        return parser
-
-    def _read_config(self, path: str) -> list[str]:
-        """A YAML file's keys and values as command line words."""
-        try:
-            settings = read_yaml(path)
-        except (OSError, ValueError) as error:
-            reason = str(error).replace("\n", " ")
-            raise UserError(f"config {path} can't be read: {reason}") from error
-        if not isinstance(settings or {}, dict):
-            raise UserError(f"config {path} must hold options as 'name: value' lines")
-        words = []
-        for key, value in (settings or {}).items():
-            option = "--" + str(key).replace("_", "-")
-            _check_text(str(value), f"config {path}: {key!r}")
-            action = self._option_string_actions.get(option)
-            if action is None or action.dest in ("config", "help"):
-                near = did_you_mean(option, self._option_string_actions)
-                raise UserError(f"config {path}: unknown option {key!r}{near}")
-            words += _words(option, value, takes_value=action.nargs != 0)
-        return words
-
-
-def _check_text(text: str, what: str) -> None:
-    """ValueError for text that is not UTF-8, or that no file name can have."""
-    if "\0" in text or not is_utf8(text):
-        raise UserError(f"{what} holds {text!r:.200}, which is not UTF-8 text, or has a null in it")
-
-
-def _words(option: str, value, takes_value: bool) -> list[str]:
-    if not takes_value:
-        if not isinstance(value, bool):
-            raise UserError(f"config: {option[2:]} must be true or false, not {value!r}")
-        return [option] if value else []
-    if value is None:
-        return []
-    if isinstance(value, list):
-        return [option, *map(str, value)]
-    if isinstance(value, dict):
-        try:
-            return [f"{option}={json.dumps(value)}"]
-        except TypeError as error:
-            raise UserError(f"config: {option[2:]} can't be {value!r:.80}: {error}") from error
-    return [f"{option}={value}"]
-
-
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False):
-            return action.help
-        return super()._get_help_string(action)
 
 
 def answer_help(make_parser: Callable[[], Parser]) -> None:
@@ -186,6 +92,69 @@ def add_image_check_options(group: argparse._ActionsContainer) -> None:
     )
 
 
+def add_brightness_options(group: argparse._ActionsContainer) -> None:
+    """Bands of images in floats, or how they become 8-bit images; see ``settle_brightness``."""
+    add = group.add_argument
+    add("--channels", type=int, choices=[1, 3], help="of 8-bit images, by default 3")
+    add("--fits-scaling", help="brightness of FITS images as 8-bit images, by default asinh")
+    add_band_options(group)
+    add(
+        "--scaling",
+        help="of bands: asinh (the default), percentiles, lupton, linear or none",
+    )
+
+
+def add_band_options(group: argparse._ActionsContainer) -> None:
+    """Which bands images have, and where they are."""
+    add = group.add_argument
+    add(
+        "--bands",
+        nargs="+",
+        metavar="BAND",
+        help="bands of the images, in floats, in the model's order: NAME, or where the files do "
+        "not tell it NAME=HDU (its name or number), NAME=[PLANE], NAME=HDU[PLANE], "
+        "NAME=ARRAY[PLANE]",
+    )
+    add(
+        "--image-spec",
+        metavar="FILE.json",
+        help="bands and what else there is to say of images in floats; --bands and --scaling go "
+        "before it",
+    )
+
+
+def check_brightness(options: argparse.Namespace) -> bool:
+    """Whether the options ask for bands, as against 8-bit images.
+
+    Raises:
+        ValueError: for an option of the one kind of images together with one of the other.
+    """
+    given = vars(options)
+    if not given["bands"] and not given["image_spec"]:
+        if given.get("scaling") is not None:
+            raise UserError("--scaling is for bands: give --bands too, or use --fits-scaling")
+        return False
+    for name in ("channels", "fits_scaling"):
+        if given.get(name) is not None:
+            told = name.replace("_", "-")
+            raise UserError(
+                f"--{told} is for 8-bit images, but --bands or --image-spec asks for bands in "
+                f"floats (--scaling says how bright they are): leave --{told} out"
+            )
+    return True
+
+
+def settle_brightness(options: argparse.Namespace) -> None:
+    """Fill in ``channels`` and ``fits_scaling`` of 8-bit images; both stay None for bands.
+
+    Raises:
+        ValueError: see ``check_brightness``.
+    """
+    if not check_brightness(options):
+        options.channels = options.channels or 3
+        options.fits_scaling = options.fits_scaling or "asinh"
+
+
 def on_or_off(text: str) -> str:
     """YAML reads ``on`` and ``off`` as true and false: they are what they were again."""
     return {"True": "on", "False": "off"}.get(text, text)
@@ -202,8 +171,7 @@ def add_data_options(parser: Parser, *, catalog: str | None) -> argparse._Argume
     add("--test-catalog", help="test galaxies, if not split off")
     add("--round-votes", action="store_true", help=ROUND_VOTES_HELP)
     add("--image-size", type=positive_int, default=224, help="side of a view, pixels")
-    add("--channels", type=int, choices=[1, 3], default=3, help="of the images")
-    add("--fits-scaling", default="asinh", help="brightness of FITS images")
+    add_brightness_options(group)
     add_image_check_options(group)
     add(
         "--shear",

@@ -14,7 +14,7 @@ from zoobot.data.device_batches import on_device
 from zoobot.data.foreign_loaders import ForeignLoader
 from zoobot.data.loaders import GalaxyLoader, RegroupedLoader, own_loader
 from zoobot.data.reading import prepare_reading
-from zoobot.models import speed
+from zoobot.models import bands, speed
 from zoobot.models.finetune import FinetuneableZoobotClassifier
 from zoobot.models.rebuild import check_rebuilds
 from zoobot.models.wrapped import unwrapped
@@ -156,6 +156,7 @@ class Trainer:
         if self.device.type == "cuda":
             optim.fuse(optimizer)
         if validated is not None:
+            bands.check_to_train(model, validated.dataset.spec)
             model.images_seen = validated.dataset.describe_images()
         if ckpt_path == "best":
             ckpt_path = self.best_model_path
@@ -276,6 +277,7 @@ class Trainer:
         loader = own_loader(given, self.device)
         if loader is None:
             loader = ForeignLoader(given, "predict", seed=self.seed or 0, own_share=self.own_share)
+        bands.check_seen(model, loader)
         model.to(self.device).eval()
         with torch.inference_mode(), settings.autocast():
             return [
@@ -289,6 +291,7 @@ class Trainer:
         model = self._load(model, ckpt_path)
         name = "val" if split == "validation" else split
         loader = self._loop_loader(loader_of(source, name), model, name)
+        bands.check_seen(model, loader)
         known_galaxies(None, {name: loader}).checked_labels(model.check_labels)
         model.to(self.device)
         metrics = engine.evaluate(model, loader, self._settings(model), collect=collect)

@@ -6,6 +6,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from zoobot.data.bands.spec import ImageSpec
+from zoobot.data.bands.statistics import with_statistics
 from zoobot.data.catalog import (
     SPLITS,
     check_ids,
@@ -21,10 +23,11 @@ from zoobot.data.loaders import (
     eval_loader,
     train_loader,
 )
-from zoobot.data.sources import image_frame, label_frame
+from zoobot.data.sources import TableGalaxies, image_frame, label_frame
 from zoobot.data.splits import overlap, split_catalog, strata_of
 from zoobot.data.views.config import default_view_config, minimal_view_config
 from zoobot.data.views.cpu import get_galaxy_transform
+from zoobot.system import distributed
 from zoobot.system.cores import choose_num_workers
 from zoobot.system.errors import UserError
 
@@ -50,7 +53,10 @@ class CatalogDataModule:
             ``system.cores.choose_num_workers``), and the batches that each makes ahead, see
             ``GalaxyLoader``.
         seed: of the split, the order and the views.
-        channels, fits_scaling: of the images, see ``CatalogDataset``.
+        channels, fits_scaling: of 8-bit images, see ``CatalogDataset``.
+        spec: of images of any bands, in floats. If it lacks the mean and spread of the bands, they
+            are measured on the training galaxies before the first dataset is made, and are then in
+            the attribute ``spec``: every process must make its datasets at the same time.
         grad_accumulation: micro-batches of an optimiser step.
         augment: who makes the views of all splits, ``auto``, ``cpu`` or ``device``; see
             ``CatalogDataset``.
@@ -95,6 +101,7 @@ class CatalogDataModule:
         on_bad_image: str = "error",
         cache: str = "none",
         decode: str = "cpu",
+        spec: ImageSpec | None = None,
     ):
         if isinstance(label_cols, str):
             raise UserError(f"label_cols is a list of columns: use [{label_cols!r}]")
@@ -133,7 +140,8 @@ class CatalogDataModule:
         self.num_workers = choose_num_workers(num_workers, torch.cuda.is_available())
         self.prefetch_factor = prefetch_factor
         self.seed = seed
-        self.channels = channels
+        self.spec = spec
+        self.channels = channels if spec is None else len(spec.bands)
         self.fits_scaling = fits_scaling
         self.grad_accumulation = grad_accumulation
         self.augment = augment
@@ -165,6 +173,7 @@ class CatalogDataModule:
             save_dir,
             channels=self.channels,
             fits_scaling=self.fits_scaling,
+            spec=self.spec,
             seed=self.seed,
         )
         for split, galaxies in kept.items():
@@ -185,6 +194,23 @@ class CatalogDataModule:
             if self.catalogs[split] is not None and split not in self.datasets:
                 self.datasets[split] = self._dataset(split)
 
+    def _measured_spec(self) -> ImageSpec | None:
+        """The spec, with the mean and spread of the training galaxies' bands."""
+        if self.spec is None or self.spec.has_statistics:
+            return self.spec
+        galaxies = self.catalogs["train"]
+        if galaxies is None:
+            raise UserError(
+                "the bands' mean and spread are not known, and there are no training galaxies to "
+                "measure them on: give the spec of the model, zoobot.models.spec_of(model)"
+            )
+        if isinstance(galaxies, pd.DataFrame):
+            galaxies = TableGalaxies(galaxies)
+        self.spec = with_statistics(self.spec, galaxies, self.seed)
+        if distributed.is_main():
+            print(f"bands of the training galaxies: {self.spec.told_statistics()}", flush=True)
+        return self.spec
+
     def _dataset(self, split: str) -> CatalogDataset:
         return CatalogDataset(
             self.catalogs[split],
@@ -192,6 +218,7 @@ class CatalogDataModule:
             self.train_transform if split == "train" else self.test_transform,
             channels=self.channels,
             fits_scaling=self.fits_scaling,
+            spec=self._measured_spec(),
             seed=self.seed,
             augment=self.augment,
             cache=self.cache,

@@ -11,6 +11,7 @@ BZIP2_MAGIC = b"BZh"
 HEAD_BYTES = 512  # that tell what a file is
 FITS_SUFFIXES = (".fits", ".fit", ".fts")
 PACKED_SUFFIXES = (".gz", ".bz2", ".fz")
+ARRAY_SUFFIXES = (".npy", ".npz", ".h5", ".hdf5")  # of bands only
 PILLOW_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")
 READABLE = "png, jpg, tif, webp or FITS image"
 JPEG_END, PNG_END = b"\xff\xd9", b"IEND\xaeB`\x82"
@@ -55,18 +56,23 @@ TEXTS = {  # how a text begins, in lower case -> what it is
 }
 
 
-def is_image_name(name: str) -> bool:
-    """Whether a file name has the suffix of an image that ``read_image`` reads."""
-    return image_stem(name) != name
+def is_image_name(name: str, of_bands: bool = False) -> bool:
+    """Whether a file name has the suffix of an image that ``read_image``, or ``read_bands``, reads.
+
+    Args:
+        of_bands: arrays of numbers are images too.
+    """
+    return image_stem(name, of_bands) != name
 
 
-def image_stem(name: str) -> str:
+def image_stem(name: str, of_bands: bool = False) -> str:
     """A file's name or path without the suffix of an image: 'g0' of 'g0.png' and 'g0.fits.fz'."""
     stem, suffix = os.path.splitext(name)
     if suffix.lower() in PACKED_SUFFIXES:
         stem, suffix = os.path.splitext(stem)
         return stem if suffix.lower() in FITS_SUFFIXES else name
-    return stem if suffix.lower() in FITS_SUFFIXES + PILLOW_SUFFIXES else name
+    suffixes = FITS_SUFFIXES + PILLOW_SUFFIXES + (ARRAY_SUFFIXES if of_bands else ())
+    return stem if suffix.lower() in suffixes else name
 
 
 def is_image_content(head: bytes) -> bool:

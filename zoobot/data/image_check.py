@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from zoobot.data.bands.spec import ImageSpec
 from zoobot.data.catalog import find_missing_files
 from zoobot.data.images import ImageError, ImageSource, check_image, read_image
 from zoobot.data.sources import Galaxies, image_sources
@@ -53,6 +54,7 @@ def check_images(
     *,
     channels: int = 3,
     fits_scaling: str = "asinh",
+    spec: ImageSpec | None = None,
     seed: int = 42,
 ) -> dict[str, pd.DataFrame | Galaxies]:
     """Look at the images of a run, and list those that can't be read in ``bad_images.csv``.
@@ -79,7 +81,7 @@ def check_images(
     """
     check_options(how, on_bad_image)
     tables = {name: table for name, table in splits.items() if isinstance(table, pd.DataFrame)}
-    if how == "none" or not any(map(len, tables.values())):
+    if how == "none" or spec is not None or not any(map(len, tables.values())):
         if how != "none":
             _say("images in shards are not looked at before training")
         return splits

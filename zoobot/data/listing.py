@@ -8,13 +8,14 @@ little memory, and a galaxy is found by its number.
 import hashlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from zoobot.data.bands.template import files_by_template, is_template
 from zoobot.data.catalog import check_ids, read_galaxies, require_columns, require_images
 from zoobot.data.folder import ImageFolder
 from zoobot.data.sources import galaxy_table, hash_galaxies
@@ -29,15 +30,18 @@ def write_listing(
     path: str | Path,
     split: str = "",
     id_from: str | None = "path",
+    bands: Sequence[str] | None = None,
 ) -> str:
     """Write a listing. What is passed over in a folder of images is told on stderr.
 
     Args:
-        source: a catalog (a table, or the path of a file), or a folder.
+        source: a catalog (a table, or the path of a file), or a folder; or, of bands, the path of
+            a file a band, see ``bands.template``.
         path: of the listing.
         split: take only the galaxies with this value in the column ``split``; '' takes all.
         id_from: a folder holds images, all of those in it and in the folders below it, and their
             ids are made so (see ``ImageFolder.ids``). None: it is a catalog of Parquet files.
+        bands: names of the bands that images have; None: they are 8-bit images.
 
     Returns:
         A hash of the ids and the images. Of images in files, the paths are hashed, not the pixels.
@@ -50,7 +54,7 @@ def write_listing(
 
     def write(aside: Path) -> None:
         writer = None
-        for table in _pieces(source, split, id_from):
+        for table in _pieces(source, split, id_from, bands):
             galaxies = galaxy_table(table)
             if writer is None:
                 writer = pa.ipc.new_file(str(aside), galaxies.schema)
@@ -78,15 +82,20 @@ def _name(source: pd.DataFrame | str | Path) -> str:
 
 
 def _pieces(
-    source: pd.DataFrame | str | Path, split: str, id_from: str | None
+    source: pd.DataFrame | str | Path,
+    split: str,
+    id_from: str | None,
+    bands: Sequence[str] | None,
 ) -> Iterator[pd.DataFrame]:
     """Tables of the galaxies of a source, checked for missing ids, none of them empty."""
     if isinstance(source, pd.DataFrame):
         require_columns(source, ["id_str"], "in memory")
         require_images(source, "in memory")
-        pieces = (source.iloc[i : i + ROWS_AT_ONCE] for i in range(0, len(source), ROWS_AT_ONCE))
+        pieces = _cut(source)
+    elif id_from is not None and is_template(str(source)):
+        pieces = _cut(files_by_template(str(source), bands))
     elif id_from is not None and Path(source).is_dir():
-        pieces = _images_below(Path(source), id_from)
+        pieces = _images_below(Path(source), id_from, bands is not None)
     else:
         pieces = read_galaxies(source, ["split"] if split else [], ROWS_AT_ONCE)
     for piece in pieces:
@@ -99,16 +108,20 @@ def _pieces(
             yield piece
 
 
-def _images_below(folder: Path, id_from: str) -> Iterator[pd.DataFrame]:
+def _cut(table: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """A table in pieces."""
+    return (table.iloc[i : i + ROWS_AT_ONCE] for i in range(0, len(table), ROWS_AT_ONCE))
+
+
+def _images_below(folder: Path, id_from: str, of_bands: bool) -> Iterator[pd.DataFrame]:
     """All images in a folder and in the folders below it, sorted by path."""
-    found = ImageFolder(folder)
+    found = ImageFolder(folder, of_bands)
     if note := found.note():
         print(one_line(note), file=sys.stderr)
     if not found.files:
         raise UserError(f"no images below {folder}")
     paths = [os.path.join(found.folder, below) for below in found.files]
-    table = pd.DataFrame({"id_str": found.ids(id_from), "file_loc": paths})
-    yield from (table.iloc[i : i + ROWS_AT_ONCE] for i in range(0, len(table), ROWS_AT_ONCE))
+    yield from _cut(pd.DataFrame({"id_str": found.ids(id_from), "file_loc": paths}))
 
 
 def _check_unique(path: Path, hashes: np.ndarray, where: str) -> None:

@@ -40,7 +40,7 @@ def _check_model(path: str | Path, weights: Any, description: Any) -> None:
     ):
         raise UserError(f"{path} holds no weights with a description of their model")
     kinds = {"class": str, "encoder": dict, "arguments": dict, "schema": dict, "view": dict}
-    kinds |= {"image_size": int, "transform": str, "fits_scaling": str}
+    kinds |= {"image_size": int, "transform": str, "fits_scaling": str, "bands": dict}
     for key, kind in kinds.items():
         value = description.get(key)
         if value is not None and not isinstance(value, kind):

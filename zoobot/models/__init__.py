@@ -1,6 +1,7 @@
 """Models: an encoder under a head."""
 
 from zoobot.models.architectures import get_pytorch_encoder
+from zoobot.models.bands import spec_of
 from zoobot.models.encoders import load_pretrained_zoobot, save_encoder
 from zoobot.models.features import get_encoder_dim
 from zoobot.models.finetune import (
@@ -25,4 +26,5 @@ __all__ = [
     "label_tensor",
     "load_pretrained_zoobot",
     "save_encoder",
+    "spec_of",
 ]

@@ -13,7 +13,7 @@ from zoobot.schemas import Schema
 from zoobot.system.errors import UserError, did_you_mean
 
 # Arguments that say where the encoder comes from, or have no effect: no checkpoint needs them.
-OF_SOURCE = ("name", "encoder", "zoobot_checkpoint_loc", "timm_kwargs")
+OF_SOURCE = ("name", "encoder", "zoobot_checkpoint_loc", "timm_kwargs", "fresh_stem")
 NOT_KEPT = (*OF_SOURCE, "prog_bar", "visualize_images")
 
 

@@ -5,6 +5,7 @@ Functions import timm when they are called: it takes two seconds, and ``--help``
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -27,6 +28,7 @@ from zoobot.models.descriptions import (
 )
 from zoobot.models.features import get_encoder_dim
 from zoobot.models.loading import load_into
+from zoobot.models.stem import adapted, check_can_adapt, fresh_stem
 from zoobot.models.wrapped import unwrapped
 from zoobot.runs import checkpoint
 from zoobot.system.errors import UserError
@@ -38,6 +40,11 @@ WEIGHTS_NAME = "model.safetensors"
 def num_classes_left(encoder: nn.Module) -> int:
     """Classes of a classifier that a timm model still has; 0 for an encoder."""
     return getattr(encoder, "num_classes", 0)  # other modules need not say
+
+
+def num_channels_of(name: str) -> int:
+    """Channels of a pretrained encoder, by its timm, ``hf_hub:`` or ``local-dir:`` name."""
+    return outside_config(name)[1].get("in_chans", 3) if is_outside(name) else 3
 
 
 def load_encoder(name: str, channels: int = 3, **timm_kwargs) -> tuple[nn.Module, dict]:
@@ -69,18 +76,34 @@ def load_encoder(name: str, channels: int = 3, **timm_kwargs) -> tuple[nn.Module
         return create(name, options), description
 
 
+class Source(NamedTuple):
+    """An encoder to finetune, and where it is from.
+
+    Attributes:
+        description: see ``descriptions.describe``; None if it is not known.
+        told: where its weights come from, in words.
+        bands: an ``ImageSpec`` as plain types, if it was trained on bands, and knows them.
+        is_adapted: whether its stem was adapted to the number of channels.
+    """
+
+    encoder: nn.Module
+    description: dict | None
+    told: str
+    bands: dict | None = None
+    is_adapted: bool = False
+
+
 def from_one_source(
-    sources: dict, channels: int, timm_kwargs: dict
-) -> tuple[nn.Module, dict | None, str]:
+    sources: dict, channels: int, timm_kwargs: dict, fresh_stem_seed: int | None = None
+) -> Source:
     """The encoder of a model to finetune, from exactly one of three sources.
 
     Args:
         sources: ``name`` (see ``load_encoder``), ``encoder`` (a module) and
             ``zoobot_checkpoint_loc`` (a path); two of them None.
+        channels: that the encoder is to take; see ``zoobot.models.stem``.
         timm_kwargs: with ``name``.
-
-    Returns:
-        The encoder; its description, None if not known; and where its weights come from, in words.
+        fresh_stem_seed: start the stem afresh, with weights drawn from this seed.
 
     Raises:
         ValueError: for another number of sources or channels, timm_kwargs without a name, or a
@@ -94,19 +117,54 @@ def from_one_source(
     if timm_kwargs and name is None:
         raise UserError(f"timm_kwargs {timm_kwargs} go with name=, not with {given[0]}=")
     if encoder is not None:
-        encoder, description, source = _as_given(encoder), None, "as given"
-    elif path is not None:
-        encoder, description = encoder_from_checkpoint(path)
-        source = f"loaded from {path}"
+        encoder = _as_given(encoder)
+        if (found := num_channels(encoder) or channels) != channels:
+            raise UserError(
+                f"the encoder takes {found} channels, but {channels} are asked for: give "
+                "channels=, or greyscale=True for 1"
+            )
+        return Source(encoder, None, "as given")
+    bands = None
+    if path is not None:
+        encoder, description, before, bands = _from_checkpoint(path, channels, fresh_stem_seed)
+        told = f"loaded from {path}"
+    elif timm_kwargs.get("pretrained", True) is False:
+        return Source(*load_encoder(name, channels, **timm_kwargs), "fresh")
     else:
+        before = num_channels_of(name)
+        if fresh_stem_seed is None:
+            check_can_adapt(before, channels, name)
         encoder, description = load_encoder(name, channels, **timm_kwargs)
-        is_fresh = timm_kwargs.get("pretrained", True) is False
-        source = "fresh" if is_fresh else f"loaded from {name}"
-    expected = description["channels"] if description else num_channels(encoder) or channels
-    if expected != channels:
-        asked = f"greyscale={channels == 1} asks for {channels}"
-        raise UserError(f"the encoder takes {expected} channels, but {asked}")
-    return encoder, description, source
+        told = f"loaded from {name}"
+    if fresh_stem_seed is not None:
+        fresh = fresh_stem(encoder, description, fresh_stem_seed)
+        encoder.load_state_dict(fresh, strict=False)
+        return Source(encoder, description, f"{told}, its stem fresh")
+    if before != channels:
+        told += f", its stem adapted from {before} to {channels} channels"
+    return Source(encoder, description, told, bands, before != channels)
+
+
+def _from_checkpoint(
+    path: str | Path, channels: int, fresh_stem_seed: int | None
+) -> tuple[nn.Module, dict, int, dict | None]:
+    """An encoder for so many channels, its description, channels before, and bands if known."""
+    weights, saved = checkpoint.load_model(path)
+    description = _described(path, saved)
+    before = description["channels"]
+    if before == channels:
+        return *encoder_from_checkpoint(path), before, saved.get("bands")
+    if fresh_stem_seed is None:
+        check_can_adapt(before, channels, path)
+    description = description | {"channels": channels}
+    with building(path):
+        encoder = build_encoder(description)
+    if fresh_stem_seed is None:
+        ours = adapted(_of_encoder(weights), encoder)
+    else:
+        ours = _of_encoder(weights) | fresh_stem(encoder, description, fresh_stem_seed)
+    load_into(encoder, ours, f"{path}, encoder {description['architecture']}")
+    return encoder, description, before, saved.get("bands")
 
 
 def _as_given(encoder: nn.Module) -> nn.Module:
@@ -153,6 +211,16 @@ def encoder_from_checkpoint(
         strict: see ``loading.load_into``.
     """
     weights, saved = checkpoint.load_model(path)
+    description = _described(path, saved, architecture)
+    with building(path):
+        encoder = build_encoder(description)
+    where = f"{path}, encoder {description['architecture']}"
+    load_into(encoder, _of_encoder(weights), where, strict)
+    return encoder, description
+
+
+def _described(path: str | Path, saved: dict, architecture: str | None = None) -> dict:
+    """The encoder's description in that of a checkpoint, or of the architecture given."""
     description = saved.get("encoder")
     if architecture is not None:
         description = describe(architecture, (description or {}).get("channels", 3), {})
@@ -161,12 +229,13 @@ def encoder_from_checkpoint(
             f"{path} does not tell which encoder it holds: build it with "
             "load_pretrained_zoobot(path, architecture='...') and give it as encoder="
         )
-    with building(path):
-        encoder = build_encoder(description)
+    return description
+
+
+def _of_encoder(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A model's weights that are its encoder's, by the encoder's names."""
     prefix = "encoder."
-    ours = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
-    load_into(encoder, ours, f"{path}, encoder {description['architecture']}", strict)
-    return encoder, description
+    return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
 
 
 def save_encoder(encoder: nn.Module, folder: str | Path) -> None:

@@ -49,6 +49,18 @@ def pooled(encoder: nn.Module, images: torch.Tensor, width: int | None = None) -
     return features
 
 
+def check_channels(images: torch.Tensor, channels: int) -> None:
+    """ValueError unless images (B, C, H, W) have the channels that an encoder takes."""
+    if images.shape[1] == channels:
+        return
+    if channels == 1:
+        cure = "set greyscale in the view's config, or channels=1 in the data module"
+    else:
+        cure = "give channels= to the model, or the bands to the data module (spec=)"
+    takes = f"{channels} channel{'s' if channels > 1 else ''}"
+    raise UserError(f"the encoder takes {takes}, the images have {images.shape[1]}: {cure}")
+
+
 def _is_of_shapes(error: Exception) -> bool:
     """Whether the image's size is at fault. Errors of the device and the compiler have subclasses
     of RuntimeError, or other words."""

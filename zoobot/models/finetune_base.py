@@ -17,9 +17,10 @@ from zoobot.models.architectures import download
 from zoobot.models.arguments import OF_SOURCE, by_name, check_overrides, kept, known_to, unkept
 from zoobot.models.descriptions import build_encoder, describe_encoder
 from zoobot.models.encoders import from_one_source
-from zoobot.models.features import get_encoder_dim, pooled
+from zoobot.models.features import check_channels, get_encoder_dim, pooled
 from zoobot.models.heads import label_tensor
 from zoobot.models.loading import Location, load_built
+from zoobot.models.stem import channels_of, check_stem_options, rates_of_stem, warn_of_frozen_stem
 from zoobot.system.errors import UserError, did_you_mean
 
 TRAINING_MODES = ("full", "head_only")
@@ -47,10 +48,15 @@ class FinetuneableZoobotAbstract(nn.Module):
         scheduler_kwargs: of ``timm.scheduler.create_scheduler_v2``; None: a constant rate.
         timm_kwargs: further arguments of ``timm.create_model``, with ``name``.
         greyscale: the encoder takes 1 channel; so must the view give (``greyscale``).
+        channels: number of bands; by default 3, or 1 if ``greyscale``. Pretrained weights of 3 or 1
+            channels are spread over them, see ``zoobot.models.stem``.
+        fresh_stem: the first convolution starts with fresh weights, drawn from the seed.
+        stem_learning_rate: of the first convolution; None: that of the encoder's lowest block.
         prog_bar, visualize_images: accepted for Zoobot 2.x's scripts, without effect.
-        seed: of the head's initial weights, and of dropout.
+        seed: of the head's initial weights (and a fresh stem's), and of dropout.
 
     Attributes:
+        encoder_bands: the bands on which the encoder was trained, as plain types, if it knows them.
         images_seen: how the images it was validated with were made, once it was.
 
     Raises:
@@ -83,6 +89,9 @@ class FinetuneableZoobotAbstract(nn.Module):
         prog_bar: bool = True,
         visualize_images: bool = False,
         seed: int = 42,
+        channels: int | None = None,
+        fresh_stem: bool = False,
+        stem_learning_rate: float | None = None,
     ):
         super().__init__()
         if training_mode not in TRAINING_MODES:
@@ -97,13 +106,20 @@ class FinetuneableZoobotAbstract(nn.Module):
         optim.check_schedule(scheduler_kwargs)
         self.scheduler_kwargs = None if scheduler_kwargs is None else dict(scheduler_kwargs)
         self.greyscale = greyscale
+        self.channels = channels_of(channels, greyscale)
         self.seed = seed
+        self.stem_learning_rate = stem_learning_rate
         sources = {"name": name, "encoder": encoder, "zoobot_checkpoint_loc": zoobot_checkpoint_loc}
-        self.encoder, description, self.encoder_source = from_one_source(
-            sources, self.channels, dict(timm_kwargs or {})
+        check_stem_options(sources, training_mode, fresh_stem, stem_learning_rate)
+        source = from_one_source(
+            sources, self.channels, dict(timm_kwargs or {}), seed if fresh_stem else None
         )
-        if description is not None:
-            self.encoder_description = description
+        self.encoder, self.encoder_source = source.encoder, source.told
+        self.encoder_bands = source.bands
+        if source.description is not None:
+            self.encoder_description = source.description
+        if source.is_adapted and training_mode == "head_only":
+            warn_of_frozen_stem(self.channels)
         self.images_seen = ImagesSeen()
         self.measure = ExampleMeasures()
         self.encoder_dim = get_encoder_dim(self.encoder, self.channels)
@@ -111,11 +127,6 @@ class FinetuneableZoobotAbstract(nn.Module):
             name for name, p in self.encoder.named_parameters() if not p.requires_grad
         }
         self.freeze_encoder(training_mode == "head_only")
-
-    @property
-    def channels(self) -> int:
-        """Channels of the images."""
-        return 1 if self.greyscale else 3
 
     def label_columns(self) -> list[str]:
         """The label columns that it learns."""
@@ -140,8 +151,9 @@ class FinetuneableZoobotAbstract(nn.Module):
         layer_of = optim.layer_of_parameters(self.encoder)
         top = max(layer_of.values(), default=0)
         frozen = frozen or self.training_mode == "head_only"
+        stem = rates_of_stem(self.encoder, self.stem_learning_rate)
         for name, parameter in self.encoder.named_parameters():
-            trains = self.layer_decay > 0 or layer_of[name] == top
+            trains = self.layer_decay > 0 or layer_of[name] == top or name in stem
             parameter.requires_grad_(trains and not frozen and name not in self._frozen_as_given)
         self.train(self.training)
 
@@ -162,11 +174,7 @@ class FinetuneableZoobotAbstract(nn.Module):
 
         Nothing is kept for gradients of a frozen encoder, unless the images ask for theirs.
         """
-        if self.greyscale and images.shape[1] != 1:
-            raise UserError(
-                f"the encoder takes 1 channel, the images have {images.shape[1]}: set greyscale "
-                "in the view's config, or channels=1 in the data module"
-            )
+        check_channels(images, self.channels)
         needed = any(x.requires_grad for x in (images, *self.encoder.parameters()))
         with torch.set_grad_enabled(torch.is_grad_enabled() and needed):
             features = pooled(self.encoder, images, self.encoder_dim)
@@ -202,6 +210,7 @@ class FinetuneableZoobotAbstract(nn.Module):
         """AdamW with layer-decayed groups; see ``optim.parameter_groups``."""
         decays = {"weight_decay": self.weight_decay, "layer_decay": self.layer_decay}
         others = nn.ModuleList(m for name, m in self.named_children() if name != "encoder")
+        decays["stem"] = rates_of_stem(self.encoder, self.stem_learning_rate)
         groups = optim.parameter_groups(self.encoder, others, self.learning_rate, **decays)
         return optim.adamw(groups)
 

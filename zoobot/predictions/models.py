@@ -147,12 +147,13 @@ def as_predictor(model: nn.Module) -> nn.Module:
     return model if isinstance(model, Predictor) else AnyModule(model)
 
 
-def load_predictor(path: str, representations: bool = False) -> nn.Module:
+def load_predictor(path: str, representations: bool = False, channels: int = 3) -> nn.Module:
     """The model of a checkpoint, of whichever class it is.
 
     Args:
         path: a ``.safetensors`` or ``.ckpt``, Zoobot 2.x's too; for ``representations`` also the
             name of a pretrained encoder.
+        channels: that an encoder of this name is to take.
 
     Raises:
         ValueError: for a file that holds none of this package's models.
@@ -160,7 +161,7 @@ def load_predictor(path: str, representations: bool = False) -> nn.Module:
     if representations:
         if is_file(path):
             return ZoobotEncoder.load_from_checkpoint(path)
-        return ZoobotEncoder.load_from_name(path)
+        return ZoobotEncoder.load_from_name(path, channels)
     _, saved = checkpoint.load_model(path)
     name = saved.get("class") or _class_of_lightning(saved.get("arguments", {}))
     if name not in MODELS:

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from zoobot import engine, statistics
 from zoobot.data import listing
+from zoobot.data.bands.spec import ImageSpec
 from zoobot.data.dataset import CatalogDataset
 from zoobot.data.device_batches import on_device, to_host
 from zoobot.data.loaders import GalaxyLoader
@@ -29,6 +30,7 @@ from zoobot.data.sources import Galaxies, TableGalaxies
 from zoobot.data.views.cpu import GalaxyView
 from zoobot.data.views.turned import TurnedViews
 from zoobot.models import speed
+from zoobot.models.bands import spec_to_predict
 from zoobot.predictions.files import Predictions, check_save_loc
 from zoobot.predictions.image_notes import ImageNotes
 from zoobot.predictions.models import (
@@ -75,6 +77,7 @@ def predict_to_file(
     precision: str = "auto",
     compile_encoder: bool | str = False,
     fits_scaling: str | None = None,
+    spec: ImageSpec | None = None,
     on_bad_image: str = "error",
     summary: bool = False,
     split: str = "",
@@ -90,9 +93,12 @@ def predict_to_file(
     is left on the device, in evaluation mode.
 
     Args:
-        catalog: a table, a catalog file, a folder of images, or ``Shards``.
+        catalog: a table, a catalog file, a folder of images, or ``Shards``; or, of images of
+            bands, a path with ``{id}`` and ``{band}``.
         model, label_cols: see ``predict``.
         transform, fits_scaling: by default those with which the model was validated.
+        spec: of images of bands: the model's bands, where they are elsewhere than in training; see
+            ``models.bands.spec_to_predict``.
         num_samples: forward passes with the head's dropout on; 1: one pass without dropout.
         num_views: angles that each galaxy is turned through; predictions are the mean over them.
         batch_size: galaxies of a forward pass, in each process.
@@ -118,6 +124,11 @@ def predict_to_file(
     """
     save_loc = check_save_loc(save_loc)
     columns, model = column_names(model, label_cols), as_predictor(model)
+    if spec is not None and isinstance(model, AnyModule):
+        model.channels = len(spec.bands)
+    spec = spec_to_predict(model, spec)
+    if spec is not None and fits_scaling is not None:
+        raise UserError("fits_scaling is for 8-bit images, but the model sees bands: leave it out")
     _check_options(model, num_samples, num_views, batch_size, on_bad_image)
     where = distributed.choose_device(device)
     distributed.join(where)
@@ -129,8 +140,9 @@ def predict_to_file(
     folder = save_loc.with_name(save_loc.name + ".parts")
     only = locks.only_run(folder / "lock") if distributed.is_main() else nullcontext()
     with only:
-        galaxies, digest = _galaxies(catalog, folder, split, id_from)
-        dataset = _dataset(galaxies, model, transform, num_views, fits_scaling).made_for(where)
+        galaxies, digest = _galaxies(catalog, folder, split, id_from, spec)
+        dataset = _dataset(galaxies, model, transform, num_views, fits_scaling, spec)
+        dataset = dataset.made_for(where)
         num_passes = len(galaxies) * num_views / distributed.world_size()
         wanted = {True: "on", False: "off"}.get(compile_encoder, compile_encoder)
         compiled, told = speed.choose(wanted, model, where, num_passes)
@@ -191,7 +203,11 @@ def _check_options(model, num_samples, num_views, batch_size, on_bad_image) -> N
 
 
 def _galaxies(
-    catalog: pd.DataFrame | str | Path | Galaxies, folder: Path, split: str, id_from: str | None
+    catalog: pd.DataFrame | str | Path | Galaxies,
+    folder: Path,
+    split: str,
+    id_from: str | None,
+    spec: ImageSpec | None,
 ) -> tuple[Galaxies, str | None]:
     """The galaxies by number, and in the main process a hash of them."""
     if not isinstance(catalog, pd.DataFrame | str | Path):
@@ -199,7 +215,10 @@ def _galaxies(
     digest = None
     with distributed.main_first():
         if distributed.is_main():
-            digest = listing.write_listing(catalog, folder / "galaxies.arrow", split, id_from)
+            bands = None if spec is None else spec.bands
+            digest = listing.write_listing(
+                catalog, folder / "galaxies.arrow", split, id_from, bands
+            )
     return TableGalaxies(listing.open_listing(folder / "galaxies.arrow")), digest
 
 
@@ -209,6 +228,7 @@ def _dataset(
     transform: Callable | None,
     num_views: int,
     fits_scaling: str | None,
+    spec: ImageSpec | None,
 ) -> CatalogDataset:
     """The galaxies as the model is to see them: by default as when it was validated."""
     transform = transform or view_of(model)
@@ -217,6 +237,7 @@ def _dataset(
         transform=TurnedViews(transform, num_views) if num_views > 1 else transform,
         channels=model.channels,
         fits_scaling=fits_scaling or model.images_seen.fits_scaling or "asinh",
+        spec=spec,
     )
 
 

@@ -16,6 +16,7 @@ FREE = ("config", "debug", "save_dir")  # options that may always differ, and ar
 # Of a model's description, or of the arguments in it: what its outputs mean. Names of classes are
 # read from the catalog, and whole trees from a file, so no option tells that they have changed.
 MEANING = ("label_col", "num_classes", "class_names", "schema")
+OF_BANDS = ("bands", "scaling", "softening", "noise", "pixel_scale")  # of a model's images
 ABSENT = ...
 LONGEST_VALUE = 60  # characters
 MOST_CHANGES = 8
@@ -116,13 +117,17 @@ def _other_meaning(before: dict, now: dict) -> list[str]:
     """What two descriptions of a model tell differently of what its outputs mean."""
     parts = [("model", before, now)]
     parts += [("model.arguments", *(told.get("arguments") or {} for told in (before, now)))]
-    return [
-        text
+    compared = [
+        (f"{name}.{key}", was[key], is_now[key])
         for name, was, is_now in parts
         for key in MEANING
         if key in was and key in is_now
-        for text in _differences(was[key], is_now[key], f"{name}.{key}")
     ]
+    was, is_now = (told.get("bands") or {} for told in (before, now))
+    compared += [
+        (f"model.bands.{key}", was.get(key, ABSENT), is_now.get(key, ABSENT)) for key in OF_BANDS
+    ]
+    return [text for name, *values in compared for text in _differences(*values, name)]
 
 
 def _differences(before: Any, now: Any, name: str = "") -> Iterator[str]:

@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from zoobot.data.bands.spec import ImageSpec
 from zoobot.limits.models import check_model
 from zoobot.limits.text import check_archive, check_parts, parse_json
 from zoobot.system.errors import UserError
@@ -184,7 +185,21 @@ def load_model(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
         else:
             raise UserError(f"{path} is no checkpoint of this package or of Zoobot 2.x")
     check_model(path, weights, description)
+    _check_bands(path, description)
     return weights, description
+
+
+def _check_bands(path: str | Path, description: dict) -> None:
+    """ValueError unless bands that a model's file tells are sound, and as many as its channels."""
+    if description.get("bands") is None:
+        return
+    try:
+        num_bands = len(ImageSpec.from_dict(description["bands"]).bands)
+    except UserError as error:
+        raise UserError(f"{path} describes its bands: {error}") from error
+    channels = (description.get("encoder") or {}).get("channels", num_bands)
+    if channels != num_bands:
+        raise UserError(f"{path} describes {num_bands} bands for an encoder of {channels} channels")
 
 
 def _read_lightning(path: str | Path, state: dict) -> tuple[dict[str, torch.Tensor], dict]:

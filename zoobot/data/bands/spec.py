@@ -110,6 +110,22 @@ class ImageSpec:
         """The same, with the mean and the spread of the training set."""
         return dataclasses.replace(self, mean=tuple(mean), std=tuple(std))
 
+    def is_scaled_as(self, other: "ImageSpec") -> bool:
+        """Whether both have the same bands in one order, in pixels that mean the same."""
+        names = ("bands", "scaling", "softening", "noise")
+        return all(vars(self)[name] == vars(other)[name] for name in names)
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether the mean and the spread are known."""
+        return self.mean is not None and self.std is not None
+
+    def told_statistics(self) -> str:
+        """The mean and the spread, in words."""
+        each = zip(self.bands, self.mean, self.std, strict=True)
+        told = (f"{band} {mean:.3g} \u00b1 {std:.3g}" for band, mean, std in each)
+        return f"{', '.join(told)} after scaling by {self.scaling}"
+
     def to_dict(self) -> dict[str, Any]:
         """As plain types; what has its default is left out."""
         found = {"bands": [*self.bands]}
@@ -128,6 +144,8 @@ class ImageSpec:
         Raises:
             ValueError: for an unknown name, or a value of another kind.
         """
+        if not isinstance(values, Mapping):
+            raise UserError(f"bands are told by {values!r:.60}, not by a dict")
         known = [field.name for field in dataclasses.fields(cls)]
         for name in values:
             if name not in known:
@@ -141,6 +159,8 @@ class ImageSpec:
         for name in ("bands", "noise", "pixel_scale", "mean", "std"):
             value = values.get(name)
             if isinstance(value, list | tuple):
+                if name == "bands" and not all(isinstance(band, str) for band in value):
+                    raise UserError(f"bands are {value!r:.80}: give their names, as texts")
                 values[name] = tuple(value)
             elif value is not None or name == "bands":
                 raise UserError(f"{name} is {value!r:.60}: give a list, an entry a band")

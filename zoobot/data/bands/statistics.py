@@ -33,7 +33,7 @@ def with_statistics(
     Raises:
         ValueError: no image can be read, or a band is the same in all pixels.
     """
-    if spec.mean is not None and spec.std is not None:
+    if spec.has_statistics:
         return spec
     rows = np.random.default_rng(seed).permutation(len(galaxies))[:MOST_MEASURED]
     mine = rows[distributed.rank() :: distributed.world_size()]
