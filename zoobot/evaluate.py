@@ -98,7 +98,7 @@ def evaluate(
             "title": title or "How good are the predictions?",
             "subtitle": subtitle or f"{len(errors)} galaxies with predictions and labels",
             "task": joined.task,
-            "colours": pictures.caption,
+            "pictures": pictures.caption,
             "notes": [*joined.notes, how],
             "questions": questions,
             "galaxies": galaxies,

@@ -30,7 +30,7 @@ def write_page(path: str | Path, page: dict) -> None:
     Args:
         page: the contents. ``title``, ``subtitle``, ``notes``, ``headlines`` and ``sections`` (each
             with ``figures`` and ``tables``) become HTML here. The gallery's script shows ``task``
-            ("tree", "classification" or "regression"), ``colours`` (of which bands the pictures
+            ("tree", "classification" or "regression"), ``pictures`` (of which bands they
             are, '' where there is nothing to tell), ``questions`` and ``galaxies``.
 
             A question has ``name``, ``answers`` and ``asked_after``: the answers that lead to it,
@@ -49,7 +49,7 @@ def write_page(path: str | Path, page: dict) -> None:
         "CONTENTS": _contents(page["sections"], bool(page["galaxies"])),
         "SECTIONS": "\n".join(_section(i, each) for i, each in enumerate(page["sections"])),
         "DATA": _script_json(
-            {key: page[key] for key in ("task", "colours", "questions", "galaxies")}
+            {key: page[key] for key in ("task", "pictures", "questions", "galaxies")}
         ),
     }
     template = TEMPLATE.read_text("utf-8")

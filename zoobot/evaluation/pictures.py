@@ -9,7 +9,7 @@ import pandas as pd
 from PIL import Image
 
 from zoobot.data.bands.image import read_band_image
-from zoobot.data.bands.rgb import galaxy_rgb, rgb_bands, white_balance
+from zoobot.data.bands.rgb import galaxy_rgb, in_flux, rgb_bands, white_balance
 from zoobot.data.bands.spec import ImageSpec
 from zoobot.data.images import ImageError, read_image
 from zoobot.system.errors import UserError
@@ -52,13 +52,13 @@ class Pictures:
             return self
         rows = np.unique(np.linspace(0, len(table) - 1, MOST_BALANCED).astype(int))
         images = [*self._band_images(source_of(table.iloc[row]) for row in rows)]
-        balance = white_balance(images, self.spec, self.bands).tolist() if images else None
+        balance = white_balance(images, in_flux(self.spec), self.bands).tolist() if images else None
         return dataclasses.replace(self, balance=balance)
 
     def _band_images(self, sources: Iterable[Any]) -> Iterable[Any]:
         for source in sources:
             try:
-                yield read_band_image(source, self.spec)
+                yield read_band_image(source, in_flux(self.spec))
             except ImageError:
                 continue
 
@@ -73,7 +73,7 @@ class Pictures:
             except ImageError:
                 return None
         for image in self._band_images([source]):
-            return galaxy_rgb(image, self.spec, self.bands, balance=self.balance)
+            return galaxy_rgb(image, in_flux(self.spec), self.bands, balance=self.balance)
         return None
 
     @property

@@ -145,7 +145,7 @@ def plot_galaxies(
     shown = catalog.iloc[order[places]]
     pictures = (pictures or Pictures()).balanced_on(shown)
     if pictures.caption:
-        figure.supxlabel(f"colours: {pictures.caption}", fontsize=9, color=GREY)
+        figure.supxlabel(f"pictures: {pictures.caption}", fontsize=9, color=GREY)
     for axis, (_, galaxy) in zip(axes, shown.iterrows(), strict=False):
         if (image := pictures.read(galaxy)) is not None:
             axis.imshow(image)

@@ -135,7 +135,7 @@ def _extremes(
                 f"{names[predicted[i]]} {confidence[i]:.2f}\n(true: {names[truth[i]]})" for i in top
             ]
             images = [pictures.read(joined.table.iloc[i]) for i in top]
-            told = f"{caption} Colours: {pictures.caption}." if pictures.caption else caption
+            told = f"{caption} Pictures: {pictures.caption}." if pictures.caption else caption
             shown[file] = (figures.galaxy_row(images, titles), told)
     out.section("Extremes", "", shown)
 

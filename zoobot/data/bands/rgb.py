@@ -1,5 +1,7 @@
 """Pictures of galaxies in any bands, for people: a colour composite of three, or one in grey."""
 
+import dataclasses
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -15,7 +17,7 @@ from zoobot.system.errors import UserError
 NOISE_LEVEL = 0.06  # brightness of the sky, so that negative noise is seen too
 BALANCE = 0.75  # 1: the bright pixels have no colour on average; 0: they keep all of it
 BRIGHT_PERCENT = 2.0  # of the pixels, that tell how bright a channel is
-FAINTEST = 0.02  # of the strongest channel: one without light is not made as strong as the others
+FAINTEST = 3.0  # times its noise: a channel without light is not made as strong as the others
 BRIGHTEST = 99.9  # percentile of the pixels
 SOFTENING = 4.0  # of the noise: a larger one shows less of the faint and more of the bright
 
@@ -74,9 +76,7 @@ def galaxy_rgb(
     if spec.scaling in ("lupton", "percentiles"):
         levels = flux
     else:
-        noise = np.sqrt(np.square(balance).mean() / len(flux))  # of the channels' mean
-        if spec.scaling == "none":
-            noise = sky_of(flux.mean(0).ravel())[1]
+        noise = math.hypot(*_noise(flux)) / len(flux)  # of the channels' mean
         levels = lupton(flux / np.float32(SOFTENING * noise))
     levels = levels / max(np.percentile(levels.max(0), BRIGHTEST), 1e-6)
     levels = levels + NOISE_LEVEL
@@ -99,15 +99,30 @@ def white_balance(
     Args:
         images: at least one.
         spec, bands: as for ``galaxy_rgb``.
+
+    See ``in_flux`` for colours that do not depend on each image's own noise.
     """
     return _factors(np.mean([np.log(_strength(_flux(i, spec, bands))) for i in images], axis=0))
+
+
+def in_flux(spec: ImageSpec) -> ImageSpec:
+    """The same bands, read as the file's numbers above the sky: so colours are those of the sky.
+
+    In units of its noise, which is higher where a galaxy fills the image, a band is too faint.
+    """
+    ones = (1.0,) * len(spec.bands)
+    return dataclasses.replace(spec, scaling="linear", noise=ones, mean=None, std=None)
 
 
 def _strength(flux: np.ndarray) -> np.ndarray:
     """Mean of each channel (C,), of (C, H, W), where the image is bright."""
     bright = flux.sum(0) >= np.percentile(flux.sum(0), 100 - BRIGHT_PERCENT)
-    strength = flux[:, bright].mean(1)
-    return np.maximum(strength, max(FAINTEST * strength.max(), 1e-30))
+    return np.maximum(flux[:, bright].mean(1), FAINTEST * np.array(_noise(flux)))
+
+
+def _noise(flux: np.ndarray) -> list[float]:
+    """Of the sky in each channel of (C, H, W)."""
+    return [sky_of(channel.ravel())[1] for channel in flux]
 
 
 def _factors(log_strength: np.ndarray) -> np.ndarray:
