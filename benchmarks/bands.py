@@ -59,6 +59,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
     add("--batch-size", type=int, default=64)
     add("--lr", type=float, default=1e-3)
     add("--scaling", default="asinh", help="of the floats")
+    add("--softening", type=float, default=1.0, help="of asinh, in units of the sky noise")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
     add("--cases", nargs="+", choices=[*CASES], default=[*CASES])
     add("--num-workers", type=int, default=1)
@@ -91,7 +92,7 @@ def run(opt: argparse.Namespace, path: Path, case: str, seed: int, schema: Schem
         galaxies = with_pictures(galaxies, path)
     else:
         places = {band: Place(plane=DRAWN.index(band)) for band in bands}
-        spec = ImageSpec(bands, places, opt.scaling)
+        spec = ImageSpec(bands, places, opt.scaling, opt.softening)
     splits = {
         split: galaxies[galaxies["split"] == split].reset_index(drop=True)
         for split in ("train", "val")
@@ -127,6 +128,7 @@ def run(opt: argparse.Namespace, path: Path, case: str, seed: int, schema: Schem
         "epochs": opt.epochs,
         "encoder": opt.encoder,
         "image_size": opt.image_size,
+        "scaling": None if spec is None else f"{opt.scaling} {opt.softening:g}",
         "loss": loss,
         **marks,
         "closed": (marks["constant"] - loss) / (marks["constant"] - marks["truth"]),

@@ -35,10 +35,12 @@ def test_spheroids_look_red_beside_blue_discs(galaxies):
     pictures = Pictures(SPEC, ("z", "r", "g")).balanced_on(galaxies)
     plain = galaxies[galaxies["star_flux_ratio"] == 0]
     colour = plain.apply(lambda row: redness(pictures.read(row)), axis=1)
-    is_blue = (plain["arm_contrast"] > 0.4) & (plain["bulge_to_total"] < 0.15)
     is_red = plain["bulge_to_total"] == 1
-    assert min(is_blue.sum(), is_red.sum()) >= 2
-    assert colour[is_red].min() > colour[is_blue].max() + 20
+    is_blue = plain["bulge_to_total"] < 0.3
+    assert min(is_blue.sum(), is_red.sum()) >= 5
+    assert colour[is_red].median() > 15
+    assert colour[is_blue].median() < 0
+    assert colour[is_red].min() > colour[is_blue].median()
 
 
 def test_one_band_is_shown_in_grey(galaxies):
@@ -82,7 +84,8 @@ def test_the_figure_of_galaxies_shows_bands(galaxies, tmp_path):
     for bands in (("z", "r", "g"), ("g", "r", "z")):
         path = tmp_path / "galaxies.png"
         plot_galaxies(galaxies, TREE, path, rows=1, pictures=Pictures(SPEC, bands))
-        pixels.append(np.asarray(Image.open(path).convert("RGB")).astype(int))
+        image = np.asarray(Image.open(path).convert("RGB")).astype(int)
+        pixels.append(image[:-60])  # without the caption
     galaxy = np.abs(pixels[0] - pixels[1]).max(axis=2) > 30
     assert galaxy.sum() > 100
     np.testing.assert_array_equal(pixels[0][galaxy], pixels[1][galaxy][:, ::-1])
