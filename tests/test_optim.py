@@ -212,3 +212,8 @@ def test_an_optimiser_that_cannot_be_fused_is_left_as_it_is(optimizer):
     before = optimizer.state_dict()
     optim.fuse(optimizer)
     assert optimizer.state_dict() == before
+
+
+def test_a_rate_of_the_stem_needs_one_of_the_head():
+    with pytest.raises(ValueError, match="a learning rate of the stem needs"):
+        optim.parameter_groups(nn.Linear(2, 2), nn.Linear(2, 2), 0.0, 0.0, stem={"weight": 1.0})

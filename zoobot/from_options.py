@@ -135,7 +135,7 @@ def make_data(
         seed=options.seed,
         channels=options.channels,
         fits_scaling=options.fits_scaling,
-        spec=_as_before(image_spec(options), resume_from),
+        spec=image_spec(options),
         grad_accumulation=options.grad_accumulation,
         augment=options.augment,
         check_images=options.check_images,
@@ -143,6 +143,7 @@ def make_data(
         cache=options.cache,
         decode=options.decode,
     )
+    data.spec = _as_before(data.spec, resume_from)
     data.look_at_images(options.save_dir)
     return data
 

@@ -198,7 +198,7 @@ def test_colour_models_work_after_greyscale_ones():
     ("arguments", "told"),
     [
         ({"encoder": timm.create_model("test_resnet", num_classes=10)}, "classifier of 10 classes"),
-        ({"encoder": encoder(in_chans=1)}, "takes 1 channels, but greyscale=False asks for 3"),
+        ({"encoder": encoder(in_chans=1)}, "takes 1 channels, but 3 are asked for"),
         ({"class_weights": {"a": 1}}, "use 'balanced', or numbers"),
         ({"class_weights": "balance"}, "use 'balanced', or numbers"),
         ({"class_weights": [1, 2, -1]}, "use 'balanced', or numbers"),

@@ -90,3 +90,17 @@ def test_nothing_is_said_of_going_on_before_all_is_compared(tmp_path, capsys):
 
 def galaxies(names):
     return pd.DataFrame({"id_str": [*names], "file_loc": [f"{name}.png" for name in names]})
+
+
+def test_bands_that_differ_are_refused_and_their_places_and_statistics_are_not(tmp_path):
+    before = {"bands": {"bands": ["g", "r"], "mean": [0.0, 1.0], "places": {"g": "1"}}}
+    state = saved(tmp_path / "bands", before)
+    elsewhere = {"bands": ["g", "r"], "mean": [0.0, 1.1], "places": {"g": "2"}}
+    check_same_run(state, {"bands": elsewhere}, None, False)
+    told = r"model.bands.bands was \['g', 'r'\], now \['r', 'g'\]"
+    with pytest.raises(ValueError, match=told):
+        check_same_run(state, {"bands": {"bands": ["r", "g"]}}, None, False)
+    with pytest.raises(ValueError, match="model.bands.scaling was absent, now 'linear'"):
+        check_same_run(state, {"bands": before["bands"] | {"scaling": "linear"}}, None, False)
+    with pytest.raises(ValueError, match=r"model.bands.bands was \['g', 'r'\], now absent"):
+        check_same_run(state, {"fits_scaling": "asinh"}, None, False)

@@ -150,3 +150,26 @@ def test_a_description_of_any_depth_is_refused(tmp_path, depth):
     safetensors.torch.save_file({}, tmp_path / "a.safetensors", metadata)
     with pytest.raises(ValueError, match="a.safetensors"):
         checkpoint.load_model(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("bands", "told"),
+    [
+        (3, "describes its bands by 3, not by a dict"),
+        ({}, "describes its bands: bands is None"),
+        ({"bands": [["g"]]}, "describes its bands: .'g'. is no name of a band"),
+        ({"bands": ["g"] * 3}, "give 1 to 100, each once"),
+        ({"bands": ["g", "r"], "mean": ["x", 0]}, "give 2 numbers"),
+        ({"bands": ["g", "r"], "scaling": [1]}, "scaling .1.: use one of"),
+        ({"bands": ["g", "r"], "places": {"g": "[x]"}}, "is no place of a band"),
+        ({"bands": ["g", "r"], "more": 1}, "unknown entry 'more'"),
+        ({"bands": ["g", "r"]}, "describes 2 bands for an encoder of 3 channels"),
+    ],
+)
+def test_bands_that_are_none_are_told(tmp_path, bands, told):
+    encoder = {"architecture": "resnet18", "channels": 3, "timm_kwargs": {}}
+    description = {"class": "ZoobotTree", "encoder": encoder, "bands": bands}
+    path = tmp_path / "a.safetensors"
+    checkpoint.save_weights(path, {"w": torch.zeros(1)}, description)
+    with pytest.raises(ValueError, match=f"{path} .*{told}"):
+        checkpoint.load_model(path)

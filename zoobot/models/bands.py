@@ -1,6 +1,7 @@
 """Which bands a model was trained on, and whether those that it is given are the same."""
 
 import dataclasses
+import warnings
 
 from torch import nn
 
@@ -8,6 +9,7 @@ from zoobot.data.bands.spec import ImageSpec, check_same_bands
 from zoobot.data.dataset import ImagesSeen
 from zoobot.data.loaders import GalaxyLoader
 from zoobot.models.finetune_base import FinetuneableZoobotAbstract
+from zoobot.models.rebuild import Describable
 from zoobot.system.errors import UserError
 
 ITS_SPEC = "give the model's own, zoobot.models.spec_of(model)"
@@ -72,10 +74,16 @@ def spec_to_predict(model: nn.Module, asked: ImageSpec | None) -> ImageSpec | No
     trained = spec_of(model)
     if asked is None:
         return trained
-    if model.images_seen == ImagesSeen():
+    if trained is None and not _saw_8bit(model):
         if model.channels != len(asked.bands):
             told = f"{len(asked.bands)} bands, {' '.join(asked.bands)}, are asked for"
             raise UserError(f"{told}, but the model takes {model.channels} channels")
+        if not asked.has_statistics:
+            warnings.warn(
+                "the model does not tell the mean and spread of its bands: they are shown to it "
+                "without standardising",
+                stacklevel=2,
+            )
         return asked
     check_same_bands(asked, trained)
     if asked.scaling not in (trained.scaling, "asinh"):
@@ -87,10 +95,17 @@ def spec_to_predict(model: nn.Module, asked: ImageSpec | None) -> ImageSpec | No
     return dataclasses.replace(trained, **elsewhere)
 
 
+def _saw_8bit(model: nn.Module) -> bool:
+    """Whether a model that does not tell its bands was trained on 8-bit images."""
+    if model.images_seen.fits_scaling is not None:
+        return True
+    return model.channels in (1, 3) and isinstance(model, Describable)
+
+
 def with_places(model: nn.Module, asked: ImageSpec) -> ImageSpec:
     """The model's bands at other places; ``asked`` as it is, if the model does not tell its own."""
     trained = spec_of(model)
-    if trained is None:
+    if trained is None:  # ``spec_to_predict`` decides
         return asked
     check_same_bands(asked, trained)
     return dataclasses.replace(trained, places=asked.places)

@@ -28,7 +28,7 @@ from zoobot.models.descriptions import (
 )
 from zoobot.models.features import get_encoder_dim
 from zoobot.models.loading import load_into
-from zoobot.models.stem import adapted, check_can_adapt, fresh_stem
+from zoobot.models.stem import adapted, channels_before, check_can_adapt, fresh_stem
 from zoobot.models.wrapped import unwrapped
 from zoobot.runs import checkpoint
 from zoobot.system.errors import UserError
@@ -40,11 +40,6 @@ WEIGHTS_NAME = "model.safetensors"
 def num_classes_left(encoder: nn.Module) -> int:
     """Classes of a classifier that a timm model still has; 0 for an encoder."""
     return getattr(encoder, "num_classes", 0)  # other modules need not say
-
-
-def num_channels_of(name: str) -> int:
-    """Channels of a pretrained encoder, by its timm, ``hf_hub:`` or ``local-dir:`` name."""
-    return outside_config(name)[1].get("in_chans", 3) if is_outside(name) else 3
 
 
 def load_encoder(name: str, channels: int = 3, **timm_kwargs) -> tuple[nn.Module, dict]:
@@ -131,10 +126,10 @@ def from_one_source(
     elif timm_kwargs.get("pretrained", True) is False:
         return Source(*load_encoder(name, channels, **timm_kwargs), "fresh")
     else:
-        before = num_channels_of(name)
+        encoder, description = load_encoder(name, channels, **timm_kwargs)
+        before = channels_before(encoder)
         if fresh_stem_seed is None:
             check_can_adapt(before, channels, name)
-        encoder, description = load_encoder(name, channels, **timm_kwargs)
         told = f"loaded from {name}"
     if fresh_stem_seed is not None:
         fresh = fresh_stem(encoder, description, fresh_stem_seed)

@@ -118,7 +118,7 @@ class FinetuneableZoobotAbstract(nn.Module):
         self.encoder_bands = source.bands
         if source.description is not None:
             self.encoder_description = source.description
-        if source.is_adapted and training_mode == "head_only":
+        if source.is_adapted and self.channels > 1 and training_mode == "head_only":
             warn_of_frozen_stem(self.channels)
         self.images_seen = ImagesSeen()
         self.measure = ExampleMeasures()

@@ -100,11 +100,16 @@ def channels_of(channels: int | None, greyscale: bool) -> int:
     return channels or (1 if greyscale else 3)
 
 
+def channels_before(encoder: nn.Module) -> int:
+    """Channels of the images that timm's pretrained weights of an encoder were made for."""
+    return (timm_config(encoder).get("input_size") or (3,))[0]
+
+
 def warn_of_frozen_stem(channels: int) -> None:
     """Warn that a stem that was adapted will not be trained."""
     warnings.warn(
-        f"the encoder's stem was adapted to {channels} channels and stays frozen, which makes "
-        "poor features: training_mode 'full' lets it learn them",
+        f"the encoder's stem was adapted to {channels} channels, and is not trained on them, which "
+        "makes poor features: finetune all of it (training_mode 'full')",
         stacklevel=3,
     )
 

@@ -16,6 +16,7 @@ from zoobot.models.architectures import is_file
 from zoobot.models.features import get_encoder_dim, pooled
 from zoobot.models.loading import Location, device_of
 from zoobot.models.rebuild import MODELS
+from zoobot.models.stem import channels_before, warn_of_frozen_stem
 from zoobot.models.wrapped import unwrapped
 from zoobot.runs import checkpoint
 from zoobot.schemas import Schema
@@ -80,8 +81,14 @@ class ZoobotEncoder(nn.Module):
 
     @classmethod
     def load_from_name(cls, name: str, channels: int = 3) -> "ZoobotEncoder":
-        """A pretrained encoder: ``hf_hub:OWNER/NAME``, ``local-dir:FOLDER`` or a timm name."""
-        return cls(encoders.load_encoder(name, channels)[0], channels).eval()
+        """A pretrained encoder: ``hf_hub:OWNER/NAME``, ``local-dir:FOLDER`` or a timm name.
+
+        Warns if its stem was adapted to several channels that it was not trained on.
+        """
+        encoder = encoders.load_encoder(name, channels)[0]
+        if channels not in (1, channels_before(encoder)):
+            warn_of_frozen_stem(channels)
+        return cls(encoder, channels).eval()
 
     @classmethod
     def load_from_checkpoint(

@@ -89,11 +89,10 @@ class ImageSpec:
 
     def __post_init__(self):
         bands = self.bands
+        for band in bands:
+            _check_name(band)
         if not 1 <= len(bands) <= MOST_BANDS or len({*bands}) < len(bands):
             raise UserError(f"bands {' '.join(bands):.200}: give 1 to {MOST_BANDS}, each once")
-        for band in bands:
-            if not isinstance(band, str) or not re.fullmatch(r"[^\s=\[\]{}/\\]{1,40}", band):
-                raise UserError(f"{band!r:.60} is no name of a band: use letters and numbers")
         for band in self.places.keys() - {*bands}:
             raise UserError(f"a place is given for band {band!r}, but bands are {' '.join(bands)}")
         if self.scaling not in SCALINGS:
@@ -159,12 +158,16 @@ class ImageSpec:
         for name in ("bands", "noise", "pixel_scale", "mean", "std"):
             value = values.get(name)
             if isinstance(value, list | tuple):
-                if name == "bands" and not all(isinstance(band, str) for band in value):
-                    raise UserError(f"bands are {value!r:.80}: give their names, as texts")
                 values[name] = tuple(value)
             elif value is not None or name == "bands":
                 raise UserError(f"{name} is {value!r:.60}: give a list, an entry a band")
         return cls(**values)
+
+
+def _check_name(band: Any) -> None:
+    """ValueError unless this is a name that a band can have."""
+    if not isinstance(band, str) or not re.fullmatch(r"[^\s=\[\]{}/\\]{1,40}", band):
+        raise UserError(f"{band!r:.60} is no name of a band: use letters and numbers")
 
 
 def _check_numbers(name: str, values: Any, num: int, above: float = -math.inf) -> None:
