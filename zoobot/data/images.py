@@ -190,15 +190,21 @@ def to_8bit(
     return image.convert(mode)
 
 
-def resolve(source: ImageSource, name: str | None) -> tuple[str | io.BytesIO, AnyPath]:
-    """What to open, a path or bytes in memory, and the name for error messages."""
+def resolve(
+    source: ImageSource, name: str | None, is_one: bool = True
+) -> tuple[str | io.BytesIO, AnyPath]:
+    """What to open, a path or bytes in memory, and the name for error messages.
+
+    Args:
+        is_one: whether the file is of one galaxy, for which its size is limited.
+    """
     if isinstance(source, dict):
         name = name or source.get("path")
         source = source.get("bytes") if source.get("bytes") is not None else source.get("path")
     if isinstance(source, (bytes, bytearray, memoryview)):
         return io.BytesIO(source), name or "embedded image"
     if isinstance(source, (str, os.PathLike)):
-        check_file(source, name or source)
+        check_file(source, name or source, is_one)
         return os.fspath(source), name or source
     raise ImageError(f"{name or 'image'}: no path and no bytes, but {type(source).__name__}")
 
@@ -239,10 +245,15 @@ def open_with_pillow(file: BinaryIO, name: AnyPath) -> Image.Image:
         image = Image.open(file, formats=PILLOW_FORMATS)
     except Image.UnidentifiedImageError as error:
         raise ImageError(f"{name}: {what_it_is(file)}") from error
+    check_pillow_size(image, name)
+    return image
+
+
+def check_pillow_size(image: Image.Image, name: AnyPath) -> None:
+    """Raise ImageError unless the page that Pillow is at, and its tiles, are within the limits."""
     check_size(image.size, name)
     if image.format == "TIFF":
         check_size([image.tag_v2.get(tag) or 1 for tag in TIFF_TILE_SIDES], name)
-    return image
 
 
 def _grey_or_rgb(stored: Sequence[Stored], name: AnyPath) -> Stored:
@@ -255,8 +266,8 @@ def _grey_or_rgb(stored: Sequence[Stored], name: AnyPath) -> Stored:
     return image
 
 
-def check_file(path: AnyPath, name: AnyPath) -> None:
-    """Raise ImageError for a file over ``MAX_FILE_BYTES``, and for a device or pipe.
+def check_file(path: AnyPath, name: AnyPath, is_one: bool = True) -> None:
+    """Raise ImageError for a galaxy's file over ``MAX_FILE_BYTES``, and for a device or pipe.
 
     A device or pipe may have no end. A file that is missing is no error here.
     """
@@ -266,7 +277,7 @@ def check_file(path: AnyPath, name: AnyPath) -> None:
         return
     if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
         raise ImageError(f"{name}: a device or a pipe, not a file")
-    if found.st_size > MAX_FILE_BYTES:
+    if is_one and found.st_size > MAX_FILE_BYTES:
         raise ImageError(f"{name}: {found.st_size:,} bytes are over the limit {MAX_FILE_BYTES:,}")
 
 
