@@ -76,3 +76,18 @@ def test_bytes_behind_an_image_are_no_fault():
 def test_a_stem_lacks_the_suffix_of_an_image_and_no_other(name, stem):
     assert image_stem(name) == stem
     assert is_image_name(name) == (stem != name)
+
+
+def test_arrays_are_images_only_where_bands_are_asked_for():
+    for name in ("a/g0.npy", "a/g0.NPZ", "a/g0.h5", "a/g0.hdf5"):
+        assert not is_image_name(name)
+        assert is_image_name(name, arrays=True)
+        assert image_stem(name, arrays=True) == "a/g0"
+    assert image_stem("a/g0.fits", arrays=True) == "a/g0"
+
+
+def test_a_file_of_bands_is_told_how_to_name_them():
+    named = files_people_have.no_images()
+    for content in (named["cube.fits"][0], b"PK\x03\x04", b"\x89HDF\r\n\x1a\n", named["five.tif"][0]):
+        with pytest.raises(ImageError, match="--bands g r z"):
+            check_image(content)

@@ -80,3 +80,12 @@ def test_stems_are_ids_where_they_are_unique(folder):
     (folder / "b" / "g0.jpg").write_bytes(b"")
     with pytest.raises(ValueError, match="such as 'a/g0.png' and 'b/g0.jpg': rename them, or use"):
         ImageFolder(folder).ids("stem")
+
+
+def test_arrays_are_listed_for_models_of_bands(folder):
+    for name in ("a.npz", "b.h5", "c.fits", "d.txt"):
+        (folder / name).write_bytes(b"")
+    assert ImageFolder(folder).files == ["c.fits"]
+    found = ImageFolder(folder, arrays=True)
+    assert found.files == ["a.npz", "b.h5", "c.fits"]
+    assert found.ids("stem") == ["a", "b", "c"]

@@ -12,6 +12,8 @@ HEAD_BYTES = 512  # that tell what a file is
 FITS_SUFFIXES = (".fits", ".fit", ".fts")
 PACKED_SUFFIXES = (".gz", ".bz2", ".fz")
 PILLOW_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")
+ARRAY_SUFFIXES = (".npy", ".npz", ".h5", ".hdf5")  # read where bands are asked for
+ARRAY_MAGICS = (b"\x93NUMPY", b"PK\x03\x04", b"\x89HDF")
 READABLE = "png, jpg, tif, webp or FITS image"
 JPEG_END, PNG_END = b"\xff\xd9", b"IEND\xaeB`\x82"
 TAIL_BYTES = 1024  # in which a JPEG's end is looked for
@@ -55,18 +57,23 @@ TEXTS = {  # how a text begins, in lower case -> what it is
 }
 
 
-def is_image_name(name: str) -> bool:
-    """Whether a file name has the suffix of an image that ``read_image`` reads."""
-    return image_stem(name) != name
+def is_image_name(name: str, arrays: bool = False) -> bool:
+    """Whether a file name has the suffix of an image that ``read_image`` reads.
+
+    Args:
+        arrays: also of .npy, .npz and HDF5 files, which hold images of bands.
+    """
+    return image_stem(name, arrays) != name
 
 
-def image_stem(name: str) -> str:
+def image_stem(name: str, arrays: bool = False) -> str:
     """A file's name or path without the suffix of an image: 'g0' of 'g0.png' and 'g0.fits.fz'."""
     stem, suffix = os.path.splitext(name)
     if suffix.lower() in PACKED_SUFFIXES:
         stem, suffix = os.path.splitext(stem)
         return stem if suffix.lower() in FITS_SUFFIXES else name
-    return stem if suffix.lower() in FITS_SUFFIXES + PILLOW_SUFFIXES else name
+    suffixes = FITS_SUFFIXES + PILLOW_SUFFIXES + (ARRAY_SUFFIXES if arrays else ())
+    return stem if suffix.lower() in suffixes else name
 
 
 def is_image_content(head: bytes) -> bool:
@@ -112,7 +119,8 @@ def what_it_is(file: BinaryIO) -> str:
     if not head.strip(b"\0"):
         return f"zeros only, not a {READABLE}: a download or copy that failed?"
     if told := foreign_kind(head):
-        return f"{told}, not a {READABLE}"
+        cure = ". If it holds images: name their bands, --bands g r z"
+        return f"{told}, not a {READABLE}{cure if head.startswith(ARRAY_MAGICS) else ''}"
     text = head.decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
     if text and all(c.isprintable() or c in "\t\r\n" for c in text[:-1]):
         shown = " ".join(text.split())
@@ -148,6 +156,6 @@ def _describe_tiff(file: BinaryIO) -> str:
     except Exception:
         return "a damaged TIFF"
     return (
-        f"a TIFF of {bands} bands of {bits}-bit {numbers}, which can't be read: save it as FITS "
-        "of shape (3, H, W), or as 8-bit RGB"
+        f"a TIFF of {bands} bands of {bits}-bit {numbers}, which can't be read: save it as .npy or "
+        f"FITS of shape ({bands}, H, W) and name its bands, --bands g r z; or as 8-bit RGB"
     )

@@ -24,6 +24,9 @@ class ImageFolder:
     folder. Hidden files and folders, whose names begin with a dot, are passed over. A file is an
     image if its name has the suffix of one. If it has none, its content decides.
 
+    Args:
+        arrays: whether .npy, .npz and HDF5 files are images; they are to models of bands.
+
     Attributes:
         files: paths below the folder, sorted.
         passed_over: (path below the folder, why) of other files.
@@ -32,14 +35,15 @@ class ImageFolder:
         ValueError: an image's name is no UTF-8.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, arrays: bool = False):
         self.folder = folder.resolve()
+        self.arrays = arrays
         self.files: list[str] = []
         self.passed_over: list[tuple[str, str]] = []
         for parent, names in self._folders():
             for name in names:
                 path = os.path.join(parent, name)
-                why = _why_passed_over(name, path)
+                why = _why_passed_over(name, path, arrays)
                 if why:
                     self._pass_over(path, why)
                 else:
@@ -68,7 +72,7 @@ class ImageFolder:
         by_id = defaultdict(list)
         for below in self.files:
             path = below if id_from == "path" else os.path.basename(below)
-            by_id[image_stem(path)].append(below)
+            by_id[image_stem(path, self.arrays)].append(below)
         repeated = {id_str: paths for id_str, paths in by_id.items() if len(paths) > 1}
         if repeated and id_from == "stem":
             id_str, paths = next(iter(repeated.items()))
@@ -76,7 +80,7 @@ class ImageFolder:
                 f"{self.folder}: {len(repeated)} names are those of several images, such as "
                 f"{paths[0]!r} and {paths[1]!r}: rename them, or use --id-from path"
             )
-        stems = [(image_stem(below), below) for below in self.files]
+        stems = [(image_stem(below, self.arrays), below) for below in self.files]
         if id_from == "stem":
             return [os.path.basename(stem) for stem, _ in stems]
         return [below if stem in repeated else stem for stem, below in stems]
@@ -137,11 +141,11 @@ class ImageFolder:
         return path[len(os.path.join(self.folder, "")) :]
 
 
-def _why_passed_over(name: str, path: str) -> str | None:
+def _why_passed_over(name: str, path: str, arrays: bool) -> str | None:
     """Why a file is no image to list; None for an image."""
     if name.startswith("."):
         return "hidden"
-    if is_image_name(name):
+    if is_image_name(name, arrays):
         return None
     if re.search(r"\.\D*[A-Za-z]", os.path.splitext(name)[1]):
         return "no suffix of an image"
