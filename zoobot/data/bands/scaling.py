@@ -45,7 +45,9 @@ def scale_bands(
     if spec.scaling == "percentiles":
         return _by_percentiles(bands)
     scaled = []
-    for i, (name, pixels) in enumerate(zip(spec.bands, bands, strict=True)):
+    for i, (name, stored) in enumerate(zip(spec.bands, bands, strict=True)):
+        # In 16 bits or fewer, and in unsigned integers, differences would overflow.
+        pixels = stored.astype(np.result_type(stored.dtype, np.float32), copy=False)
         finite, found = _usable(pixels, name)
         no_data += found
         if spec.scaling == "none":
@@ -54,8 +56,7 @@ def scale_bands(
             sky, noise = sky_of(finite)
             noise = noise if spec.noise is None else spec.noise[i]
         unit = noise * (spec.softening if spec.scaling == "asinh" else 1.0)
-        wide = pixels if pixels.dtype == np.float64 else pixels.astype(np.float32)
-        values = ((wide - sky) / unit).astype(np.float32)
+        values = ((pixels - sky) / unit).astype(np.float32)
         values[_missing(pixels, found)] = 0.0
         scaled.append(np.arcsinh(values, out=values) if spec.scaling == "asinh" else values)
     if spec.scaling == "lupton":
