@@ -88,6 +88,11 @@ def test_arrays_are_images_only_where_bands_are_asked_for():
 
 def test_a_file_of_bands_is_told_how_to_name_them():
     named = files_people_have.no_images()
-    for content in (named["cube.fits"][0], b"PK\x03\x04", b"\x89HDF\r\n\x1a\n", named["five.tif"][0]):
+    for content in (
+        named["cube.fits"][0],
+        b"PK\x03\x04",
+        b"\x89HDF\r\n\x1a\n",
+        named["five.tif"][0],
+    ):
         with pytest.raises(ImageError, match="--bands g r z"):
             check_image(content)

@@ -1,8 +1,9 @@
 """Read one galaxy image: png, jpg, tif, webp or FITS, of any size and mode, as 8-bit RGB or grey.
 
 ``read_image`` gives a Pillow image, which views (``zoobot.data.views``) take. A file's content says
-what it is, not its suffix. EXIF orientation is ignored. Row 0 of a FITS image is the top row. If a
-file has more than one image, the first is read.
+what it is, not its suffix. EXIF orientation is ignored. Row 0 of a FITS image is the top row. Of a
+picture of several pages the first is read; a FITS file of several images is a question to the user.
+Images of any bands, in floats, are read by ``zoobot.data.bands``.
 """
 
 import contextlib
@@ -51,7 +52,7 @@ def read_image(
     Args:
         source: a path; encoded bytes; a dict ``{'bytes': ..., 'path': ...}`` as Hugging Face has
             it; or uint8 pixels (H, W, C). A file may be packed with gzip or bzip2, a FITS image
-            also in tiles (fpack; its methods RICE and GZIP).
+            also in tiles (fpack; not its method PLIO).
         channels: 3 (RGB; a grey image gives three equal channels) or 1 (grey, ITU-R 601 luma).
         fits_scaling: how FITS pixels, and float pixels of a tif, become 8 bits: 'asinh', 'linear'
             or 'none', see ``scale_to_8bit``. All bands are scaled by the same numbers, so that
