@@ -30,7 +30,7 @@ GRACE_S = 50  # of waiting beyond the time limit, which is of the processor's ti
 
 
 def kind_of(number: int) -> str:
-    """Every sixth input is of the same kind."""
+    """Kinds take turns."""
     return list(KINDS)[number % len(KINDS)]
 
 
@@ -101,6 +101,9 @@ def fuzz(options: argparse.Namespace, work: Path) -> int:
     """Run inputs, print as failures come, and save them; the number of failures."""
     outcomes, failures = [], 0
     numbers = range(options.first, options.first + options.inputs)
+    if options.kind:
+        first = options.first - options.first % len(KINDS) + list(KINDS).index(options.kind)
+        numbers = range(first, first + options.inputs * len(KINDS), len(KINDS))
     for outcome in run_all(numbers, options.seed, options.processes, work):
         outcome.kind = kind_of(outcome.number)
         outcomes.append(outcome)
@@ -132,6 +135,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--inputs", type=int, default=600, help="how many")
     parser.add_argument("--first", type=int, default=0, help="number of the first")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kind", choices=list(KINDS), help="of this kind only")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--failures", default="failures", help="folder of failing inputs")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="run one saved input")

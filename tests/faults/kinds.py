@@ -1,4 +1,4 @@
-"""The six kinds of files from outside: how one is damaged, and all that is done with it."""
+"""The seven kinds of files from outside: how one is damaged, and all that is done with it."""
 
 import dataclasses
 import random
@@ -27,6 +27,7 @@ KINDS = {
     "catalog": Kind(of_galaxies.make_catalog, of_galaxies.catalog_steps),
     "schema": Kind(of_models.make_schema, of_models.schema_steps),
     "image": Kind(of_galaxies.make_image, of_galaxies.image_steps),
+    "bands": Kind(of_galaxies.make_bands, of_galaxies.bands_steps),
     "shards": Kind(of_galaxies.make_shards, of_galaxies.shard_steps),
     "config": Kind(of_models.make_config, of_models.config_steps),
     "checkpoint": Kind(of_models.make_checkpoint, of_models.checkpoint_steps),

@@ -1,5 +1,6 @@
 """Seeded damage to bytes, to values as JSON and YAML hold them, and to the headers of formats."""
 
+import ast
 import copy
 import io
 import json
@@ -257,3 +258,37 @@ def damaged_fits(rng: random.Random, data: bytes) -> bytes:
     )
     data[start + 10 : start + 80] = str(value).rjust(20).ljust(70).encode()[:70]
     return bytes(data)
+
+
+def damaged_npy(rng: random.Random, data: bytes) -> bytes:
+    """An .npy array with a changed shape, type or header, or with damaged bytes."""
+    if rng.random() < 0.3:
+        return damaged_bytes(rng, data)
+    length = int.from_bytes(data[8:10], "little")
+    header = ast.literal_eval(data[10 : 10 + length].decode())
+    header["shape"] = [*header["shape"]]
+    header = damaged_value(rng, header) if rng.random() < 0.3 else header
+    if isinstance(header, dict) and isinstance(header.get("shape"), list):
+        if header["shape"] and rng.random() < 0.6:
+            header["shape"][rng.randrange(len(header["shape"]))] = rng.choice((*LONG_INTEGERS, -1))
+        header["shape"] = tuple(header["shape"])
+        types = ("|O", "<U0", "<f8", "|b1", "<c8", [("a", "<f4")], "<f2", ">u2", "<m8", "|V8")
+        if rng.random() < 0.3:
+            header["descr"] = rng.choice(types)
+    text = repr(header).encode(errors="replace") + b"\n"
+    told = len(text) if rng.random() < 0.9 else rng.choice(INTEGERS)
+    return b"\x93NUMPY\2\0" + (told % 2**32).to_bytes(4, "little") + text + data[10 + length :]
+
+
+def damaged_npz(rng: random.Random, data: bytes) -> bytes:
+    """An .npz with a damaged array, repeated, packed in another way, or with damaged bytes."""
+    if rng.random() < 0.4:
+        return damaged_zip(rng, data)
+    source, target = zipfile.ZipFile(io.BytesIO(data)), io.BytesIO()
+    ways = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
+    with zipfile.ZipFile(target, "w", rng.choice(ways)) as archive:
+        for name in source.namelist():
+            content = source.read(name)
+            archive.writestr(name, damaged_npy(rng, content) if rng.random() < 0.7 else content)
+    content = target.getvalue()
+    return damaged_bytes(rng, content) if rng.random() < 0.1 else content

@@ -1,6 +1,7 @@
 """Damaged catalogs, images, shards and archives, and all that the package does with them."""
 
 import csv
+import dataclasses
 import gzip
 import io
 import json
@@ -16,6 +17,9 @@ import sound
 from mutations import Files, Steps, as_text
 
 from zoobot.data import catalog, classes, images, labels
+from zoobot.data.bands.image import read_band_image
+from zoobot.data.bands.read import read_bands
+from zoobot.data.bands.spec import SCALINGS, parse_bands
 from zoobot.data.listing import open_listing, write_listing
 from zoobot.data.shards.reader import (
     DESCRIBED,
@@ -168,6 +172,34 @@ def image_steps(folder: Path) -> Steps:
     yield partial(images.read_image, path.read_bytes(), 1, "linear", min_side_px=8)
     yield partial(images.read_pixels, str(path), 3, "none")
     yield partial(images.read_pixels, {"bytes": path.read_bytes(), "path": None}, 1)
+
+
+# Images of bands
+
+
+def make_bands(rng: random.Random) -> Files:
+    name = rng.choice(list(sound.band_files()))
+    damage = {
+        ".fits": mutations.damaged_fits,
+        ".npy": mutations.damaged_npy,
+        ".npz": mutations.damaged_npz,
+    }.get(Path(name).suffix, mutations.damaged_bytes)
+    content = damage(rng, sound.band_files()[name])
+    return {name: mutations.damaged_bytes(rng, content, 1) if rng.random() < 0.2 else content}
+
+
+def bands_steps(folder: Path) -> Steps:
+    path = next(folder.iterdir())
+    places = ("g r z", "g=0 r=1 z=2", "g=images[0]", "g=SCI[2]", "g=1", "G Z", "g")
+    row = f"{path}#1" if path.suffix != ".fits" else path
+    for words in places:
+        yield partial(read_bands, path, parse_bands(words.split()))
+    yield partial(read_bands, row, parse_bands(["g", "r", "z"]))
+    yield partial(read_bands, path.read_bytes(), parse_bands(["z"]))
+    for scaling in SCALINGS:
+        spec = dataclasses.replace(parse_bands(["g", "r", "z"]), scaling=scaling)
+        yield partial(read_band_image, path, spec)
+    yield partial(images.read_image, path)
 
 
 # Shards, and the archives that are converted to them

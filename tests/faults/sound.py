@@ -9,6 +9,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
@@ -117,6 +118,54 @@ def images() -> dict[str, bytes]:
     found["small.fits.bz2"] = bz2.compress(found["fixed.fits"])
     found["small.fits.gz"] = gzip.compress(found["fixed.fits"], mtime=0)
     return found
+
+
+@functools.cache
+def band_files() -> dict[str, bytes]:
+    """Name -> file: images of the bands g, r and z in every container that is read."""
+    sky = pixels(3, np.float32)
+    cube, whole = np.moveaxis(sky, -1, 0), sky.astype(np.int32)
+    primary = fits.PrimaryHDU(cube)
+    primary.header["BANDS"] = "grz"
+    file = io.BytesIO()
+    fits.HDUList([primary]).writeto(file)
+    pages = [Image.fromarray(plane) for plane in cube]
+    found = {
+        "cube.fits": file.getvalue(),
+        "last.fits": encode_fits(fits.ImageHDU(whole, name="SCI"), fits.ImageHDU(sky[..., 0])),
+        "named.fits": encode_fits(
+            *(fits.ImageHDU(p, name=n) for p, n in zip(cube, "GRZ", strict=True))
+        ),
+        "pages.tif": encode(pages[0], "TIFF", save_all=True, append_images=pages[1:]),
+        "cube.npy": _saved(np.save, cube),
+        "fortran.npy": _saved(np.save, np.asfortranarray(cube.astype(">f8"))),
+        "many.npy": _saved(np.save, np.stack([cube] * 3)),
+        "cube.npz": _saved(np.savez, images=cube, filters=np.array([*"grz"]), psfs=cube[:, :3, :3]),
+        "packed.npz": _saved(np.savez_compressed, **dict(zip("grz", cube, strict=True))),
+        "cube.h5": _hdf5(images=cube, bands=[*"grz"]),
+        "many.h5": _hdf5(images=np.stack([cube] * 3), filters=[*"grz"]),
+        "packed.h5": _hdf5({"compression": "gzip", "shuffle": True}, g=sky[..., 0], r=sky[..., 1]),
+    }
+    tiles = {"HCOMPRESS_1": {}, "RICE_1": {"tile_shape": (1, 8, 8)}, "GZIP_2": {}}
+    for codec, options in tiles.items():
+        image = whole[..., 0] if codec == "HCOMPRESS_1" else np.moveaxis(whole, -1, 0)
+        packed = fits.CompImageHDU(image, compression_type=codec, name="g", **options)
+        found[f"{codec}.fits"] = encode_fits(packed)
+    return found
+
+
+def _saved(save, *arrays, **named) -> bytes:
+    file = io.BytesIO()
+    save(file, *arrays, **named)
+    return file.getvalue()
+
+
+def _hdf5(options: dict | None = None, **arrays) -> bytes:
+    file = io.BytesIO()
+    with h5py.File(file, "w") as target:
+        for name, array in arrays.items():
+            target.create_dataset(name, data=array, **(options or {}))
+    return file.getvalue()
 
 
 def catalog(embedded: bool = False) -> pd.DataFrame:

@@ -5,6 +5,7 @@ import contextlib
 import functools
 import gzip
 import io
+import threading
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -13,11 +14,23 @@ import numpy as np
 from zoobot.data.bands.spec import MOST_BANDS
 from zoobot.data.bands.stored import Stored
 from zoobot.data.file_kinds import BZIP2_MAGIC, GZIP_MAGIC
-from zoobot.limits.fits import check_fits_headers, check_tiles, number_in
+from zoobot.limits.fits import (
+    BLOCK,
+    CARD,
+    HCOMPRESS,
+    check_fits_headers,
+    check_tiles,
+    number_in,
+    pad_streams,
+)
 from zoobot.system.errors import UserError
 
 READ_AT_ONCE = 2**20  # bytes
 MOST_AXES = 9  # of an image in tiles
+EMPTY_CARDS = {"SIMPLE": "T", "BITPIX": 8, "NAXIS": 0, "EXTEND": "T"}
+EMPTY_HDU = "".join(f"{name:<8}= {value:>20}".ljust(CARD) for name, value in EMPTY_CARDS.items())
+EMPTY_HDU = (EMPTY_HDU + "END").ljust(BLOCK).encode()
+HCOMPRESS_LOCK = threading.Lock()  # its decoder is for one thread at a time
 UNPACK = {GZIP_MAGIC: gzip.GzipFile, BZIP2_MAGIC: bz2.BZ2File}
 
 
@@ -63,9 +76,12 @@ def open_fits(content: bytes) -> Iterator[list[Stored]]:
         def read(number: int) -> np.ndarray:
             if not hdus[number].header.get("ZIMAGE"):
                 return _pixels_of(hdus[number])
-            _check_tiled(content, hdus, number)
-            with fits.open(io.BytesIO(content), **options) as unpacked:
-                return _pixels_of(unpacked[number])
+            padded = _checked_tiles(content, hdus, number)
+            if padded is None:
+                with fits.open(io.BytesIO(content), **options) as unpacked:
+                    return _pixels_of(unpacked[number])
+            with HCOMPRESS_LOCK, fits.open(io.BytesIO(padded), **options) as unpacked:
+                return _pixels_of(unpacked[1])
 
         yield [
             Stored(
@@ -109,13 +125,26 @@ def _pixels_of(hdu: Any) -> np.ndarray:
     return data
 
 
-def _check_tiled(content: bytes, hdus: Any, number: int) -> None:
-    """Check the table that holds the tiles of an image, before they are unpacked."""
+def _checked_tiles(content: bytes, hdus: Any, number: int) -> bytes | None:
+    """Check the table that holds the tiles of an image, before they are unpacked.
+
+    Returns:
+        None; for HCOMPRESS, a file of an empty HDU and this one, in which its decoder reads within
+        bounds whatever the tiles hold.
+    """
     header = hdus[number].header
     start = hdus.fileinfo(number)["datLoc"]
-    rows = np.frombuffer(
-        content, hdus[number].columns.dtype.newbyteorder(">"), header["NAXIS2"], offset=start
-    )
-    heap = start + header.get("THEAP", rows.nbytes)
-    end = start + rows.nbytes + header["PCOUNT"]
-    check_tiles(header, rows, memoryview(content)[heap:end])
+    row = hdus[number].columns.dtype.newbyteorder(">")
+    if row.itemsize != header["NAXIS1"]:
+        raise UserError(f"its columns take {row.itemsize} bytes, its NAXIS1 is {header['NAXIS1']}")
+    rows = np.frombuffer(content, row, header["NAXIS2"], offset=start)
+    heap_start = start + header.get("THEAP", rows.nbytes)
+    heap = memoryview(content)[heap_start : start + rows.nbytes + header["PCOUNT"]]
+    check_tiles(header, rows, heap)
+    if str(header["ZCMPTYPE"]).strip() != HCOMPRESS:
+        return None
+    rows, zeros = pad_streams(header, rows, heap)
+    header = header.copy()
+    header["PCOUNT"], header["THEAP"] = len(heap) + zeros, rows.nbytes
+    packed = (header.tostring().encode(), rows.tobytes(), heap, bytes(zeros + BLOCK))
+    return b"".join((EMPTY_HDU, *packed))

@@ -1,8 +1,9 @@
 """Read one galaxy image: png, jpg, tif, webp or FITS, of any size and mode, as 8-bit RGB or grey.
 
 ``read_image`` gives a Pillow image, which views (``zoobot.data.views``) take. A file's content says
-what it is, not its suffix. EXIF orientation is ignored. Row 0 of a FITS image is the top row. If a
-file has more than one image, the first is read.
+what it is, not its suffix. EXIF orientation is ignored. Row 0 of a FITS image is the top row. Of a
+picture of several pages the first is read; a FITS file of several images is a question to the user.
+Images of any bands, in floats, are read by ``zoobot.data.bands``.
 """
 
 import contextlib
@@ -51,7 +52,7 @@ def read_image(
     Args:
         source: a path; encoded bytes; a dict ``{'bytes': ..., 'path': ...}`` as Hugging Face has
             it; or uint8 pixels (H, W, C). A file may be packed with gzip or bzip2, a FITS image
-            also in tiles (fpack; its methods RICE and GZIP).
+            also in tiles (fpack; not its method PLIO).
         channels: 3 (RGB; a grey image gives three equal channels) or 1 (grey, ITU-R 601 luma).
         fits_scaling: how FITS pixels, and float pixels of a tif, become 8 bits: 'asinh', 'linear'
             or 'none', see ``scale_to_8bit``. All bands are scaled by the same numbers, so that
@@ -191,11 +192,12 @@ def to_8bit(
 
 
 def resolve(
-    source: ImageSource, name: str | None, is_of_many: bool = False
+    source: ImageSource, name: str | None, is_one: bool = True
 ) -> tuple[str | io.BytesIO, AnyPath]:
     """What to open, a path or bytes in memory, and the name for error messages.
 
-    ``is_of_many``: see ``check_file``.
+    Args:
+        is_one: whether the file is of one galaxy, for which its size is limited.
     """
     if isinstance(source, dict):
         name = name or source.get("path")
@@ -203,7 +205,7 @@ def resolve(
     if isinstance(source, (bytes, bytearray, memoryview)):
         return io.BytesIO(source), name or "embedded image"
     if isinstance(source, (str, os.PathLike)):
-        check_file(source, name or source, is_of_many)
+        check_file(source, name or source, is_one)
         return os.fspath(source), name or source
     raise ImageError(f"{name or 'image'}: no path and no bytes, but {type(source).__name__}")
 
@@ -244,10 +246,15 @@ def open_with_pillow(file: BinaryIO, name: AnyPath) -> Image.Image:
         image = Image.open(file, formats=PILLOW_FORMATS)
     except Image.UnidentifiedImageError as error:
         raise ImageError(f"{name}: {what_it_is(file)}") from error
+    check_pillow_size(image, name)
+    return image
+
+
+def check_pillow_size(image: Image.Image, name: AnyPath) -> None:
+    """Raise ImageError unless the page that Pillow is at, and its tiles, are within the limits."""
     check_size(image.size, name)
     if image.format == "TIFF":
         check_size([image.tag_v2.get(tag) or 1 for tag in TIFF_TILE_SIDES], name)
-    return image
 
 
 def _grey_or_rgb(stored: Sequence[Stored], name: AnyPath) -> Stored:
@@ -260,8 +267,8 @@ def _grey_or_rgb(stored: Sequence[Stored], name: AnyPath) -> Stored:
     return image
 
 
-def check_file(path: AnyPath, name: AnyPath, is_of_many: bool = False) -> None:
-    """Raise ImageError for a file over ``MAX_FILE_BYTES``, and for a device or pipe.
+def check_file(path: AnyPath, name: AnyPath, is_one: bool = True) -> None:
+    """Raise ImageError for a galaxy's file over ``MAX_FILE_BYTES``, and for a device or pipe.
 
     A device or pipe may have no end. A file that is missing is no error here. A file of many
     galaxies (``is_of_many``), of which one row is read, may be of any size.
@@ -272,7 +279,7 @@ def check_file(path: AnyPath, name: AnyPath, is_of_many: bool = False) -> None:
         return
     if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
         raise ImageError(f"{name}: a device or a pipe, not a file")
-    if found.st_size > MAX_FILE_BYTES and not is_of_many:
+    if is_one and found.st_size > MAX_FILE_BYTES:
         raise ImageError(f"{name}: {found.st_size:,} bytes are over the limit {MAX_FILE_BYTES:,}")
 
 

@@ -3,6 +3,7 @@
 The headers are checked against the file's size, and an image compressed in tiles tile by tile.
 """
 
+import itertools
 import math
 import os
 import zlib
@@ -11,15 +12,20 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from zoobot.limits.hcompress import check_stream
 from zoobot.system.errors import UserError
 
 BLOCK = 2880  # bytes; headers and data are padded to whole blocks
 CARD = 80  # bytes of one header entry
 SIZES = tuple("BITPIX NAXIS PCOUNT GCOUNT TFIELDS".split())
 MOST = 999  # axes or fields that the standard allows
+MAX_HDUS = 2000
+MAX_HEADER_BYTES = 5_000_000  # of a file's headers, for which astropy takes 3 s
 MAX_TILES = 100_000  # of an image; each takes its time, however small it is
 MAX_TILED_BYTES = 1_000_000_000  # of an image compressed in tiles, unpacked
-TILE_CODECS = ("RICE_1", "RICE_ONE", "GZIP_1", "GZIP_2", "NOCOMPRESS")  # others read out of bounds
+HCOMPRESS = "HCOMPRESS_1"
+# PLIO's decoder reads out of bounds.
+TILE_CODECS = ("RICE_1", "RICE_ONE", "GZIP_1", "GZIP_2", "NOCOMPRESS", HCOMPRESS)
 RICE_SETTINGS = {"BLOCKSIZE": (16, 32), "BYTEPIX": (1, 2, 4)}
 TILE_COLUMNS = ("COMPRESSED_DATA", "GZIP_COMPRESSED_DATA", "UNCOMPRESSED_DATA")
 GZIP_WINDOW = 31  # zlib's number for data with gzip's own header
@@ -27,28 +33,38 @@ VALUE_BYTES = {"B": 1, "I": 2, "J": 4, "E": 4, "D": 8}  # by the letter of a col
 
 
 def check_fits_headers(file: BinaryIO) -> None:
-    """ValueError if a header claims more data than the file has. Goes back to the file's start."""
+    """ValueError if a header claims more data than the file has, or there are too many of them.
+
+    Goes back to the file's start.
+    """
     size = file.seek(0, os.SEEK_END)
-    place = 0
+    place = num_hdus = num_bytes = 0
     while place < size:
         file.seek(place)
-        cards, place = _read_cards(file, place)
+        start = place
+        cards, place = _read_cards(file, place, MAX_HEADER_BYTES - num_bytes)
         if place is None:
             break  # the rest of the file is not a header
+        num_hdus, num_bytes = num_hdus + 1, num_bytes + place - start
+        if num_hdus > MAX_HDUS:
+            raise UserError(f"it has over {MAX_HDUS:,} HDUs")
         place += -(-_data_bytes(cards) // BLOCK) * BLOCK
         if place - size >= BLOCK:  # the padding of the last block may be missing
             raise UserError(f"its header claims {place:,} bytes of {size:,}")
     file.seek(0)
 
 
-def _read_cards(file: BinaryIO, place: int) -> tuple[dict[str, str], int | None]:
+def _read_cards(file: BinaryIO, place: int, most_bytes: int) -> tuple[dict[str, str], int | None]:
     """The size entries of a header (name -> value), and where its data begin.
 
     The place is None if the header has no end.
     """
     cards: dict[str, str] = {}
+    most = place + most_bytes
     while len(block := file.read(BLOCK)) >= CARD:
         place += BLOCK
+        if place > most:
+            raise UserError(f"its headers are over the limit of {MAX_HEADER_BYTES:,} bytes")
         for start in range(0, len(block), CARD):
             card = block[start : start + CARD].decode("latin-1")
             name = card[:8].strip().upper()
@@ -99,13 +115,7 @@ def check_tiles(header: Mapping[str, Any], rows: np.ndarray, heap: bytes | memor
     codec = str(header.get("ZCMPTYPE")).strip()
     if codec not in TILE_CODECS:
         raise UserError(f"compressed in tiles with {codec:.20}: run funpack on it first")
-    sides = [
-        number_in(header, f"ZNAXIS{i + 1}", 1) for i in range(number_in(header, "ZNAXIS", 1, 3))
-    ]
-    tile = [
-        number_in(header, f"ZTILE{i + 1}", 1, side, default=1 if i else side)
-        for i, side in enumerate(sides)
-    ]
+    sides, tile = _tile_sides(header)
     value_bytes = abs(number_in(header, "ZBITPIX", -64, 64)) // 8
     if math.prod(sides) * value_bytes > MAX_TILED_BYTES:
         raise UserError(f"{sides} pixels in tiles are over the limit of {MAX_TILED_BYTES:,} bytes")
@@ -117,6 +127,44 @@ def check_tiles(header: Mapping[str, Any], rows: np.ndarray, heap: bytes | memor
     if codec.startswith("RICE"):
         _check_rice(header)
     _check_tile_data(header, rows, heap, codec, most_bytes=math.prod(tile) * 8)
+
+
+def _tile_sides(header: Mapping[str, Any]) -> tuple[list[int], list[int]]:
+    """Sides of an image, and of its tiles, in the header's order."""
+    sides = [
+        number_in(header, f"ZNAXIS{i + 1}", 1) for i in range(number_in(header, "ZNAXIS", 1, 3))
+    ]
+    tile = [
+        number_in(header, f"ZTILE{i + 1}", 1, side, default=1 if i else side)
+        for i, side in enumerate(sides)
+    ]
+    return sides, tile
+
+
+def pad_streams(
+    header: Mapping[str, Any], rows: np.ndarray, heap: bytes | memoryview
+) -> tuple[np.ndarray, int]:
+    """Make HCOMPRESS tiles, which ``check_tiles`` accepts, safe to decode.
+
+    Returns:
+        The table's rows, in which each stream is as long as a decoder may read, and the number of
+        zeros to put behind the heap for that.
+
+    Raises:
+        ValueError: a stream is not of its tile's shape.
+    """
+    column = "COMPRESSED_DATA"
+    sides, tile = (each[::-1] for each in _tile_sides(header))
+    parts = [range(0, side, step) for side, step in zip(sides, tile, strict=True)]
+    rows, end = rows.copy(), len(heap)
+    for places, corner in zip(rows[column], itertools.product(*parts), strict=True):
+        length, start = map(int, places)
+        if length:
+            ends = zip(sides, tile, corner, strict=True)
+            shape = tuple(min(step, side - low) for side, step, low in ends)
+            length = max(length, check_stream(heap[start : start + length], shape))
+            places[0], end = length, max(end, start + length)
+    return rows, end - len(heap)
 
 
 def _check_rice(header: Mapping[str, Any]) -> None:
@@ -137,6 +185,8 @@ def _check_tile_data(
         letter = names[column].lstrip("1")[1:2]
         if names[column].lstrip("1")[:1] not in ("P", "Q") or letter not in VALUE_BYTES:
             raise UserError(f"its column {column} has the format {names[column]!r:.20}")
+        if codec == HCOMPRESS and column == "COMPRESSED_DATA" and letter != "B":
+            raise UserError(f"its column {column} has the format {names[column]!r:.20}, not of B")
         places = rows[column].astype(np.int64)
         lengths, starts = places[:, 0] * VALUE_BYTES[letter], places[:, 1]
         if (places < 0).any() or (places > len(heap)).any():

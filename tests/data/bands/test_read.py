@@ -220,12 +220,13 @@ SURVEYS = {
     "hsc_grizy/hsc_cosmos_35.npz": "g r i z y",
     "hsc_grizy/hsc_ra=150.24071_dec=2.06514.fits": "g r i z y",
     "hsc_grizy/Cut_HSC1.fits": "g r i",
-    "jwst_two_band/task_2a_colours_0_{band}.fits": "F115W F444W",
+    **{f"jwst_two_band/task_2a_colours_{i}_{{band}}.fits": "F115W F444W" for i in (0, 2, 7, 9)},
     "multi_hdu/cutout_59.1067_-30.4848.fits": "g=1 r=3 z=5",
     "ps1_des_sdss_griz/PS1_{band}.fits": "g r i z",
     "ps1_des_sdss_griz/DES_{band}.fits": "g r i z",
     "ps1_des_sdss_griz/SDSS_{band}.fits": "g r i z",
     "rice_compressed/c4d_130105_065255_ooi_r_a1-N15.fits.fz": "r",
+    "rice_compressed/c4d_130105_065255_oow_r_a1-N15.fits.fz": "r",
     "rice_compressed/c4d_140818_232043_ooi_z_v2.fits.fz": "z",
 }
 
@@ -247,3 +248,23 @@ def test_files_of_surveys_are_read_as_astropy_and_numpy_read_them(real_data, nam
                 wanted = (named or [hdus[place.key] if place else images[0]])[0].data
                 wanted = wanted[i] if wanted.ndim == 3 else wanted
         np.testing.assert_array_equal(found, wanted)
+
+
+def test_every_file_of_the_surveys_is_read(real_data):
+    folder = real_data / "survey_images"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}")
+    there = {path.relative_to(folder).as_posix() for path in folder.glob("*/*")}
+    bands = {name: parse_bands(words.split()).bands for name, words in SURVEYS.items()}
+    read = {name.replace("{band}", band) for name, given in bands.items() for band in given}
+    assert {name for name in there if not name.endswith(".png")} == read
+
+
+def test_an_image_in_hcompress_tiles_is_as_before_it_was_packed(real_data):
+    path = real_data / "survey_images" / "ps1_des_sdss_griz" / "DES_r.fits"
+    if not path.is_file():
+        pytest.skip(f"no {path}")
+    with fits.open(path) as hdus:
+        counts = hdus[0].data.round().astype("int32")
+    packed = fits.CompImageHDU(counts, compression_type="HCOMPRESS_1")
+    assert_same(read(fits_of(fits.PrimaryHDU(), packed), "r"), [counts])

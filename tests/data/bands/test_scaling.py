@@ -82,3 +82,12 @@ def test_an_image_without_noise_or_without_pixels():
     assert (scaled(np.full((5, 5), 7.0)) == 0).all()
     with pytest.raises(UserError, match="band r has no finite pixels"):
         scaled(np.full((5, 5), np.nan))
+
+
+@pytest.mark.parametrize("scaling", ["asinh", "linear", "none"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "int32", "uint32", "float16"])
+def test_numbers_of_every_type_are_scaled_as_floats(dtype, scaling):
+    image = (galaxy(30, 3, 20) % 90).astype(dtype)  # its sky has values above and below
+    image[:4] = 65_000 if dtype == "uint16" else 0
+    wanted = scaled(image.astype(np.float64), scaling=scaling)
+    np.testing.assert_allclose(scaled(image, scaling=scaling), wanted, rtol=1e-4, atol=1e-4)

@@ -6,12 +6,23 @@ A path that ends in ``#12`` is row 12 of arrays (N, H, W) or (N, C, H, W).
 import contextlib
 import math
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from zoobot.data.bands.stored import Stored
+from zoobot.limits.arrays import (
+    NUMBERS,
+    TEXTS,
+    check_directory,
+    check_hdf5_array,
+    check_hdf5_chunks,
+    check_member,
+    is_short,
+    read_npy_header,
+    read_texts,
+)
 from zoobot.system.errors import UserError
 
 NPY_MAGIC = b"\x93NUMPY"
@@ -19,83 +30,75 @@ ZIP_MAGIC = b"PK\x03\x04"
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 NAMES_OF_PLANES = ("filters", "bands", "filter", "band")  # arrays of text beside a cube
 MOST_ARRAYS = 1000  # of a file
-MOST_NAMES = 1000  # of planes
-MOST_NAMES_BYTES = 100_000
 
 
 @contextlib.contextmanager
-def open_arrays(file: BinaryIO, magic: bytes, row: int | None, most: int) -> Iterator[list[Stored]]:
-    """The arrays of a file.
+def open_arrays(file: BinaryIO, magic: bytes, row: int | None) -> Iterator[list[Stored]]:
+    """The arrays of a file. Their shapes are known before they are read, and are for the caller
+    to check.
 
     Args:
         file: at its start.
         magic: how it begins: ``NPY_MAGIC``, ``ZIP_MAGIC`` or ``HDF5_MAGIC``.
         row: the row of this galaxy; None: the file is of one galaxy.
-        most: the most numbers of an array that is read.
 
     Raises:
         ValueError: the file holds no arrays, or the row is not in it.
     """
     with contextlib.ExitStack() as stack:
         if magic == HDF5_MAGIC:
-            yield _hdf5_arrays(file, row, most, stack)
+            yield _hdf5_arrays(file, row, stack)
         elif magic == NPY_MAGIC:
-            yield [_npy_array(file, "", row, most)]
+            yield [_npy_array(file, "", row)]
         else:
-            yield _npz_arrays(stack.enter_context(zipfile.ZipFile(file)), row, most)
+            check_directory(file)
+            yield _npz_arrays(stack.enter_context(zipfile.ZipFile(file)), row)
 
 
-def _npz_arrays(archive: zipfile.ZipFile, row: int | None, most: int) -> list[Stored]:
+def _npz_arrays(archive: zipfile.ZipFile, row: int | None) -> list[Stored]:
     stored, texts = [], {}
     for member in archive.infolist()[:MOST_ARRAYS]:
         name, is_array, _ = member.filename.rpartition(".npy")
         if not is_array:
             continue
+        check_member(member)
         with archive.open(member) as file:
-            shape, _, dtype = _read_npy_header(file)
-            if dtype.kind in "US" and member.file_size < MOST_NAMES_BYTES:
-                file.seek(0)
-                texts[name.casefold()] = _names(np.lib.format.read_array(file, allow_pickle=False))
-        if dtype.kind in "iufb":
+            shape, _, dtype = read_npy_header(file)
+            if dtype.kind in TEXTS and is_short(shape, dtype.itemsize):
+                content = file.read(shape[0] * dtype.itemsize)
+                texts[name.casefold()] = _names(np.frombuffer(content, dtype))
+        if dtype.kind in NUMBERS:
 
             def read(member=member, name=name) -> np.ndarray:
                 with archive.open(member) as file:
-                    return _npy_array(file, name, row, most).read()
+                    return _npy_array(file, name, row).read()
 
             stored.append(Stored(name, None, _row_shape(shape, row), read))
     return _with_plane_names(stored, texts)
 
 
-def _npy_array(file: Any, name: str, row: int | None, most: int) -> Stored:
-    shape, fortran_order, dtype = _read_npy_header(file)
+def _npy_array(file: Any, name: str, row: int | None) -> Stored:
+    shape, fortran_order, dtype = read_npy_header(file)
     start = file.tell()
-    if dtype.kind not in "iufb":
-        raise UserError(f"an array of {dtype}, not of numbers")
+    if dtype.kind not in NUMBERS:
+        raise UserError(f"an array of {str(dtype):.60}, not of numbers")
 
     def read() -> np.ndarray:
-        part = _row_shape(shape, row)
-        if math.prod(part) > most:
-            raise UserError(f"an array {part} is over the limit of {most:,} numbers")
         if fortran_order and row is not None:
             raise UserError("rows of an array in Fortran order: save it in C order")
-        skipped = 0 if row is None else _row(row, shape) * math.prod(part) * dtype.itemsize
-        file.seek(start + skipped)
-        content = file.read(math.prod(part) * dtype.itemsize)
+        part = _row_shape(shape, row)
+        num_bytes = math.prod(part) * dtype.itemsize
+        file.seek(start + (0 if row is None else _row(row, shape) * num_bytes))
+        content = file.read(num_bytes)
+        if len(content) < num_bytes:
+            raise UserError(f"an array of {num_bytes:,} bytes is cut short at {len(content):,}")
         return np.frombuffer(content, dtype).reshape(part, order="F" if fortran_order else "C")
 
     return Stored(name, None, _row_shape(shape, row), read)
 
 
-def _read_npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, order and type of an .npy array."""
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0
-    return (read if version == (1, 0) else np.lib.format.read_array_header_2_0)(file)
-
-
-def _hdf5_arrays(
-    file: BinaryIO, row: int | None, most: int, stack: contextlib.ExitStack
-) -> list[Stored]:
+def _hdf5_arrays(file: BinaryIO, row: int | None, stack: contextlib.ExitStack) -> list[Stored]:
+    """The arrays that are in the file itself; links to others are not followed."""
     try:
         import h5py
     except ImportError as error:
@@ -103,17 +106,18 @@ def _hdf5_arrays(
     stored, texts = [], {}
 
     def note(name: str, found: Any) -> bool | None:
-        if not isinstance(found, h5py.Dataset):
+        if not isinstance(found, h5py.Dataset) or found.shape is None:
             return None
-        if found.dtype.kind in "USO" and found.ndim == 1 and found.size < MOST_NAMES:
-            texts[name.rpartition("/")[2].casefold()] = _names(found.asstr()[:])
-        if found.dtype.kind in "iufb":
+        text = h5py.check_string_dtype(found.dtype)
+        if text and is_short(found.shape, text.length or 1):
+            texts[name.rpartition("/")[2].casefold()] = _names(read_texts(found))
+        if found.dtype.kind in NUMBERS:
 
             def read() -> np.ndarray:
-                part = _row_shape(found.shape, row)
-                if math.prod(part) > most:
-                    raise UserError(f"an array {part} is over the limit of {most:,} numbers")
-                return found[() if row is None else _row(row, found.shape)]
+                check_hdf5_array(found)
+                part = None if row is None else _row(row, found.shape)
+                check_hdf5_chunks(found, part)
+                return found[() if part is None else part]
 
             stored.append(Stored(name, None, _row_shape(found.shape, row), read))
         return True if len(stored) >= MOST_ARRAYS else None
@@ -122,7 +126,7 @@ def _hdf5_arrays(
     return _with_plane_names(stored, texts)
 
 
-def _names(values: np.ndarray) -> tuple[str, ...]:
+def _names(values: Iterable) -> tuple[str, ...]:
     return tuple(v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in values)
 
 

@@ -1,6 +1,7 @@
 """Read the bands of one galaxy, each as an array (H, W) of the file's own numbers."""
 
 import contextlib
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -17,12 +18,15 @@ from zoobot.data.images import (
     MAX_PIXELS,
     AnyPath,
     ImageError,
-    check_size,
+    check_pillow_size,
     open_with_pillow,
     opened_image,
     resolve,
     unpacked,
 )
+from zoobot.system.errors import UserError
+
+MOST_PAGES = 1000  # of a picture
 
 BandSource = AnyPath | bytes | dict[str, Any]
 
@@ -40,7 +44,8 @@ def read_bands(source: BandSource, spec: ImageSpec, name: str | None = None) -> 
         An array (H, W) a band, as astropy or NumPy reads it. Missing pixels are NaN.
 
     Raises:
-        ImageError: a file or a band is missing, in several places, damaged, or over a limit.
+        ImageError: a file or a band is missing, in several places, damaged, or over a limit; all
+            bands together have at most ``MAX_PIXELS``.
     """
     return _in_files(source, spec, name, _read_all)
 
@@ -60,9 +65,12 @@ def _in_files(
     places = [spec.places.get(band, Place()) for band in spec.bands]
     files = _files(source, spec.bands, name)
     if files is None:
-        return _in_file(source, spec.bands, places, name, use)
-    one_each = zip(files, spec.bands, places, strict=True)
-    return [_in_file(path, (band,), [place], name, use)[0] for path, band, place in one_each]
+        return _in_file(source, spec.bands, places, name, use, MAX_PIXELS)
+    used: list[Any] = []
+    for path, band, place in zip(files, spec.bands, places, strict=True):
+        most = MAX_PIXELS - sum(pixels.size for pixels in used if isinstance(pixels, np.ndarray))
+        used += _in_file(path, (band,), [place], name, use, most)
+    return used
 
 
 def _files(source: Any, bands: Sequence[str], name: AnyPath | None) -> list[str] | None:
@@ -85,19 +93,20 @@ def _in_file(
     places: Sequence[Place],
     name: AnyPath | None,
     use: Callable[[Sequence[Band]], list[Any]],
+    most: int,
 ) -> list[Any]:
-    """What ``use`` makes of some bands of one file, while it is open."""
+    """What ``use`` makes of some bands of one file, of ``most`` pixels, while it is open."""
     row = None
     if isinstance(source, str | os.PathLike):
         source, row = split_row(os.fspath(source))
-    file, name = resolve(source, name, is_of_many=row is not None)
+    file, name = resolve(source, name, is_one=row is None)
     with opened_image(file, name) as content, stored_arrays(content, row, name) as stored:
         found = [
             find_band(stored, band, place, i, len(bands))
             for i, (band, place) in enumerate(zip(bands, places, strict=True))
         ]
-        for band in found:
-            check_size(_size(band.array.shape), name)
+        arrays = {id(band.array): band.array for band in found}
+        _check_sizes([array.shape for array in arrays.values()], most)
         return use(found)
 
 
@@ -107,9 +116,13 @@ def _read_all(found: Sequence[Band]) -> list[np.ndarray]:
     return [band.cut(read[id(band.array)]) for band in found]
 
 
-def _size(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Two numbers whose product is the number of pixels."""
-    return shape[0], int(np.prod(shape[1:], dtype=object))
+def _check_sizes(shapes: Sequence[tuple[int, ...]], most: int) -> None:
+    """ValueError unless there are pixels, ``most`` in all."""
+    if not all(map(math.prod, shapes)):
+        raise UserError("no pixels")
+    if sum(map(math.prod, shapes)) > most:
+        told = ", ".join(map(str, shapes[:3]))
+        raise UserError(f"bands of {told:.100} are over the limit of {MAX_PIXELS:,} pixels")
 
 
 @contextlib.contextmanager
@@ -119,7 +132,7 @@ def stored_arrays(file: Any, row: int | None, name: AnyPath) -> Iterator[list[St
     file.seek(0)
     for magic in (HDF5_MAGIC, NPY_MAGIC, ZIP_MAGIC):
         if head.startswith(magic):
-            with open_arrays(file, magic, row, MAX_PIXELS) as stored:
+            with open_arrays(file, magic, row) as stored:
                 yield stored
             return
     if row is not None:
@@ -135,8 +148,12 @@ def stored_arrays(file: Any, row: int | None, name: AnyPath) -> Iterator[list[St
 def _pages(image: Image.Image, name: AnyPath) -> list[Stored]:
     """The pages of a picture; the planes of a page are called by their letters, such as R G B."""
     pages = []
-    for number in range(getattr(image, "n_frames", 1)):
-        image.seek(number)
+    for number in range(MOST_PAGES):
+        try:
+            image.seek(number)
+        except EOFError:
+            break
+        check_pillow_size(image, name)
         letters = image.getbands()
         is_cube = len(letters) > 1
         shape = (image.height, image.width, *([len(letters)] if is_cube else []))

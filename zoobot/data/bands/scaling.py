@@ -19,10 +19,8 @@ from zoobot.data.brightness import (
 )
 from zoobot.system.errors import UserError
 
-LUPTON_Q, LUPTON_STRETCH = (
-    8.0,
-    5.0,
-)  # of the intensity in units of noise: where it turns from linear
+LUPTON_Q = 8.0
+LUPTON_STRETCH = 5.0  # units of noise: the intensity where it turns from linear
 
 
 def scale_bands(
@@ -51,7 +49,9 @@ def scale_bands(
     if spec.scaling == "percentiles":
         return _by_percentiles(bands)
     scaled = []
-    for i, (name, pixels) in enumerate(zip(spec.bands, bands, strict=True)):
+    for i, (name, stored) in enumerate(zip(spec.bands, bands, strict=True)):
+        # In 16 bits or fewer, and in unsigned integers, differences would overflow.
+        pixels = stored.astype(np.result_type(stored.dtype, np.float32), copy=False)
         missing, found, sky, noise = _look_at(pixels, name)
         no_data += found
         if spec.scaling == "none":
@@ -59,8 +59,7 @@ def scale_bands(
         elif spec.noise is not None:
             noise = spec.noise[i]
         unit = noise * (spec.softening if spec.scaling == "asinh" else 1.0)
-        wide = pixels if pixels.dtype == np.float64 else pixels.astype(np.float32)
-        values = wide - sky
+        values = pixels - sky
         values /= unit
         values = values.astype(np.float32, order="C", copy=False)
         if missing is not None:

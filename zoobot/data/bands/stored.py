@@ -10,6 +10,7 @@ from zoobot.data.bands.spec import Place
 from zoobot.system.errors import UserError
 
 MOST_LISTED = 30  # arrays, in a question to the user
+LONGEST_TOLD = 100  # characters of a name, a shape, or the names of planes
 # Names of arrays that go with images of the sky but are none.
 BESIDE = re.compile(
     r"(.*[_ -])?(psfs?|rms|wgt|wht|wt|weights?|err|errors?|var|variances?|ivar|invvar|std|sigma"
@@ -41,7 +42,8 @@ class Stored:
     def __str__(self) -> str:
         number = "" if self.number is None else f"{self.number} "
         planes = f" of {' '.join(self.plane_names)}" if self.plane_names else ""
-        return f"{number}{self.name}{' ' if self.name else ''}{self.stored_shape}{planes}"
+        name = f"{self.name:.{LONGEST_TOLD}} " if self.name else ""
+        return f"{number}{name}{str(self.stored_shape):.{LONGEST_TOLD}}{planes:.{LONGEST_TOLD}}"
 
     @property
     def shape(self) -> tuple[int, ...]:

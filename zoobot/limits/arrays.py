@@ -1,0 +1,150 @@
+"""Check what .npy, .npz and HDF5 files claim, before memory is spent on their arrays."""
+
+import io
+import itertools
+import math
+import os
+import struct
+import zipfile
+import zlib
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from zoobot.system.errors import UserError
+
+NUMBERS = "iufb"  # NumPy's letters of integers, floats and booleans
+TEXTS = "US"
+MAX_HEADER_BYTES = 10_000  # of an array's description
+MOST_AXES = 32
+MAX_BYTES = 1_000_000_000  # of a member of an .npz, unpacked
+MAX_CHUNK_BYTES = 2**28  # of an HDF5 array, unpacked
+CHUNK_UNPACKED_UNSEEN = 2**18  # packed bytes that can't unpack to more than that
+MAX_DIRECTORY_BYTES = 2**20  # of an .npz: some 10,000 members
+ZIP_END = struct.Struct("<4s8xII")  # of the last record: size of the directory, and its place
+ZIP_END_MAGIC = b"PK\5\6"
+ZIP_END_BYTES = 22 + 2**16  # the last record with its comment
+ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+READ_AT_ONCE = 2**20
+MOST_NAMES = 1000  # of planes
+MAX_NAMES_BYTES = 100_000
+
+
+def read_npy_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether in Fortran order, and type, of an .npy array. Nothing is unpickled.
+
+    Raises:
+        ValueError: they are none, or over ``MAX_HEADER_BYTES`` or ``MOST_AXES``.
+    """
+    version = np.lib.format.read_magic(file)
+    length = file.read(2 if version == (1, 0) else 4)
+    num_bytes = int.from_bytes(length, "little")
+    if num_bytes > MAX_HEADER_BYTES:
+        raise UserError(f"its header claims {num_bytes:,} bytes; the limit is {MAX_HEADER_BYTES:,}")
+    header = file.read(num_bytes)
+    if _depth(header) > MOST_AXES:
+        raise UserError("its header is nested too deeply")
+    read = np.lib.format.read_array_header_1_0
+    read = read if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran_order, dtype = read(io.BytesIO(length + header))
+    if len(shape) > MOST_AXES or not all(side >= 0 for side in shape):
+        raise UserError(
+            f"an array of shape {str(shape):.60}; there can be {MOST_AXES} sides, of 0 or more"
+        )
+    return shape, fortran_order, dtype
+
+
+def _depth(text: bytes) -> int:
+    """How deeply brackets are nested in a text."""
+    steps = [(c in b"([{") - (c in b")]}") for c in text]
+    return max(itertools.accumulate(steps), default=0)
+
+
+def check_directory(file: BinaryIO) -> None:
+    """ValueError if a zip archive's list of members is over the limit. Goes back to its start."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - ZIP_END_BYTES))
+    tail = file.read()
+    place = tail.rfind(ZIP_END_MAGIC)
+    file.seek(0)
+    if place < 0 or len(tail) < place + ZIP_END.size:
+        raise UserError("an .npz file without its end: cut short?")
+    _, num_bytes, _ = ZIP_END.unpack_from(tail, place)
+    if num_bytes > MAX_DIRECTORY_BYTES:
+        raise UserError(f"its list of arrays has {num_bytes:,} bytes: leave arrays out")
+
+
+def check_member(member: zipfile.ZipInfo) -> None:
+    """ValueError if a member of an .npz is packed as NumPy doesn't, or claims too many bytes."""
+    if member.compress_type not in ZIP_METHODS:
+        raise UserError(f"{member.filename:.60} is packed as NumPy does not pack arrays")
+    if member.file_size > MAX_BYTES:
+        raise UserError(
+            f"{member.filename:.60} claims {member.file_size:,} bytes; the limit is {MAX_BYTES:,} "
+            "(large arrays are for .npy and HDF5 files)"
+        )
+
+
+def check_hdf5_array(array: Any) -> None:
+    """ValueError if an HDF5 array takes its numbers from other files, or has huge chunks.
+
+    Args:
+        array: an ``h5py.Dataset``.
+    """
+    if array.external or array.is_virtual:
+        raise UserError(f"array {array.name:.60} takes its numbers from other files")
+    chunk = math.prod(array.chunks or ()) * array.dtype.itemsize if array.chunks else 0
+    if chunk > MAX_CHUNK_BYTES:
+        raise UserError(
+            f"array {array.name:.60} has chunks of {chunk:,} bytes; the limit is "
+            f"{MAX_CHUNK_BYTES:,}: save it with chunks of a galaxy"
+        )
+
+
+def check_hdf5_chunks(array: Any, row: int | None) -> None:
+    """ValueError if a chunk that gzip packed unpacks over ``MAX_CHUNK_BYTES``.
+
+    Args:
+        array: as for ``check_hdf5_array``, which accepts it.
+        row: of which the chunks are checked; None: all.
+    """
+    if array.chunks is None or array.compression != "gzip":
+        return
+    part = np.s_[:] if row is None else np.s_[row : row + 1]
+    for place in array.iter_chunks((part, *[np.s_[:]] * (array.ndim - 1))):
+        corner = tuple(p.start // c * c for p, c in zip(place, array.chunks, strict=True))
+        info = array.id.get_chunk_info_by_coord(corner)
+        if info.size > CHUNK_UNPACKED_UNSEEN:
+            _check_zlib(array.id.read_direct_chunk(corner)[1])
+
+
+def _check_zlib(packed: bytes) -> None:
+    unpack, total = zlib.decompressobj(), 0
+    while packed and not unpack.eof:
+        total += len(unpack.decompress(packed, READ_AT_ONCE))
+        packed = unpack.unconsumed_tail
+        if total > MAX_CHUNK_BYTES:
+            raise UserError(f"a chunk is unpacked over the limit of {MAX_CHUNK_BYTES:,} bytes")
+
+
+def is_short(shape: tuple[int, ...], text_bytes: int) -> bool:
+    """Whether an array of texts may be the names of planes."""
+    if len(shape) != 1 or not 0 < shape[0] <= MOST_NAMES:
+        return False
+    return 0 < shape[0] * text_bytes <= MAX_NAMES_BYTES
+
+
+def read_texts(array: Any) -> list[bytes]:
+    """The texts of a short HDF5 array, one by one; those beyond ``MAX_NAMES_BYTES`` are left out.
+
+    Each may be any part of the file, and all of them the same one.
+    """
+    found, total = [], 0
+    if array.external or array.is_virtual:
+        return found
+    for i in range(array.size):
+        found.append(array[i])
+        total += len(found[-1])
+        if total > MAX_NAMES_BYTES:
+            return []
+    return found
