@@ -94,10 +94,19 @@ def _look_at(pixels: np.ndarray, name: str) -> tuple[np.ndarray | None, list[flo
         missing = known if missing is None else missing | known
         usable = pixels[~missing]
         p16, median = low_and_median(usable)
-    noise = median - p16
-    if noise <= 0:  # no noise: drawn, masked, or counts of few photons
-        noise = float(usable.std(dtype=np.float64)) or 1.0
-    return missing, no_data, median, noise
+    return missing, no_data, median, _noise(usable, p16, median)
+
+
+def sky_of(pixels: np.ndarray) -> tuple[float, float]:
+    """Level and noise of the sky among finite pixels (N,); the noise is above 0."""
+    p16, median = low_and_median(pixels)
+    return median, _noise(pixels, p16, median)
+
+
+def _noise(pixels: np.ndarray, p16: float, median: float) -> float:
+    if median > p16:
+        return median - p16
+    return float(pixels.std(dtype=np.float64)) or 1.0  # drawn, masked, or counts of few photons
 
 
 def _by_percentiles(bands: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[float]]:
