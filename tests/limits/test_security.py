@@ -352,7 +352,7 @@ def test_a_device_a_pipe_or_a_file_without_end_is_no_image(cheap, tmp_path, monk
             lambda table=table, folder=folder: write_shards(
                 table, ["label"], folder, num_workers=0, show_progress=False
             ),
-            "id_str 'a'",
+            path,
         )
 
 
