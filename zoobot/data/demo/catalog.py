@@ -6,7 +6,6 @@ best one, is known.
 """
 
 import io
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from PIL import Image
 from zoobot.data.demo import simulator
 from zoobot.schemas import Schema, load_schema
 from zoobot.schemas.named import TREES_DIR
+from zoobot.system import caches
 from zoobot.system.errors import UserError
 from zoobot.system.files import write_whole
 
@@ -50,7 +50,7 @@ def demo_catalog(
         num_galaxies: at least 10.
         seed: of all random numbers.
         size_px: side of the images in pixels, at least 32.
-        cache_dir: folder of the file; by default see ``default_cache_dir``.
+        cache_dir: folder of the file; by default see ``system.caches.cache_dir``.
 
     Raises:
         ValueError: too few galaxies, too small images, or the folder can't be written to.
@@ -60,7 +60,7 @@ def demo_catalog(
             f"the demo needs at least 10 galaxies of at least 32 pixels, "
             f"not {num_galaxies} of {size_px}"
         )
-    folder = Path(cache_dir) if cache_dir is not None else default_cache_dir()
+    folder = Path(cache_dir) if cache_dir is not None else caches.cache_dir()
     path = folder / f"demo-v{VERSION}-seed{seed}-{num_galaxies}x{size_px}px.parquet"
     if path.exists():
         return path
@@ -76,11 +76,6 @@ def demo_catalog(
     catalog = simulate_catalog(num_galaxies, seed, size_px)
     write_whole(path, lambda aside: catalog.to_parquet(aside, index=False))
     return path
-
-
-def default_cache_dir() -> Path:
-    """Where demo catalogs are kept: $XDG_CACHE_HOME/zoobot, or ~/.cache/zoobot."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zoobot"
 
 
 def simulate_catalog(num_galaxies: int, seed: int, size_px: int) -> pd.DataFrame:
