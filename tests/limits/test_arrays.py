@@ -78,6 +78,11 @@ def test_an_npz_is_unpacked_as_far_as_its_arrays_go(cheap, tmp_path):
     assert "images.npy claims 2,147,483,648 bytes" in refused(claimed)
     many = npz(**{f"a{i}": b"" for i in range(20_000)})
     assert "its list of arrays has" in refused(many)
+    sound = npz(images=npy(HUGE | {"shape": (3, 4, 5)}, bytes(240)))
+    read_bands(sound, parse_bands([*"grz"]))
+    end = sound.rindex(b"PK\5\6")
+    huge = sound[:end] + b"PK\6\7" + bytes(16) + sound[end:]
+    assert "for over 4 GB" in refused(huge)
 
 
 def test_all_bands_of_a_galaxy_together_are_limited(tmp_path, monkeypatch):

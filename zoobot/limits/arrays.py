@@ -4,6 +4,7 @@ import io
 import itertools
 import math
 import os
+import re
 import struct
 import zipfile
 import zlib
@@ -19,10 +20,12 @@ MAX_HEADER_BYTES = 10_000  # of an array's description
 MOST_AXES = 32
 MAX_BYTES = 1_000_000_000  # of a member of an .npz, unpacked
 MAX_CHUNK_BYTES = 2**28  # of an HDF5 array, unpacked
-CHUNK_UNPACKED_UNSEEN = 2**18  # packed bytes that can't unpack to more than that
+CHUNK_UNPACKED_UNSEEN = 900_000  # packed bytes; zlib unpacks them to 930 MB at most
 MAX_DIRECTORY_BYTES = 2**20  # of an .npz: some 10,000 members
 ZIP_END = struct.Struct("<4s8xII")  # of the last record: size of the directory, and its place
 ZIP_END_MAGIC = b"PK\5\6"
+ZIP64_MAGIC = b"PK\6\7"  # of a record that may stand before the last one
+ZIP64_BYTES = 20
 ZIP_END_BYTES = 22 + 2**16  # the last record with its comment
 ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 READ_AT_ONCE = 2**20
@@ -65,13 +68,17 @@ def check_directory(file: BinaryIO) -> None:
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - ZIP_END_BYTES))
     tail = file.read()
-    place = tail.rfind(ZIP_END_MAGIC)
     file.seek(0)
-    if place < 0 or len(tail) < place + ZIP_END.size:
+    places = [found.start() for found in re.finditer(re.escape(ZIP_END_MAGIC), tail)]
+    places = [place for place in places if place + ZIP_END.size <= len(tail)]
+    if not places:
         raise UserError("an .npz file without its end: cut short?")
-    _, num_bytes, _ = ZIP_END.unpack_from(tail, place)
-    if num_bytes > MAX_DIRECTORY_BYTES:
-        raise UserError(f"its list of arrays has {num_bytes:,} bytes: leave arrays out")
+    for place in places:  # a comment may hold further ones
+        num_bytes = ZIP_END.unpack_from(tail, place)[1]
+        if num_bytes > MAX_DIRECTORY_BYTES:
+            raise UserError(f"its list of arrays has {num_bytes:,} bytes: leave arrays out")
+        if tail.startswith(ZIP64_MAGIC, max(0, place - ZIP64_BYTES)):
+            raise UserError("a zip archive of the kind for over 4 GB: use .npy or HDF5")
 
 
 def check_member(member: zipfile.ZipInfo) -> None:

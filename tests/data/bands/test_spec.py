@@ -1,6 +1,8 @@
 """What a model's images are made of is said once, checked, and saved as plain types."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -83,3 +85,16 @@ def test_other_bands_than_the_model_s_are_refused_with_both_lists():
             check_same_bands(parse_bands(bands.split()), trained)
     with pytest.raises(UserError, match="bands are 8-bit images, but .* on g r z"):
         check_same_bands(None, trained)
+
+
+def test_bands_and_specs_of_the_documentation_are_read():
+    text = (Path(__file__).parents[3] / "docs" / "survey_images.md").read_text()
+    commands = re.findall(r"^(?:python |    ).*--bands ([^`\n]+)", text, re.MULTILINE)
+    assert len(commands) == 7
+    for command in commands:
+        words = command.partition(" --")[0].split()
+        assert len(parse_bands(words).bands) == len(words) >= 3
+    specs = re.findall(r'\{"bands".*\}', text)
+    assert len(specs) == 2
+    for spec in specs:
+        assert ImageSpec.from_dict(json.loads(spec)).to_dict() == json.loads(spec)
