@@ -343,12 +343,7 @@ class Trainer:
         ours = own_loader(loader, self.device)
         if ours is not None:
             return ours if accumulation == 1 else RegroupedLoader(ours, accumulation)
-        return ForeignLoader(
-            loader,
-            split,
-            label_cols=model.label_columns(),
-            check=model.check_labels,
-            accumulation=accumulation,
-            seed=model.seed if self.seed is None else self.seed,
-            own_share=self.own_share,
-        )
+        seed = model.seed if self.seed is None else self.seed
+        options = {"accumulation": accumulation, "seed": seed, "own_share": self.own_share}
+        labels = {"label_cols": model.label_columns(), "check": model.check_labels}
+        return ForeignLoader(loader, split, **options, **labels)

@@ -438,7 +438,7 @@ def test_on_a_gpu_nothing_is_read_too_early_and_the_host_waits_for_nothing(tmp_p
     with fake_gpu(monkeypatch) as gpu:
         monkeypatch.setattr(nn.Module, "to", lambda self, *_, **__: self)
         settings = engine.Settings(GPU)
-        bar = predict._progress_bar(work, [], work.num_parts, show_progress=False)
+        bar = predict.progress_bar(work, [], work.num_parts, show_progress=False)
         parts = range(work.num_parts)
         notes = predict._predict_parts(model, loader(), parts, work, settings, "off", bar)
         assert gpu.num_waits == 0

@@ -15,6 +15,13 @@ from tqdm import tqdm
 from zoobot.data.bands.image import read_band_image
 from zoobot.data.bands.read import check_bands
 from zoobot.data.bands.spec import ImageSpec
+from zoobot.data.blank_images import (
+    blank_kind,
+    blank_warning,
+    constant_warning,
+    first_of,
+    no_data_notes,
+)
 from zoobot.data.catalog import find_missing_files
 from zoobot.data.images import ImageError, ImageSource, check_image, read_image
 from zoobot.data.sources import Galaxies, image_sources
@@ -29,7 +36,6 @@ SAMPLED_HEADERS = 20_000
 SAMPLED_PIXELS = 1_000
 THREADS = 8  # in each process; they wait for the disk most of the time
 AT_ONCE = 32  # images that a thread takes
-NAMED = 5  # images that a message names
 GONE = "no such file"
 LIST_NAME = "bad_images.csv"
 
@@ -166,53 +172,6 @@ def look_at_bands(
     return Look(None, " ".join(constant) or None, image.no_data)
 
 
-def blank_kind(least: list[float], greatest: list[float], white: float = 255) -> str | None:
-    """How an image is blank, see ``Look``, from the least and greatest value of each channel."""
-    if least != greatest:
-        return None
-    return {(0,): "black", (white,): "white"}.get(tuple({*least}), "of one grey or colour")
-
-
-def blank_warning(kinds: Counter[str], ids: Sequence[str], num_images: int) -> str:
-    """A warning of images that show nothing.
-
-    Args:
-        kinds: how many are black, white, ..., see ``Look``.
-        ids: of at least the first of them.
-        num_images: that were looked at.
-    """
-    told = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
-    named = ", ".join(repr(id_str) for id_str in ids[:NAMED])
-    more = ", ..." if kinds.total() > NAMED else ""
-    return (
-        f"warning: {kinds.total()} of {num_images} images show nothing ({told}): id_str "
-        f"{named}{more}"
-    )
-
-
-def constant_warning(bands: Counter[str], ids: Sequence[str], num_images: int) -> str:
-    """A warning of bands 'g', 'g r', ... of so many images each; see ``blank_warning``."""
-    each = Counter(band for names, number in bands.items() for band in names.split() * number)
-    told = ", ".join(f"{band} of {number}" for band, number in each.items())
-    return (
-        f"warning: bands have one value in all pixels, {told}, of {num_images} images: id_str "
-        f"{_named([*map(repr, ids)])}"
-    )
-
-
-def no_data_notes(values: Counter[float], num_images: int) -> list[str]:
-    """A sentence for each of the most frequent values that were taken for no data.
-
-    Args:
-        values: in how many images each was found.
-        num_images: that were looked at.
-    """
-    return [
-        f"{value:g} is taken for no data in {number} of {num_images} images, and shown black"
-        for value, number in values.most_common(NAMED)
-    ]
-
-
 def _images_of(split: str, table: pd.DataFrame) -> pd.DataFrame:
     _, sources = image_sources(table)
     ids = table["id_str"].to_numpy()
@@ -327,11 +286,7 @@ def name_bad(listed: pd.DataFrame, with_reasons: bool = True) -> str:
             listed["id_str"], listed["image"], listed["reason"], strict=True
         )
     ]
-    return _named(names)
-
-
-def _named(texts: list[str]) -> str:
-    return ", ".join(texts[:NAMED]) + (", ..." if len(texts) > NAMED else "")
+    return first_of(names)
 
 
 def _without(

@@ -111,8 +111,8 @@ class FinetuneableZoobotAbstract(nn.Module):
         self.stem_learning_rate = stem_learning_rate
         sources = {"name": name, "encoder": encoder, "zoobot_checkpoint_loc": zoobot_checkpoint_loc}
         check_stem_options(sources, training_mode, fresh_stem, stem_learning_rate)
-        seed_of_stem = seed if fresh_stem else None
-        source = from_one_source(sources, self.channels, dict(timm_kwargs or {}), seed_of_stem)
+        of_stem = seed if fresh_stem else None
+        source = from_one_source(sources, self.channels, dict(timm_kwargs or {}), of_stem)
         self.encoder, self.encoder_source = source.encoder, source.told
         self.encoder_bands = source.bands
         if source.description is not None:
@@ -122,9 +122,8 @@ class FinetuneableZoobotAbstract(nn.Module):
         self.images_seen = ImagesSeen()
         self.measure = ExampleMeasures()
         self.encoder_dim = get_encoder_dim(self.encoder, self.channels)
-        self._frozen_as_given = {
-            name for name, p in self.encoder.named_parameters() if not p.requires_grad
-        }
+        parameters = self.encoder.named_parameters()
+        self._frozen_as_given = {name for name, p in parameters if not p.requires_grad}
         self.freeze_encoder(training_mode == "head_only")
 
     def label_columns(self) -> list[str]:
@@ -244,8 +243,7 @@ class FinetuneableZoobotAbstract(nn.Module):
 
     def describe_predictions(self) -> dict:
         """What an evaluation must know of the predictions besides their columns."""
-        names = {"label_col": self.label_col, "class_names": None}
-        return {"task": self.task, **names, "schema": None}
+        return dict(task=self.task, label_col=self.label_col, class_names=None, schema=None)
 
     def arguments(self) -> dict:
         """The arguments with which this model can be made again, as plain types; no encoder.
@@ -316,8 +314,7 @@ class FinetuneableZoobotAbstract(nn.Module):
     ) -> "FinetuneableZoobotAbstract":
         """The model that ``describe`` described, with fresh weights."""
         arguments = described.get("arguments") or {}
-        if described.get("class") is None:
-            arguments = cls._known_arguments(arguments)
+        arguments = arguments if described.get("class") else cls._known_arguments(arguments)
         if encoder is None:
             if described.get("encoder") is None:
                 raise UserError("it does not tell how to build its encoder: give encoder=")

@@ -6,7 +6,7 @@ from collections import Counter
 
 import torch
 
-from zoobot.data.image_check import NAMED, blank_kind, blank_warning, no_data_notes
+from zoobot.data.blank_images import NAMED, blank_kind, blank_warning, no_data_notes
 from zoobot.system import distributed
 
 STEP_PX = 16  # between the pixels that are looked at first

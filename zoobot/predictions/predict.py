@@ -7,7 +7,6 @@ when. In the end the main process joins the parts, in the catalog's order, into 
 
 import math
 import shutil
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -49,6 +48,7 @@ from zoobot.predictions.parts import (
     open_parts,
     write_part,
 )
+from zoobot.predictions.progress import progress_bar
 from zoobot.runs import numerics
 from zoobot.schemas import Schema
 from zoobot.system import distributed, locks
@@ -58,7 +58,6 @@ from zoobot.system.errors import UserError
 
 ON_BAD_IMAGE = ("error", "record")
 WRITERS = 4  # threads; intervals are most of their work, and scipy lets several compute at once
-LOG_EVERY_S = 60  # where stderr is no terminal
 
 
 def predict_to_file(
@@ -178,7 +177,7 @@ def predict_to_file(
             prefetch_factor=prefetch_factor,
             record_errors=on_bad_image == "record",
         )
-        bar = _progress_bar(work, mine, len(todo), show_progress)
+        bar = progress_bar(work, mine, len(todo), show_progress)
         with keep_generators(where), bar:
             notes = _predict_parts(model, loader, mine, work, settings, compiled, bar)
         notes.tell()
@@ -266,23 +265,6 @@ def empty_predictions(
 
 def _name(transform: Callable) -> str:
     return type(transform).__name__ if isinstance(transform, GalaxyView) else repr(transform)
-
-
-def _progress_bar(work: Work, mine: list[int], num_todo: int, show_progress: bool) -> tqdm:
-    shown = show_progress and distributed.is_main()
-    total = sum(len(work.rows(part)) for part in mine)
-    others = f", process 1 of {distributed.world_size()}" if distributed.world_size() > 1 else ""
-    if shown and num_todo < work.num_parts:
-        tqdm.write(f"{work.num_parts - num_todo} of {work.num_parts} parts were done before")
-    return tqdm(
-        total=total,
-        desc=f"predicting{others}",
-        unit="galaxy",
-        unit_scale=True,
-        disable=not shown,
-        mininterval=0.2 if sys.stderr.isatty() else LOG_EVERY_S,
-        file=sys.stderr if sys.stderr.isatty() else sys.stdout,
-    )
 
 
 @torch.inference_mode()
