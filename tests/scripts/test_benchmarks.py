@@ -18,7 +18,7 @@ import torch
 from gpu_bench import Bench
 
 from zoobot import engine
-from zoobot.data import dataset, device_batches
+from zoobot.data import device_batches
 from zoobot.models import speed
 
 FAKE_PEER = """
@@ -164,13 +164,13 @@ def test_a_state_without_its_optimizer_is_found(bench, monkeypatch):
 
 
 def test_wrong_views_are_found(bench, monkeypatch):
-    right, calls = dataset.warp, []
+    right, calls = device_batches.warp, []
 
     def second_call_is_off(*args):
         calls.append(1)
         return right(*args) + 0.002 * (len(calls) - 1)
 
-    monkeypatch.setattr(dataset, "warp", second_call_is_off)
+    monkeypatch.setattr(device_batches, "warp", second_call_is_off)
     with pytest.raises(gpu.Wrong, match="views: off by"):
         gpu_checks.check_views(bench)
 
