@@ -9,8 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
+from zoobot.data.bands.read import read_bands
+from zoobot.data.bands.spec import ImageSpec
+from zoobot.data.catalog import read_catalog
 from zoobot.data.demo import catalog as demo
-from zoobot.data.demo import simulator
+from zoobot.data.demo import simulator, telescope
 from zoobot.data.demo.catalog import (
     DEMO_TREE,
     VERSION,
@@ -263,11 +266,11 @@ def test_strong_arms_are_counted_and_faint_arms_are_not(plain_disc, num_arms):
 
 
 def draw(galaxies, size_px=96):
-    return simulator.render(galaxies, size_px, np.random.default_rng(0)).astype(float)
+    return telescope.render(galaxies, size_px, np.random.default_rng(0)).astype(float)
 
 
 def test_render_gives_colour_images_of_the_given_size(parameters):
-    images = simulator.render(parameters.iloc[:5], 48, np.random.default_rng(0))
+    images = telescope.render(parameters.iloc[:5], 48, np.random.default_rng(0))
     assert images.shape == (5, 48, 48, 3)
     assert images.dtype == np.uint8
 
@@ -316,7 +319,7 @@ def test_spheroids_are_redder_than_arms(plain_disc):
 
 def test_stretch_keeps_hue_and_order_of_brightness():
     flux = torch.tensor([5.0, 50.0, 500.0, 50000.0])
-    rgb = simulator.lupton_rgb(flux[:, None, None, None].expand(-1, 3, 1, 1))[..., 0, 0].int()
+    rgb = telescope.lupton_rgb(flux[:, None, None, None].expand(-1, 3, 1, 1))[..., 0, 0].int()
     assert (rgb.amax(dim=1).diff() >= 0).all()
     assert (rgb.argmax(dim=1) == rgb[0].argmax()).all()
     assert rgb.max() == 255
@@ -326,3 +329,74 @@ def test_making_a_catalog_leaves_the_number_of_threads_alone():
     before = torch.get_num_threads()
     simulate_catalog(10, seed=0, size_px=32)
     assert torch.get_num_threads() == before
+
+
+@pytest.fixture(scope="module")
+def in_bands(tmp_path_factory):
+    """The galaxies of ``catalog`` in five bands, and their cubes (60, 5, 64, 64)."""
+    cache = tmp_path_factory.mktemp("bands")
+    path = demo_catalog(60, seed=3, size_px=64, cache_dir=cache, bands=[*"grizy"])
+    return read_catalog(path, []), np.load(path.with_suffix(".npy"), mmap_mode="r")
+
+
+def test_bands_show_the_same_galaxies_with_the_same_votes(catalog, in_bands):
+    table, cubes = in_bands
+    pd.testing.assert_frame_equal(table.drop(columns="file_loc"), catalog.drop(columns="image"))
+    assert (cubes.shape, cubes.dtype) == ((60, 5, 64, 64), np.dtype("<f4"))
+    for row in (0, 41):
+        assert_same_light(cubes[row, 1], io.BytesIO(catalog["image"][row]))
+    read = read_bands(table["file_loc"][41], ImageSpec(tuple("grizy")))
+    np.testing.assert_array_equal(read, cubes[41])
+
+
+def assert_same_light(band, picture):
+    seen = np.asarray(Image.open(picture).convert("F"))
+    assert np.corrcoef(np.arcsinh(band / 5).ravel(), seen.ravel())[0, 1] > 0.8
+
+
+def test_a_band_does_not_depend_on_the_others(in_bands, tmp_path):
+    _, cubes = in_bands
+    path = demo_catalog(60, seed=3, size_px=64, cache_dir=tmp_path, bands=["i", "g"])
+    np.testing.assert_array_equal(np.load(path.with_suffix(".npy")), cubes[:, [2, 0]])
+
+
+def test_bands_have_their_own_noise(parameters):
+    others = {band: np.random.default_rng([0, ord(band)]) for band in "uiy"}
+    rng = np.random.default_rng(0)
+    seen = telescope.observe(parameters.iloc[:32], 128, rng, telescope.UGRIZY, others).numpy()
+    corners = seen[:, :, :12, :12]
+    for place, band in enumerate(telescope.UGRIZY.values()):
+        low, middle = np.percentile(corners[:, place], (16, 50))
+        assert middle - low == pytest.approx(band.noise, rel=0.1)
+        assert abs(middle) < 0.1 * band.noise
+    noise = corners - np.median(corners, axis=(2, 3), keepdims=True)
+    between = np.corrcoef(noise.transpose(1, 0, 2, 3).reshape(6, -1))
+    assert np.abs(between[np.triu_indices(6, 1)]).max() < 0.15
+
+
+def test_red_galaxies_are_fainter_in_the_blue_and_sharper_in_the_red(plain_disc):
+    galaxies = vary(plain_disc, bulge_to_total=[0.0, 1.0], arm_contrast=[0.9, 0.0])
+    galaxies["surface_brightness_snr"] = 4000.0  # noise does not matter
+    others = {band: np.random.default_rng(0) for band in "uiy"}
+    rng = np.random.default_rng(0)
+    seen = telescope.observe(galaxies, 128, rng, telescope.UGRIZY, others).numpy()
+    flux = seen[:, :, 34:94, 34:94].sum(axis=(2, 3))
+    spiral, spheroid = flux / flux[:, 2:3]
+    assert (np.diff(spheroid) > 0).all()  # from u to y
+    assert spheroid[0] < 0.3 < spiral[0]
+    peak = seen[1, :, 62:66, 62:66].mean(axis=(1, 2)) / flux[1]
+    assert (np.diff(peak) > 0).all()
+
+
+@pytest.mark.parametrize("wrong", [["x"], ["g", "g"], ["gri"], []])
+def test_bands_that_the_demo_lacks_are_named(wrong, tmp_path):
+    with pytest.raises(ValueError, match="use some of u g r i z y, each once"):
+        demo_catalog(10, size_px=32, cache_dir=tmp_path, bands=wrong)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cubes_that_were_deleted_are_made_again(tmp_path):
+    path = demo_catalog(10, size_px=32, cache_dir=tmp_path, bands=["r"])
+    path.with_suffix(".npy").unlink()
+    assert demo_catalog(10, size_px=32, cache_dir=tmp_path, bands=["r"]) == path
+    assert np.load(path.with_suffix(".npy")).shape == (10, 1, 32, 32)

@@ -190,15 +190,20 @@ def to_8bit(
     return image.convert(mode)
 
 
-def resolve(source: ImageSource, name: str | None) -> tuple[str | io.BytesIO, AnyPath]:
-    """What to open, a path or bytes in memory, and the name for error messages."""
+def resolve(
+    source: ImageSource, name: str | None, is_of_many: bool = False
+) -> tuple[str | io.BytesIO, AnyPath]:
+    """What to open, a path or bytes in memory, and the name for error messages.
+
+    ``is_of_many``: see ``check_file``.
+    """
     if isinstance(source, dict):
         name = name or source.get("path")
         source = source.get("bytes") if source.get("bytes") is not None else source.get("path")
     if isinstance(source, (bytes, bytearray, memoryview)):
         return io.BytesIO(source), name or "embedded image"
     if isinstance(source, (str, os.PathLike)):
-        check_file(source, name or source)
+        check_file(source, name or source, is_of_many)
         return os.fspath(source), name or source
     raise ImageError(f"{name or 'image'}: no path and no bytes, but {type(source).__name__}")
 
@@ -255,10 +260,11 @@ def _grey_or_rgb(stored: Sequence[Stored], name: AnyPath) -> Stored:
     return image
 
 
-def check_file(path: AnyPath, name: AnyPath) -> None:
+def check_file(path: AnyPath, name: AnyPath, is_of_many: bool = False) -> None:
     """Raise ImageError for a file over ``MAX_FILE_BYTES``, and for a device or pipe.
 
-    A device or pipe may have no end. A file that is missing is no error here.
+    A device or pipe may have no end. A file that is missing is no error here. A file of many
+    galaxies (``is_of_many``), of which one row is read, may be of any size.
     """
     try:
         found = os.stat(path)
@@ -266,7 +272,7 @@ def check_file(path: AnyPath, name: AnyPath) -> None:
         return
     if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
         raise ImageError(f"{name}: a device or a pipe, not a file")
-    if found.st_size > MAX_FILE_BYTES:
+    if found.st_size > MAX_FILE_BYTES and not is_of_many:
         raise ImageError(f"{name}: {found.st_size:,} bytes are over the limit {MAX_FILE_BYTES:,}")
 
 

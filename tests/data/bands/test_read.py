@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from zoobot.data import images
 from zoobot.data.bands.read import read_bands
 from zoobot.data.bands.spec import parse_bands
 from zoobot.data.catalog import find_missing_files, read_galaxies
@@ -148,7 +149,7 @@ def test_a_catalog_names_a_file_a_band(tmp_path):
     assert_same(read(source, "g r"), CUBE[:2])
 
 
-def test_rows_of_large_arrays(tmp_path):
+def test_rows_of_large_arrays(tmp_path, monkeypatch):
     many = RNG.normal(size=(5, *CUBE.shape)).astype(np.float32)
     np.save(tmp_path / "a.npy", many)
     np.savez(tmp_path / "a.npz", images=many, labels=np.arange(5))
@@ -160,6 +161,9 @@ def test_rows_of_large_arrays(tmp_path):
     paths.append(tmp_path / "a.h5")
     for path in paths:
         assert_same(read(f"{path}#3", "g r i z"), many[3])
+        with monkeypatch.context() as small:  # a survey's file, of which a row is read
+            small.setattr(images, "MAX_FILE_BYTES", 1000)
+            assert_same(read(f"{path}#3", "g r i z"), many[3])
         assert "no row 5 in an array" in question(f"{path}#5", "g r i z")
     assert_same(read(f"{paths[-1]}#2", "z g"), many[2][[3, 0]])
     assert_same(read(f"{paths[-1]}#2", "z=cutouts/images[3]"), many[2][[3]])

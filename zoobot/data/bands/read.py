@@ -71,7 +71,7 @@ def _read_file(
     row = None
     if isinstance(source, str | os.PathLike):
         source, row = split_row(os.fspath(source))
-    file, name = resolve(source, name)
+    file, name = resolve(source, name, is_of_many=row is not None)
     with opened_image(file, name) as content, stored_arrays(content, row, name) as stored:
         found = [
             find_band(stored, band, place, i, len(bands))

@@ -8,15 +8,16 @@ best one, is known.
 import io
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
 
-from zoobot.data.demo import simulator
+from zoobot.data.demo import simulator, telescope
 from zoobot.schemas import Schema, load_schema
 from zoobot.schemas.named import TREES_DIR
 from zoobot.system.errors import UserError
@@ -38,6 +39,7 @@ def demo_catalog(
     seed: int = 0,
     size_px: int = 128,
     cache_dir: str | Path | None = None,
+    bands: Sequence[str] | None = None,
 ) -> Path:
     """Make the demo catalog, if it is not in the cache yet, and return its path.
 
@@ -46,23 +48,33 @@ def demo_catalog(
     is asked); and the physical parameters of ``simulator.simulate_galaxies``. The same arguments
     give the same file. It appears whole or not at all, so several processes may call this at once.
 
+    With ``bands`` the same galaxies, with the same votes, are seen in these bands, each with its
+    own point spread function and depth (``telescope.UGRIZY``). Instead of ``image`` there is
+    ``file_loc``: rows of an .npy file beside the catalog, float32 (N, bands, size_px, size_px). It
+    holds flux in units of the noise of r in a pixel of 0.22 arcsec; the sky is 0.
+
     Args:
         num_galaxies: at least 10.
         seed: of all random numbers.
         size_px: side of the images in pixels, at least 32.
         cache_dir: folder of the file; by default see ``default_cache_dir``.
+        bands: of u, g, r, i, z and y, in any order; None: pictures of g, r and z in 8 bits.
 
     Raises:
-        ValueError: too few galaxies, too small images, or the folder can't be written to.
+        ValueError: too few galaxies, too small images, unknown bands, or the folder can't be
+            written to.
     """
     if num_galaxies < 10 or size_px < 32:
         raise UserError(
             f"the demo needs at least 10 galaxies of at least 32 pixels, "
             f"not {num_galaxies} of {size_px}"
         )
+    if bands is not None:
+        _check_bands(bands)
     folder = Path(cache_dir) if cache_dir is not None else default_cache_dir()
-    path = folder / f"demo-v{VERSION}-seed{seed}-{num_galaxies}x{size_px}px.parquet"
-    if path.exists():
+    name = "-".join([f"demo-v{VERSION}-seed{seed}-{num_galaxies}x{size_px}px", *(bands or ())])
+    path, cubes = folder / f"{name}.parquet", folder / f"{name}.npy"
+    if path.exists() and (bands is None or cubes.exists()):
         return path
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +85,7 @@ def demo_catalog(
             f"can't write the demo catalog to {folder} ({error.strerror}); "
             "set XDG_CACHE_HOME to a folder that can be written"
         ) from None
-    catalog = simulate_catalog(num_galaxies, seed, size_px)
+    catalog = simulate_catalog(num_galaxies, seed, size_px, bands, cubes)
     write_whole(path, lambda aside: catalog.to_parquet(aside, index=False))
     return path
 
@@ -83,19 +95,47 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zoobot"
 
 
-def simulate_catalog(num_galaxies: int, seed: int, size_px: int) -> pd.DataFrame:
-    """Make the demo catalog as a table, one row per galaxy. The cache is not used."""
+def _check_bands(bands: Sequence[str]) -> None:
+    """ValueError unless the demo has these bands, each once."""
+    if not bands or len({*bands}) < len(bands) or not {*bands} <= {*telescope.UGRIZY}:
+        raise UserError(
+            f"the demo in bands {' '.join(bands):.100}: use some of "
+            f"{' '.join(telescope.UGRIZY)}, each once"
+        )
+
+
+def simulate_catalog(
+    num_galaxies: int,
+    seed: int,
+    size_px: int,
+    bands: Sequence[str] | None = None,
+    cubes: Path | None = None,
+) -> pd.DataFrame:
+    """Make the demo catalog as a table, one row per galaxy. The cache is not used.
+
+    Args:
+        bands, cubes: see ``demo_catalog``; the .npy file to write, unless ``bands`` is None.
+    """
     rng = np.random.default_rng(seed)
     tree = load_schema(DEMO_TREE)
     parameters = simulator.simulate_galaxies(num_galaxies, rng)
     probabilities = np.concatenate(list(answer_probabilities(parameters).values()), axis=1)
     num_volunteers = rng.integers(MIN_VOLUNTEERS, MAX_VOLUNTEERS + 1, num_galaxies)
     votes = volunteer_votes(probabilities, tree, num_volunteers, rng)
-    images = _draw_all(parameters, size_px, rng)
+    if bands is None:
+        pictures = _in_one_thread(telescope.render, parameters, size_px, rng)
+        images = {"image": [encode_jpeg(picture) for some in pictures for picture in some]}
+    else:
+        seen = {band: telescope.UGRIZY[band] for band in bands}
+        others = {b: np.random.default_rng([seed, ord(b)]) for b in bands if b not in telescope.GRZ}
+        drawn = _in_one_thread(telescope.observe, parameters, size_px, rng, seen, others)
+        shape = (num_galaxies, len(bands), size_px, size_px)
+        write_whole(cubes, lambda aside: _save(drawn, aside, shape))
+        images = {"file_loc": [f"{cubes.name}#{row}" for row in range(num_galaxies)]}
     identity = pd.DataFrame(
         {
             "id_str": [f"demo-{seed}-{i:06d}" for i in range(num_galaxies)],
-            "image": images,
+            **images,
             "split": _split(num_galaxies, rng),
         }
     )
@@ -111,8 +151,8 @@ def simulate_catalog(num_galaxies: int, seed: int, size_px: int) -> pd.DataFrame
     )
 
 
-def _draw_all(parameters: pd.DataFrame, size_px: int, rng: np.random.Generator) -> list[bytes]:
-    """Draw the images of galaxies, batch by batch, and encode them.
+def _in_one_thread(draw: Callable, parameters: pd.DataFrame, *args: Any) -> Iterator[Any]:
+    """Draw galaxies batch by batch; ``draw`` gets the parameters of each and ``args``.
 
     It uses one thread. The arrays fit in the processor's cache, and on a busy machine more threads
     wait for each other longer than they save.
@@ -120,13 +160,19 @@ def _draw_all(parameters: pd.DataFrame, size_px: int, rng: np.random.Generator) 
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        images = []
         for start in range(0, len(parameters), GALAXIES_AT_ONCE):
-            some = parameters.iloc[start : start + GALAXIES_AT_ONCE]
-            images += [_encode(image) for image in simulator.render(some, size_px, rng)]
-        return images
+            yield draw(parameters.iloc[start : start + GALAXIES_AT_ONCE], *args)
     finally:
         torch.set_num_threads(num_threads)
+
+
+def _save(batches: Iterable[torch.Tensor], path: Path, shape: tuple[int, ...]) -> None:
+    """Write batches as one .npy file, float32 of this shape."""
+    with open(path, "wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for batch in batches:
+            file.write(batch.numpy().astype("<f4").tobytes())
 
 
 def _split(num_galaxies: int, rng: np.random.Generator) -> np.ndarray:
@@ -136,7 +182,8 @@ def _split(num_galaxies: int, rng: np.random.Generator) -> np.ndarray:
     return np.array(list(SPLIT_FRACTIONS))[np.searchsorted(bounds, place)]
 
 
-def _encode(image: np.ndarray) -> bytes:
+def encode_jpeg(image: np.ndarray) -> bytes:
+    """Pixels (H, W, 3) uint8 as a JPEG file."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=JPEG_QUALITY)
     return buffer.getvalue()

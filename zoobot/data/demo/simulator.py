@@ -1,8 +1,7 @@
-"""Simulate galaxies: draw physical parameters, then images that look like survey cutouts.
+"""Simulate galaxies: draw physical parameters, and what they look like outside the atmosphere.
 
-Sizes are in arcseconds. A cutout is ``FIELD_ARCSEC`` wide for any number of pixels. With 128 pixels
-a pixel is 0.22 arcsec, as in a survey (DESI Legacy Surveys: 0.26). Surface brightness is in units
-of the sky noise in one such pixel. Questions and votes are in ``zoobot.data.demo.catalog``.
+Sizes are in arcseconds. Images of them are in ``zoobot.data.demo.telescope``, questions and votes
+in ``zoobot.data.demo.catalog``.
 """
 
 import math
@@ -12,10 +11,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-FIELD_ARCSEC = 28.0
-NATIVE_PIXEL_ARCSEC = FIELD_ARCSEC / 128
-# Weights of z, r and g as red, green and blue. g - r = 0.5 mag becomes nearly grey.
-RGB_SCALES = (0.68, 1.0, 1.62)
 Parameters = dict[str, Tensor]  # of N galaxies, (N, 1, 1) each
 Numbers = np.ndarray | pd.Series
 
@@ -98,45 +93,22 @@ def axis_ratio(inclination_deg: Numbers, thickness: float | Numbers) -> Numbers:
     return np.sqrt(cos2 + thickness**2 * (1 - cos2))
 
 
-def render(parameters: pd.DataFrame, size_px: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw a batch of galaxies as they look in a survey.
+def light(
+    p: Parameters, x: Tensor, y: Tensor, rng: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the light of galaxies comes from, (N, H, W) each; the galaxy itself sums to 1.
 
-    Bulge, disc, bar, arms, tails, companion and stars are added in g, r and z, blurred by the point
-    spread function, given sky noise, and turned into colours. ``rng`` draws what is not a
-    parameter: clumps in the arms, field stars and noise.
+    Args:
+        p: parameters of ``simulate_galaxies``.
+        x, y: offsets from the centre in arcseconds, (1, 1, W) and (1, H, 1).
+        rng: draws the clumps of the arms.
 
     Returns:
-        (N, size_px, size_px, 3) uint8. Memory grows with N: call it for a few dozen at a time.
+        What has the colour of the bulge, of the disc (tails and companion too), and of the arms.
     """
-    p = {
-        name: torch.from_numpy(column.to_numpy(np.float32, copy=True))[:, None, None]
-        for name, column in parameters.items()
-    }  # (N, 1, 1) each
-    pixel = FIELD_ARCSEC / size_px
-    x, y = _grid(size_px, pixel)
-    clumps = _smooth_noise(len(parameters), size_px, rng)
+    clumps = _smooth_noise(len(p["bulge_to_total"]), x.shape[-1], rng)
     bulge, disc, arms = _galaxy(p, x, y, clumps)
-    tails = _tails(p, x, y)
-    companion = _companion(p, x, y)
-    red = _band_weights(p["bulge_g_minus_r_mag"])
-    mid = _band_weights(p["disc_g_minus_r_mag"])
-    blue = _band_weights(p["arm_g_minus_r_mag"])
-    image = red * bulge[:, None] + mid * (disc + tails + companion)[:, None] + blue * arms[:, None]
-    half_light = _half_light_radius(p)
-    flux = p["surface_brightness_snr"] * 2 * math.pi * (half_light / pixel) ** 2
-    image *= flux[:, None]  # (N, 3, H, W): g, r, z
-    _add_star(image, p, flux, x, y)
-    _add_field_stars(image, pixel, rng)
-    image = _blur(image, p["psf_fwhm_arcsec"] / pixel)
-    noise = rng.standard_normal(image.shape, dtype=np.float32)
-    image += torch.from_numpy(noise).mul_(NATIVE_PIXEL_ARCSEC / pixel)
-    return lupton_rgb(image).permute(0, 2, 3, 1).contiguous().numpy()
-
-
-def _grid(size_px: int, pixel: float) -> tuple[Tensor, Tensor]:
-    """Offsets from the centre in arcseconds: x (1, 1, W), y (1, H, 1)."""
-    offsets = (torch.arange(size_px) - (size_px - 1) / 2) * pixel
-    return offsets[None, None, :], offsets[None, :, None]
+    return bulge, disc + _tails(p, x, y) + _companion(p, x, y), arms
 
 
 def _galaxy(p: Parameters, x: Tensor, y: Tensor, clumps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -228,7 +200,7 @@ def _arm_pattern(p: Parameters, scaled: Tensor, theta: Tensor) -> Tensor:
 def _tails(p: Parameters, x: Tensor, y: Tensor) -> Tensor:
     """Two spiral tidal tails outside the galaxy, one stronger; sums to their part of the light."""
     radius = (x**2 + y**2).sqrt()
-    size = _half_light_radius(p)
+    size = half_light_radius(p)
     theta = torch.atan2(y, x) - torch.deg2rad(p["tail_angle_deg"])
     reach = radius / size
     ridge = torch.cos(theta - p["arm_sense"] * 0.9 * torch.log(reach.clamp_min(0.1)))
@@ -263,50 +235,11 @@ def _sersic(radius: Tensor, effective_radius: Tensor, index: Tensor) -> Tensor:
     return profile / profile.sum((1, 2), keepdim=True)
 
 
-def _half_light_radius(p: Parameters) -> Tensor:
+def half_light_radius(p: Parameters) -> Tensor:
     """Half-light radius in arcsec, interpolated between 1.68 h of the disc and the bulge's."""
     bulge_to_total = p["bulge_to_total"]
     disc = 1.68 * p["disc_scale_arcsec"]
     return torch.lerp(disc, p["bulge_radius_arcsec"], bulge_to_total)
-
-
-def _band_weights(g_minus_r: Tensor) -> Tensor:
-    """Flux in g, r and z relative to r, (N, 3, 1, 1), with r - z = 0.85 (g - r)."""
-    g = 10 ** (-0.4 * g_minus_r)
-    z = 10 ** (0.4 * 0.85 * g_minus_r)
-    return torch.stack([g, torch.ones_like(g), z], dim=1)
-
-
-def _add_star(image: Tensor, p: Parameters, flux: Tensor, x: Tensor, y: Tensor) -> None:
-    """Add a bright foreground star with diffraction spikes to the galaxies that have one."""
-    which = (p["star_flux_ratio"] > 0).flatten().nonzero()[:, 0]
-    if not len(which):
-        return
-    dx = (x - p["star_x_arcsec"][which]).abs()
-    dy = (y - p["star_y_arcsec"][which]).abs()
-    core = torch.exp(-0.5 * (dx**2 + dy**2) / 0.3**2)
-    spikes = torch.exp(-dx / 3 - dy / 0.2) + torch.exp(-dy / 3 - dx / 0.2)
-    core /= core.sum((1, 2), keepdim=True)
-    spikes /= spikes.sum((1, 2), keepdim=True)
-    star = (0.85 * core + 0.15 * spikes) * (p["star_flux_ratio"] * flux)[which]
-    image.index_add_(0, which, star[:, None] * torch.tensor([0.65, 1.0, 1.35])[:, None, None])
-
-
-def _add_field_stars(image: Tensor, pixel: float, rng: np.random.Generator) -> None:
-    """Add a few faint stars, points without a size, away from the galaxy."""
-    num, _, size_px, _ = image.shape
-    count = rng.poisson(2, num)
-    owner = np.repeat(np.arange(num), count)
-    margin = size_px // 20  # the blur wraps around the edges
-    row, col = rng.integers(margin, size_px - margin, (2, len(owner)))
-    distance = np.hypot(row - size_px / 2, col - size_px / 2) * pixel
-    flux = 150 * (1 + rng.pareto(1.2, len(owner)).clip(max=30)) * (distance > 8)
-    colour = rng.uniform(0.1, 1.2, len(owner))
-    native = (NATIVE_PIXEL_ARCSEC / pixel) ** 2
-    for band, slope in enumerate((-0.4, 0.0, 0.34)):
-        values = torch.from_numpy((native * flux * 10 ** (slope * colour)).astype(np.float32))
-        index = tuple(torch.from_numpy(i) for i in (owner, row, col))
-        image[:, band].index_put_(index, values, accumulate=True)
 
 
 def _smooth_noise(num: int, size_px: int, rng: np.random.Generator) -> Tensor:
@@ -314,37 +247,3 @@ def _smooth_noise(num: int, size_px: int, rng: np.random.Generator) -> Tensor:
     coarse = torch.from_numpy(rng.standard_normal((num, 1, 40, 40), dtype=np.float32))
     fine = torch.nn.functional.interpolate(coarse, size=(size_px, size_px), mode="bilinear")
     return torch.exp(0.45 * fine[:, 0])
-
-
-def _blur(image: Tensor, fwhm_px: Tensor) -> Tensor:
-    """Convolve with two Gaussians: 0.9 of the light in the core, 0.1 in wings 2.5 times as wide."""
-    size_px = image.shape[-1]
-    ky = torch.fft.fftfreq(size_px)[:, None]
-    kx = torch.fft.rfftfreq(size_px)[None, :]
-    k2 = (2 * math.pi) ** 2 * (kx**2 + ky**2)
-    sigma2 = (fwhm_px / 2.355) ** 2
-    transfer = 0.9 * torch.exp(-0.5 * sigma2 * k2) + 0.1 * torch.exp(-0.5 * 2.5**2 * sigma2 * k2)
-    spectrum = torch.fft.rfft2(image) * transfer[:, None]
-    return torch.fft.irfft2(spectrum, s=image.shape[-2:])
-
-
-def lupton_rgb(image: Tensor, softening: float = 5.5, stretch: float = 0.04) -> Tensor:
-    """Turn g, r, z into blue, green, red with the asinh stretch of Lupton et al. (2004).
-
-    Each channel is multiplied by asinh(softening * stretch * I) / (softening * I), where I is the
-    mean. If a channel is then above white, all are divided by the largest, which keeps the hue.
-
-    Args:
-        image: (N, 3, H, W), g, r, z in units of the sky noise.
-        softening, stretch: see above.
-
-    Returns:
-        (N, 3, H, W) uint8: red, green, blue.
-    """
-    rgb = image.flip(1) * torch.tensor(RGB_SCALES)[:, None, None]
-    mean = rgb.mean(1, keepdim=True)
-    mean = torch.where(mean.abs() < 1e-3, 1e-3, mean)
-    rgb = rgb * (torch.asinh(softening * stretch * mean) / (softening * mean))
-    rgb = rgb + 0.035  # dark grey sky, so that negative noise is seen too
-    rgb = rgb / rgb.amax(1, keepdim=True).clamp_min(1)
-    return (rgb * 255).round_().clamp_(0, 255).to(torch.uint8)
