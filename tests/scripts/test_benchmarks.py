@@ -4,6 +4,7 @@ import sys
 import time
 from pathlib import Path
 
+import bands
 import bench_common
 import bench_loader
 import bench_predict
@@ -228,3 +229,17 @@ def test_cases_are_called_in_turn_and_medians_taken():
     cases = {name: lambda name=name: case(name) for name in figures}
     assert bench_timing.alternate(cases, 3, fresh=["b"]) == {"a": 5, "b": 2}
     assert "".join(calls) == "aababab"
+
+
+def test_pictures_and_floats_are_trained_alike_on_the_same_galaxies(tmp_path, capsys):
+    rows = bands.main(["--smoke", "--out", str(tmp_path)])
+    assert [(row["case"], row["seed"]) for row in rows] == [
+        (case, seed) for seed in (0, 1) for case in bands.CASES
+    ]
+    for seed in (0, 1):
+        marks = {(row["constant"], row["truth"]) for row in rows if row["seed"] == seed}
+        assert len(marks) == 1  # the same votes in each case
+    table = capsys.readouterr().out.splitlines()[-5:]
+    assert table[0].startswith("| images |")
+    assert [line.count("%") for line in table[2:]] == [4, 6, 6]
+    assert len((tmp_path / "results.jsonl").read_text().splitlines()) == len(rows)
