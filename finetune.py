@@ -122,6 +122,7 @@ from zoobot.data.labels import check_varied
 from zoobot.data.sources import label_frame
 from zoobot.evaluation import run_figures
 from zoobot.evaluation.join import MAX_CLASSES
+from zoobot.evaluation.pictures import Pictures
 from zoobot.models import finetune
 from zoobot.models.architectures import NoWeights, is_file, is_outside
 from zoobot.runs.folder import read_metrics
@@ -156,6 +157,7 @@ def run(opt: argparse.Namespace) -> None:
             check_varied(label_frame(splits["train"]), column, opt.shards or opt.catalog)
     resume_from = from_options.state_to_resume(opt)
     data = from_options.make_data(opt, splits, label_cols, resume_from)
+    pictures = Pictures(data.spec, opt.rgb_bands)
     source = encoder_arguments(opt, resume_from)
     if data.spec is not None:
         source["channels"] = data.channels
@@ -171,7 +173,8 @@ def run(opt: argparse.Namespace) -> None:
         report(opt, best)
         if not opt.no_report:
             title = f"{opt.task} by {opt.encoder}, {Path(opt.save_dir).name}"
-            print(f"report {evaluate.report_run(predictions, data, opt.save_dir, title)}")
+            page = evaluate.report_run(predictions, data, opt.save_dir, title, pictures)
+            print(f"report {page}")
 
 
 def number_cols(opt: argparse.Namespace) -> list[str]:

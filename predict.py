@@ -89,7 +89,7 @@ if __name__ == "__main__":
 from zoobot import from_options
 from zoobot.data.demo.catalog import demo_catalog
 from zoobot.data.shards.reader import open_shards
-from zoobot.models.bands import with_places
+from zoobot.models.bands import spec_of, with_places
 from zoobot.predictions.models import load_predictor, view_of
 from zoobot.predictions.predict import predict_to_file
 from zoobot.script import run_script
@@ -105,7 +105,10 @@ def main(opt: argparse.Namespace) -> None:
         if opt.bands and not opt.image_spec:
             spec = with_places(model, spec)
         with distributed.main_first():
-            catalog = demo_catalog() if opt.catalog == "demo" else opt.catalog
+            catalog = opt.catalog
+            if catalog == "demo":
+                seen = spec or spec_of(model)
+                catalog = demo_catalog(bands=seen and seen.bands)
         if opt.shards:
             catalog = open_shards(opt.shards, opt.split or "test")
         path = predict_to_file(

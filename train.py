@@ -73,6 +73,7 @@ from zoobot import evaluate, from_options, metrics, optim
 from zoobot.data import CatalogDataModule, demo, overview
 from zoobot.data.labels import votes
 from zoobot.evaluation import run_figures
+from zoobot.evaluation.pictures import Pictures
 from zoobot.models import ZoobotTree
 from zoobot.runs.folder import read_metrics
 from zoobot.runs.save_dir import only_run_in
@@ -95,11 +96,15 @@ def train(opt: argparse.Namespace) -> None:
         opt.schema = str(demo.DEMO_TREE)
     schema = get_schema(opt.schema)
     with distributed.main_first():
-        catalog = demo.demo_catalog() if opt.catalog == "demo" else opt.catalog
+        catalog = opt.catalog
+        if catalog == "demo":
+            spec = from_options.image_spec(opt)
+            catalog = demo.demo_catalog(bands=spec and spec.bands)
     splits = from_options.load_galaxies(opt, catalog, schema.label_cols, schema)
     from_options.tell(overview.vote_overview(splits, schema))
     resume_from = from_options.state_to_resume(opt)
     data = from_options.make_data(opt, splits, schema.label_cols, resume_from)
+    pictures = Pictures(data.spec, opt.rgb_bands)
     torch.manual_seed(opt.seed)
     model = make_model(opt, schema, data.channels)
 
@@ -107,10 +112,11 @@ def train(opt: argparse.Namespace) -> None:
     trainer.fit(model, data, config=vars(opt), resume_from=resume_from)
     best, predictions = evaluate.evaluate_run(trainer, model, data)
     if distributed.is_main():
-        report(opt, schema, data, best)
+        report(opt, schema, data, best, pictures)
         if not opt.no_report:
             title = f"{opt.encoder}, {Path(opt.save_dir).name}"
-            print(f"report {evaluate.report_run(predictions, data, opt.save_dir, title)}")
+            page = evaluate.report_run(predictions, data, opt.save_dir, title, pictures)
+            print(f"report {page}")
 
 
 def make_model(opt: argparse.Namespace, schema: Schema, channels: int) -> ZoobotTree:
@@ -130,7 +136,11 @@ def make_model(opt: argparse.Namespace, schema: Schema, channels: int) -> Zoobot
 
 
 def report(
-    opt: argparse.Namespace, schema: Schema, data: CatalogDataModule, best: dict[str, dict]
+    opt: argparse.Namespace,
+    schema: Schema,
+    data: CatalogDataModule,
+    best: dict[str, dict],
+    pictures: Pictures,
 ) -> None:
     """Print the tables of the best weights' metrics, and draw the figures."""
     for split, named in best.items():
@@ -154,7 +164,8 @@ def report(
     folder = Path(opt.save_dir)
     run_figures.plot_curves(read_metrics(folder), folder / "curves.png", marks)
     run_figures.plot_questions(best["val"], schema, folder / "questions.png")
-    run_figures.plot_galaxies(data.table("train", most=2000), schema, folder / "galaxies.png")
+    galaxies = data.table("train", most=2000)
+    run_figures.plot_galaxies(galaxies, schema, folder / "galaxies.png", pictures=pictures)
     print(f"\nweights {folder / 'best.safetensors'}; figures {folder / 'curves.png'}, ...")
 
 

@@ -12,21 +12,18 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from zoobot import options
+from zoobot import from_options, options
+from zoobot.data.bands.spec import ImageSpec
 from zoobot.data.datamodule import CatalogDataModule
 from zoobot.data.demo.catalog import demo_catalog
 from zoobot.evaluation import run_figures
 from zoobot.evaluation.join import TASKS, Joined, join
 from zoobot.evaluation.page import thumbnail
+from zoobot.evaluation.pictures import Pictures
 from zoobot.evaluation.report import Report
-from zoobot.evaluation.sections import (
-    read_galaxy,
-    report_classes,
-    report_numbers,
-    report_tree,
-)
+from zoobot.evaluation.sections import report_classes, report_numbers, report_tree
 from zoobot.predictions.collect import Collector
-from zoobot.predictions.files import Predictions, write_predictions
+from zoobot.predictions.files import Predictions, read_predictions, write_predictions
 from zoobot.schemas import Schema
 from zoobot.script import run_script
 from zoobot.system.errors import UserError
@@ -52,6 +49,8 @@ def evaluate(
     max_galaxies: int = MAX_GALAXIES,
     title: str | None = None,
     subtitle: str | None = None,
+    rgb_bands: Sequence[str] | None = None,
+    spec: ImageSpec | None = None,
 ) -> Path:
     """Write ``report.html``, its figures as PNG, and ``metrics.json``.
 
@@ -65,33 +64,41 @@ def evaluate(
         recalibrate_on: predictions and catalog of other galaxies, to which a temperature for each
             question is fitted; the report then also tells the coverage with them.
         max_galaxies: how many may be looked at on the page.
+        rgb_bands: of images of bands: red, green and blue of the pictures, or one for grey; see
+            ``data.bands.rgb.rgb_bands``.
+        spec: of images of bands; by default what the predictions say.
 
     Returns:
         The page's path.
 
     Raises:
-        ValueError: for unreadable files, labels that are missing or don't fit, or if no
-            prediction belongs to a galaxy of the catalog.
+        ValueError: for unreadable files, labels that are missing or don't fit, bands that the
+            images don't have, or if no prediction belongs to a galaxy of the catalog.
     """
+    if not isinstance(predictions, Predictions):
+        title = title or f"How good are {Path(predictions).name}?"
+        predictions = read_predictions(predictions)
+    pictures = Pictures(spec or bands_of(predictions), rgb_bands)
     joined = join(predictions, catalog, task, schema, label_col, class_names, round_votes)
     out = Report(Path(report_dir))
     if out.folder.is_file():
         raise UserError(f"report folder {out.folder} is a file: write the report elsewhere")
     out.folder.mkdir(parents=True, exist_ok=True)
+    pictures = pictures.balanced_on(joined.table)
     if joined.task == "tree":
         errors, questions, describe = report_tree(out, joined, min_votes, recalibrate_on)
     elif joined.task == "classification":
-        errors, questions, describe = report_classes(out, joined)
+        errors, questions, describe = report_classes(out, joined, pictures)
     else:
         errors, questions, describe = report_numbers(out, joined)
     shown, how = _choose(errors, max_galaxies)
-    galaxies = _galaxies(joined, shown, errors, describe(shown))
-    name = "the predictions" if isinstance(predictions, Predictions) else Path(predictions).name
+    galaxies = _galaxies(joined, pictures, shown, errors, describe(shown))
     return out.write(
         {
-            "title": title or f"How good are {name}?",
+            "title": title or "How good are the predictions?",
             "subtitle": subtitle or f"{len(errors)} galaxies with predictions and labels",
             "task": joined.task,
+            "pictures": pictures.caption,
             "notes": [*joined.notes, how],
             "questions": questions,
             "galaxies": galaxies,
@@ -99,11 +106,23 @@ def evaluate(
     )
 
 
-def _galaxies(joined: Joined, shown: np.ndarray, errors: np.ndarray, columns: dict) -> list[dict]:
+def bands_of(predictions: Predictions) -> ImageSpec | None:
+    """Of the images that were predicted; None if they are of 8 bits, or the file doesn't say."""
+    bands = predictions.metadata.get("bands")
+    if bands is None:
+        return None
+    if not isinstance(bands, dict):
+        raise UserError(f"predictions of images with bands {bands!r:.60}: that is no description")
+    return ImageSpec.from_dict(bands)
+
+
+def _galaxies(
+    joined: Joined, pictures: Pictures, shown: np.ndarray, errors: np.ndarray, columns: dict
+) -> list[dict]:
     """The page's galaxies: each has its row of ``columns``, and a thumbnail."""
     galaxies = []
     for row, i in enumerate(shown):
-        image = read_galaxy(joined.table.iloc[i])
+        image = pictures.read(joined.table.iloc[i])
         galaxies.append(
             {
                 "id": joined.predictions.ids[i],
@@ -149,7 +168,11 @@ def evaluate_run(
 
 
 def report_run(
-    predictions: dict[str, Predictions], data: CatalogDataModule, save_dir: str | Path, title: str
+    predictions: dict[str, Predictions],
+    data: CatalogDataModule,
+    save_dir: str | Path,
+    title: str,
+    pictures: Pictures | None = None,
 ) -> Path:
     """Report on a run's test galaxies, or its validation galaxies if there are no others.
 
@@ -158,6 +181,7 @@ def report_run(
 
     Args:
         predictions: of each split, as ``evaluate_run`` collects them.
+        pictures: how galaxies are shown; by default as ``evaluate`` does.
 
     Returns:
         The page's path; the first page's if there are several.
@@ -180,6 +204,8 @@ def report_run(
             recalibrate_on=other,
             title=": ".join(filter(None, (title, column))),
             subtitle=f"{data.num_galaxies(last)} {name} galaxies",
+            rgb_bands=pictures and pictures.bands,
+            spec=pictures and pictures.spec,
         )
         for column in several or [None]
     ]
@@ -205,13 +231,18 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add("--max-galaxies", type=options.positive_int, default=MAX_GALAXIES, help="on the page")
     add("--title", help="of the page")
+    options.add_rgb_option(parser)
+    options.add_band_options(parser)
     return parser.parse(argv)
 
 
 def main(opt: argparse.Namespace) -> None:
-    catalog = demo_catalog() if opt.catalog == "demo" else opt.catalog
+    predictions, catalog = read_predictions(opt.predictions), opt.catalog
+    spec = from_options.image_spec(opt) or bands_of(predictions)
+    if catalog == "demo":
+        catalog = demo_catalog(bands=spec and spec.bands)
     path = evaluate(
-        opt.predictions,
+        predictions,
         catalog,
         opt.report_dir,
         task=opt.task,
@@ -222,7 +253,9 @@ def main(opt: argparse.Namespace) -> None:
         round_votes=opt.round_votes,
         recalibrate_on=(opt.recalibrate_on, catalog) if opt.recalibrate_on else None,
         max_galaxies=opt.max_galaxies,
-        title=opt.title,
+        title=opt.title or f"How good are {Path(opt.predictions).name}?",
+        rgb_bands=opt.rgb_bands,
+        spec=spec,
     )
     print(f"report {path}")
 

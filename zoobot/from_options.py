@@ -31,7 +31,7 @@ from zoobot.trainer import Trainer
 MAY_CHANGE_ON_RESUME = set(
     "config debug resume save_dir epochs patience num_workers device compile deterministic "
     "no_report save_every on_save_error max_skipped_steps allow_changes check_images cache "
-    "decode".split()
+    "decode rgb_bands".split()
 )
 
 

@@ -209,6 +209,17 @@ def add_data_options(parser: Parser, *, catalog: str | None) -> argparse._Argume
     return group
 
 
+def add_rgb_option(group: argparse._ActionsContainer) -> None:
+    """Which bands the report's pictures are of."""
+    group.add_argument(
+        "--rgb-bands",
+        nargs="+",
+        metavar="BAND",
+        help="of the pictures in the report: red, green and blue, such as z r g, or one for grey; "
+        "by default the last, the middle and the first band",
+    )
+
+
 def add_output_options(parser: Parser, *, save_dir: str) -> None:
     """Where the run's files go."""
     group = parser.add_argument_group("output")
@@ -237,6 +248,7 @@ def add_output_options(parser: Parser, *, save_dir: str) -> None:
         default="stop",
         help="a full disk: stop, or train on and try again next time",
     )
+    add_rgb_option(group)
     group.add_argument(
         "--no-report", action="store_true", help="no predictions and report of the test galaxies"
     )

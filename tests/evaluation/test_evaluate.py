@@ -1,3 +1,5 @@
+import base64
+import io
 import json
 import re
 
@@ -9,7 +11,9 @@ from PIL import Image
 
 from zoobot import evaluate
 from zoobot.data.catalog import read_catalog
+from zoobot.data.demo import DEMO_TREE, demo_catalog, true_probabilities
 from zoobot.predictions.files import Predictions, open_writer, read_predictions
+from zoobot.schemas import load_schema
 
 CLASSES = ["smooth", "disk"]
 
@@ -213,3 +217,55 @@ def test_votes_that_are_no_counts_are_refused(tree_predictions, galaxies, tmp_pa
     with pytest.raises(ValueError, match="'bar_weak' of id_str 'g2' holds 0.5"):
         evaluate.evaluate(tree_predictions, galaxies, tmp_path / "report")
     assert pd.isna(galaxies["bar_weak"]).sum() == 0
+
+
+@pytest.fixture
+def in_bands(tmp_path):
+    """Galaxies of the demo in bands, and predictions that say so."""
+    schema = load_schema(DEMO_TREE)
+    path = demo_catalog(20, size_px=32, cache_dir=tmp_path, bands=["g", "r", "z"])
+    table = read_catalog(path, schema.label_cols)
+    values = 20 * true_probabilities(table, schema.label_cols)
+    said = {"schema": schema.to_dict(), "bands": {"bands": ["g", "r", "z"]}}
+    return table, predictions(table["id_str"], values, schema.label_cols, task="tree", **said)
+
+
+def test_galaxies_of_bands_are_shown_in_colours_and_the_page_says_which(in_bands, tmp_path):
+    table, made = in_bands
+    pages = {}
+    for name, bands in (("default", None), ("turned", ["g", "r", "z"]), ("grey", ["r"])):
+        page = evaluate.evaluate(made, table, tmp_path / name, rgb_bands=bands)
+        pages[name] = page_data(page)
+    assert pages["default"]["pictures"] == "red z, green r, blue g"
+    assert pages["turned"]["pictures"] == "red g, green r, blue z"
+    assert pages["grey"]["pictures"] == "band r in grey"
+    colours = {}
+    for name, data in pages.items():
+        jpegs = [base64.b64decode(g["image"].partition(",")[2]) for g in data["galaxies"]]
+        colours[name] = np.stack([np.asarray(Image.open(io.BytesIO(j))) for j in jpegs]).astype(int)
+    assert np.abs(colours["default"] - colours["turned"][..., ::-1]).mean() < 3
+    assert np.abs(colours["default"] - colours["turned"]).mean() > 5
+    assert np.ptp(colours["grey"], axis=-1).max() <= 2
+    with pytest.raises(ValueError, match="of bands z r i: give red"):
+        evaluate.evaluate(made, table, tmp_path / "x", rgb_bands=["z", "r", "i"])
+
+
+def test_bands_that_a_file_does_not_tell_are_given(in_bands, tmp_path, capsys):
+    table, made = in_bands
+    made.metadata.pop("bands")
+    table.to_parquet(tmp_path / "cat.parquet")
+    with open_writer(tmp_path / "p.parquet", ".parquet", made, 20) as writer:
+        writer.write(made)
+    words = ["--predictions", str(tmp_path / "p.parquet"), "--report-dir", str(tmp_path / "report")]
+    words += ["--catalog", str(tmp_path / "cat.parquet")]
+    told = "--bands g r z --rgb-bands z r g".split()
+    for more, has_image in (([], False), (told, True)):
+        evaluate.main(evaluate.parse([*words, *more]))
+        data = page_data(tmp_path / "report" / "report.html")
+        assert (data["galaxies"][0]["image"] is not None) == has_image
+    assert data["pictures"] == "red z, green r, blue g"
+    with pytest.raises(ValueError, match="these are 8-bit images: leave --rgb-bands out"):
+        evaluate.main(evaluate.parse([*words, "--rgb-bands", "z", "r", "g"]))
+    made.metadata["bands"] = 5
+    with pytest.raises(ValueError, match="bands 5: that is no description"):
+        evaluate.evaluate(made, table, tmp_path / "x")

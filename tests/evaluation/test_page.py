@@ -63,6 +63,7 @@ def page():
         "title": "A model",
         "subtitle": "of galaxies",
         "task": "tree",
+        "pictures": "",
         "notes": ["80 of 80 predictions joined"],
         "headlines": [{"label": "accuracy", "value": "0.853", "detail": "80 galaxies"}],
         "sections": [{"title": "Errors", "text": "Two.", "figures": [figure], "tables": [table]}],
@@ -421,3 +422,12 @@ def test_a_regression_shows_predicted_and_true(opened, values):
     assert gallery.ids() == ["J2", "J0", "J1"]
     gallery.find("#grid button").click()
     assert gallery.texts("#galaxy dd") == ["0.11", "0.7", "0.59"]
+
+
+def test_the_gallery_and_an_open_galaxy_say_which_bands_are_shown(opened, page):
+    gallery = opened(page | {"pictures": "red z, green r, blue g"})
+    assert gallery.find("#hint").text.endswith("Pictures: red z, green r, blue g.")
+    gallery.find("#grid button").click()
+    assert gallery.find("#bands").text == "red z, green r, blue g"
+    gallery = opened(page)
+    assert "Pictures" not in gallery.find("#hint").text

@@ -30,7 +30,8 @@ def write_page(path: str | Path, page: dict) -> None:
     Args:
         page: the contents. ``title``, ``subtitle``, ``notes``, ``headlines`` and ``sections`` (each
             with ``figures`` and ``tables``) become HTML here. The gallery's script shows ``task``
-            ("tree", "classification" or "regression"), ``questions`` and ``galaxies``.
+            ("tree", "classification" or "regression"), ``pictures`` (of which bands they
+            are, '' where there is nothing to tell), ``questions`` and ``galaxies``.
 
             A question has ``name``, ``answers`` and ``asked_after``: the answers that lead to it,
             as numbers that count the answers of all questions in order.
@@ -47,7 +48,9 @@ def write_page(path: str | Path, page: dict) -> None:
         "HEADLINES": _headlines(page["headlines"]),
         "CONTENTS": _contents(page["sections"], bool(page["galaxies"])),
         "SECTIONS": "\n".join(_section(i, each) for i, each in enumerate(page["sections"])),
-        "DATA": _script_json({key: page[key] for key in ("task", "questions", "galaxies")}),
+        "DATA": _script_json(
+            {key: page[key] for key in ("task", "pictures", "questions", "galaxies")}
+        ),
     }
     template = TEMPLATE.read_text("utf-8")
     script = re.search(r"<script>(.*?)</script>", template, re.DOTALL)[1]

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from zoobot.data.images import read_image
+from zoobot.evaluation.pictures import Pictures
 from zoobot.schemas import Schema
 from zoobot.system.files import write_whole
 
@@ -119,10 +119,19 @@ def plot_questions(metrics: dict[str, float], schema: Schema, path: str | Path) 
 
 
 @plain_text()
-def plot_galaxies(catalog: pd.DataFrame, schema: Schema, path: str | Path, rows: int = 4) -> None:
+def plot_galaxies(
+    catalog: pd.DataFrame,
+    schema: Schema,
+    path: str | Path,
+    rows: int = 4,
+    pictures: Pictures | None = None,
+) -> None:
     """Draw galaxies with their votes, and save the figure.
 
     They are chosen evenly from those with votes on few questions to those with votes on many.
+
+    Args:
+        pictures: how galaxies are shown; by default as 8-bit images.
     """
     columns = 5
     votes = catalog[schema.label_cols].to_numpy()
@@ -133,9 +142,13 @@ def plot_galaxies(catalog: pd.DataFrame, schema: Schema, path: str | Path, rows:
     axes = figure.subplots(rows, columns).ravel()
     for axis in axes:
         axis.set_axis_off()
-    for axis, (_, galaxy) in zip(axes, catalog.iloc[order[places]].iterrows(), strict=False):
-        source = galaxy["file_loc"] if "file_loc" in catalog else galaxy["image"]
-        axis.imshow(read_image(source))
+    shown = catalog.iloc[order[places]]
+    pictures = (pictures or Pictures()).balanced_on(shown)
+    if pictures.caption:
+        figure.supxlabel(f"pictures: {pictures.caption}", fontsize=9, color=GREY)
+    for axis, (_, galaxy) in zip(axes, shown.iterrows(), strict=False):
+        if (image := pictures.read(galaxy)) is not None:
+            axis.imshow(image)
         axis.set_title(_leading_answers(galaxy, schema), fontsize=7)
     save(figure, path)
 

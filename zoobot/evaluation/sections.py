@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from zoobot import statistics
-from zoobot.data.images import ImageError, read_image
 from zoobot.data.labels import votes as vote_counts
 from zoobot.evaluation import figures
 from zoobot.evaluation.join import Joined, join
+from zoobot.evaluation.pictures import Pictures
 from zoobot.evaluation.report import Report
 from zoobot.evaluation.scores import (
     QuestionAssessment,
@@ -34,8 +33,13 @@ TOP = 5  # galaxies in a row of extreme predictions
 Describe = Callable[[np.ndarray], dict]
 
 
-def report_classes(out: Report, joined: Joined) -> tuple[np.ndarray, list[dict], Describe]:
+def report_classes(
+    out: Report, joined: Joined, pictures: Pictures
+) -> tuple[np.ndarray, list[dict], Describe]:
     """Add the headlines and sections of a classification to the report.
+
+    Args:
+        pictures: how galaxies are shown.
 
     Returns:
         (N,) the error of each galaxy; the questions for the gallery, as ``page.write_page`` takes
@@ -95,7 +99,7 @@ def report_classes(out: Report, joined: Joined) -> tuple[np.ndarray, list[dict],
             ),
         },
     )
-    _extremes(out, joined, predicted, truth, confidence)
+    _extremes(out, joined, pictures, predicted, truth, confidence)
     questions = [{"name": joined.label_col, "answers": names, "asked_after": []}]
 
     def describe(shown: np.ndarray) -> dict:
@@ -114,6 +118,7 @@ def report_classes(out: Report, joined: Joined) -> tuple[np.ndarray, list[dict],
 def _extremes(
     out: Report,
     joined: Joined,
+    pictures: Pictures,
     predicted: np.ndarray,
     truth: np.ndarray,
     confidence: np.ndarray,
@@ -129,8 +134,9 @@ def _extremes(
             titles = [
                 f"{names[predicted[i]]} {confidence[i]:.2f}\n(true: {names[truth[i]]})" for i in top
             ]
-            images = [read_galaxy(joined.table.iloc[i]) for i in top]
-            shown[file] = (figures.galaxy_row(images, titles), caption)
+            images = [pictures.read(joined.table.iloc[i]) for i in top]
+            told = f"{caption} Pictures: {pictures.caption}." if pictures.caption else caption
+            shown[file] = (figures.galaxy_row(images, titles), told)
     out.section("Extremes", "", shown)
 
 
@@ -338,12 +344,3 @@ def _coverage_text(asked: list[QuestionAssessment], temperatures: np.ndarray | N
             f"{inside} of {len(asked)} do."
         )
     return "\n\n".join(parts)
-
-
-def read_galaxy(row: pd.Series) -> Image.Image | None:
-    """The image of a galaxy, from its row of the catalog; None if it can't be read."""
-    source = row.get("file_loc", row.get("image"))
-    try:
-        return None if source is None else read_image(source)
-    except ImageError:
-        return None

@@ -133,7 +133,7 @@ def predict_to_file(
     where = distributed.choose_device(device)
     distributed.join(where)
     settings = engine.Settings(device=where, dtype=engine.choose_dtype(precision, where))
-    template = empty_predictions(model, columns, num_samples, on_bad_image == "record")
+    template = empty_predictions(model, columns, num_samples, on_bad_image == "record", spec)
     if summary and template.metadata["schema"] is None:
         raise UserError(f"a summary is made of decision trees, not of {template.metadata['task']}")
 
@@ -242,12 +242,22 @@ def _dataset(
 
 
 def empty_predictions(
-    model: nn.Module, columns: list[str], num_samples: int = 1, with_errors: bool = False
+    model: nn.Module,
+    columns: list[str],
+    num_samples: int = 1,
+    with_errors: bool = False,
+    spec: ImageSpec | None = None,
 ) -> Predictions:
-    """Predictions without galaxies, with the columns, samples and metadata of a model's."""
+    """Predictions without galaxies, with the columns, samples and metadata of a model's.
+
+    ``spec``: of the images that it is shown; by default of those that it was validated with.
+    """
     values = np.empty((0, len(columns), num_samples), np.float32)
     errors = np.array([], dtype=object) if with_errors else None
     metadata = model.describe_predictions() | {"weights": hash_weights(model)}
+    bands = model.images_seen.bands if spec is None else spec.to_dict()
+    if bands is not None:
+        metadata["bands"] = bands
     return Predictions(np.array([], dtype=object), values, columns, errors, metadata)
 
 
