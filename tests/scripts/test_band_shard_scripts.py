@@ -77,7 +77,7 @@ def test_other_bands_than_those_of_shards_are_refused_in_one_line(folder, capsys
 
 
 def test_a_model_of_8_bit_images_refuses_shards_of_bands_and_the_reverse(folder, capsys):
-    train("--shards", "shards", "--no-report")
+    train("--shards", "shards")
     write(in_memory(12, bar=[0, 1] * 6), folder / "rgb", ["bar"], encoding="raw")
     words = ["--num-workers", "0", "--save-loc", "p.parquet", "--shards"]
     told = refusal(capsys, predict.main, predict.parse, "--checkpoint", "run/best.safetensors",

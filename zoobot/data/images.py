@@ -271,7 +271,7 @@ def check_file(path: AnyPath, name: AnyPath, is_one: bool = True) -> None:
     """Raise ImageError for a galaxy's file over ``MAX_FILE_BYTES``, and for a device or pipe.
 
     A device or pipe may have no end. A file that is missing is no error here. A file of many
-    galaxies (``is_of_many``), of which one row is read, may be of any size.
+    galaxies, of which one row is read, may be of any size.
     """
     try:
         found = os.stat(path)

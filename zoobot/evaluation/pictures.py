@@ -51,14 +51,22 @@ class Pictures:
         if self.spec is None or len(rgb_bands(self.spec, self.bands)) == 1:
             return self
         rows = np.unique(np.linspace(0, len(table) - 1, MOST_BALANCED).astype(int))
-        images = [*self._band_images(source_of(table.iloc[row]) for row in rows)]
-        balance = white_balance(images, in_flux(self.spec), self.bands).tolist() if images else None
+        sources = [source_of(table.iloc[row]) for row in rows]
+        images = [*self._band_images(sources)]
+        spec = self._as_read(sources[0])
+        balance = white_balance(images, spec, self.bands).tolist() if images else None
         return dataclasses.replace(self, balance=balance)
+
+    def _as_read(self, source: Any) -> ImageSpec:
+        """How a galaxy's bands are read: in flux, but pixels of shards are scaled already."""
+        if isinstance(source, np.ndarray):
+            return dataclasses.replace(self.spec, mean=None, std=None)
+        return in_flux(self.spec)
 
     def _band_images(self, sources: Iterable[Any]) -> Iterable[Any]:
         for source in sources:
             try:
-                yield read_band_image(source, in_flux(self.spec))
+                yield read_band_image(source, self._as_read(source))
             except ImageError:
                 continue
 
@@ -73,7 +81,8 @@ class Pictures:
             except ImageError:
                 return None
         for image in self._band_images([source]):
-            return galaxy_rgb(image, in_flux(self.spec), self.bands, balance=self.balance)
+            spec = self._as_read(source)
+            return galaxy_rgb(image, spec, self.bands, balance=self.balance)
         return None
 
     @property
