@@ -21,7 +21,9 @@ from zoobot.data.shards.reader import Shards, open_shards
 from zoobot.data.views.config import default_view_config
 from zoobot.data.views.cpu import get_galaxy_transform
 from zoobot.data.views.device import VIEW_KEYS
+from zoobot.models import speed
 from zoobot.models.tree import ZoobotTree
+from zoobot.runs import numerics
 from zoobot.schemas import get_schema
 from zoobot.script import set_up_process
 from zoobot.system import distributed
@@ -181,7 +183,10 @@ class KeptBatch:
 
 
 class Training:
-    """A model with all that epochs of training need; one of several ranks if there are several."""
+    """A model with all that epochs of training need; one of several ranks if there are several.
+
+    It is set up as ``Trainer`` does; ``compile`` is one of ``zoobot.options.COMPILE``.
+    """
 
     def __init__(
         self,
@@ -189,11 +194,13 @@ class Training:
         device: str | torch.device,
         precision: str = "auto",
         optimizer: torch.optim.Optimizer | None = None,
+        compile: str = "off",
     ):
         where = torch.device(device)
         dtype = engine.choose_dtype(precision, where)
         self.settings = engine.Settings(where, dtype)
         self.model = model.to(where, memory_format=torch.channels_last)
+        set_up_model(self.model, self.settings, compile)
         self._wrapped = distributed.wrap(self.model, where)
         self._optimizer = optimizer or model.configure_optimizers()
         self._scheduler = optim.make_scheduler(self._optimizer, None, 1, 1)
@@ -211,6 +218,12 @@ class Training:
             self._progress,
             show=show,
         )
+
+
+def set_up_model(model: ZoobotTree, settings: engine.Settings, compile: str) -> None:
+    """Have a model run as in a training, or in evaluation, whose batches have one size."""
+    numerics.try_convolutions(settings.device)
+    speed.set_up(model, settings.device, settings.dtype, compile, 1, None, None)
 
 
 def forward(model: ZoobotTree, images: torch.Tensor, settings: engine.Settings) -> torch.Tensor:

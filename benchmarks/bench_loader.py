@@ -5,7 +5,8 @@
 
 Each case reads the same galaxies, from JPEG files or from shards of JPEG (300 px) or of raw pixels,
 with the default training view: on the CPU, which is all the work, or with the view left to the
-device, whose work is not counted here (gpu.py times it). Workers are started, and every case has
+device, whose work is not counted here (gpu.py times it). Of one case the images are kept in memory
+(``--cache memory``). Workers are started, and every case has
 read all galaxies once, before the cases are timed in turn. The peer stands beside the one case that
 does what it does; it starts its workers within the time that it tells, which is little of it.
 
@@ -38,6 +39,7 @@ from bench_peer import Peer
 from bench_timing import alternate, images_per_s
 
 from zoobot.data.dataset import CatalogDataset
+from zoobot.data.image_cache import keep_images
 from zoobot.data.images import read_image, read_pixels
 from zoobot.data.loaders import train_loader
 from zoobot.data.sources import TableGalaxies
@@ -46,6 +48,7 @@ from zoobot.data.views.device import DeviceView, device_view_of
 PARTS = ("read", "decode", "view", "labels", "stack")
 ALONE = "no workers"
 ALIKE = "JPEG files, CPU view"  # the case that does the peer's work
+KEPT = "kept in memory"
 
 
 def make_datasets(args: argparse.Namespace, folder: Path) -> tuple[dict, object]:
@@ -62,6 +65,7 @@ def make_datasets(args: argparse.Namespace, folder: Path) -> tuple[dict, object]
     many = f"{len(TREE.label_cols)} labels"
     galaxies = {
         ALIKE: (files, False),
+        f"{ALIKE}, {KEPT}": (files, False),
         f"{ALIKE}, {many}": (TableGalaxies(catalog, TREE.label_cols), False),
         "JPEG files, device view": (files, True),
         "JPEG shards, CPU view": (jpeg, False),
@@ -74,11 +78,16 @@ def make_datasets(args: argparse.Namespace, folder: Path) -> tuple[dict, object]
         name: CatalogDataset(source, transform=device_view_of(view, source) if later else view)
         for name, (source, later) in galaxies.items()
     }
+    datasets[f"{ALIKE}, {KEPT}"].cache = "memory"
+    keep_images(datasets[f"{ALIKE}, {KEPT}"], torch.device("cpu"))
     return datasets, catalog
 
 
 def profile(dataset: CatalogDataset, num: int) -> dict[str, float]:
-    """Milliseconds an image of a worker's parts, on one thread; ``stack`` is all that is left."""
+    """Milliseconds an image of a worker's parts, on one thread; ``stack`` is all that is left.
+
+    Of images that are kept, ``view`` is all.
+    """
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     galaxies, view = dataset.galaxies, dataset.transform
@@ -92,7 +101,7 @@ def profile(dataset: CatalogDataset, num: int) -> dict[str, float]:
         return result
 
     dataset.batch(0, indices)  # to warm up
-    for i in indices:
+    for i in () if dataset.keeps_images else indices:
         source = timed("read", lambda i=i: galaxies.source(i))
         if isinstance(view, DeviceView):
             pixels = timed("decode", lambda source=source: read_pixels(source))
@@ -105,6 +114,8 @@ def profile(dataset: CatalogDataset, num: int) -> dict[str, float]:
     before = sum(spent.values())
     timed("stack", lambda: dataset.batch(1, indices))
     spent["stack"] = max(0.0, spent["stack"] - before)
+    if dataset.keeps_images:
+        spent["view"], spent["stack"] = spent["stack"], 0.0
     torch.set_num_threads(num_threads)
     return {part: 1e3 * seconds / len(indices) for part, seconds in spent.items()}
 

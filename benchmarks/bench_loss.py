@@ -126,7 +126,7 @@ def describe_machine(device: str, load_at_start: float) -> dict:
 
 def bound(device: str) -> str:
     if device == "cuda":
-        return "starting five kernels and autograd in Python; on the device, float32 arithmetic"
+        return "starting the kernels and autograd in Python; on the device, float32 arithmetic"
     return (
         "small batches: about 80 calls on small arrays, 2 to 3 microseconds each; large ones: "
         "float64 arithmetic on the answers with votes (some 15 ns each, loss and gradient), then "

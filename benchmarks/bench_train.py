@@ -57,14 +57,14 @@ def make_loader(args: argparse.Namespace, catalog, folder: Path):
     return train_loader(dataset, args.batch_size, **loading)
 
 
-def variants(device: str) -> dict[str, tuple[str, bool]]:
-    """Name -> precision, and whether the encoder is compiled; all are channels-last."""
+def variants(device: str) -> dict[str, tuple[str, str]]:
+    """Name -> precision, and whether the model is compiled; all are channels-last."""
     if device == "cpu":
-        return {"eager": ("auto", False)}
+        return {"eager": ("auto", "off")}
     return {
-        "eager, fp32": ("fp32", False),
-        "eager, bf16": ("bf16", False),
-        "compiled, bf16": ("bf16", True),
+        "eager, fp32": ("fp32", "off"),
+        "eager, bf16": ("bf16", "off"),
+        "compiled, bf16": ("bf16", "on"),
     }
 
 
@@ -76,10 +76,9 @@ def measure(args: argparse.Namespace, folder: Path) -> list[dict]:
     kept, cases, trainings, flops = KeptBatch(batch, loader.num_steps), {}, {}, {}
     for name, (precision, compiled) in variants(args.device).items():
         model = make_model(args.encoder, args.image_size)
-        trainings[name] = training = Training(model, args.device, precision)
+        model.to(args.device)
         flops[name] = flops_a_step(model, batch["image"]) / len(batch["image"])
-        if compiled:
-            model.encoder.compile(dynamic=False)
+        trainings[name] = training = Training(model, args.device, precision, compile=compiled)
         for what, source, num in (
             ("on device", kept, loader.num_steps * len(batch["image"])),
             ("end to end", loader, args.num_images),

@@ -22,6 +22,7 @@ from bench_timing import FromThird, alternate, flops_a_step, images_per_s, matmu
 
 from zoobot.data.dataset import CatalogDataset
 from zoobot.data.device_batches import to_device
+from zoobot.data.image_cache import keep_images
 from zoobot.data.loaders import GalaxyLoader, train_loader
 from zoobot.data.sources import Galaxies, RowsOf
 from zoobot.data.views.device import device_view_of
@@ -137,9 +138,16 @@ class Bench:
         shards = self.shards[encoding]
         return Repeated(shards, -(-self.num_steps * self.args.batch_size // len(shards)))
 
-    def loader(self, encoding: str) -> GalaxyLoader:
-        """An epoch of full batches from shards, their views left to the device."""
+    def loader(self, encoding: str, *, cached: bool = False) -> GalaxyLoader:
+        """An epoch of full batches from shards, their views left to the device.
+
+        Args:
+            cached: images are kept on the device, of a rehearsal in memory.
+        """
         dataset = self.for_device(self.repeated(encoding))
+        if cached:
+            dataset.cache = self.cache
+            keep_images(dataset, self.device)
         return train_loader(
             dataset,
             self.args.batch_size,
@@ -147,6 +155,11 @@ class Bench:
             pin_memory=self.on_gpu,
             prefetch_factor=PREFETCH,
         )
+
+    @property
+    def cache(self) -> str:
+        """Where images are kept."""
+        return "device" if self.on_gpu else "memory"
 
     @functools.cached_property
     def peak(self) -> float:
@@ -162,17 +175,11 @@ class Bench:
         """A model, the same every time."""
         return make_model(self.args.encoder, self.args.image_size, **options)
 
-    def compile(self, encoder) -> None:
-        """``torch.compile``; on a CPU only its tracing, for its compiler takes minutes."""
-        encoder.compile(dynamic=False, **({} if self.on_gpu else {"backend": "eager"}))
-
     def training(self, compiled: bool) -> Training:
         """A model in training in bfloat16, the same for all parts, so that it is compiled once."""
         if compiled not in self._trainings:
-            model = self.model()
-            if compiled:
-                self.compile(model.encoder)
-            self._trainings[compiled] = Training(model, self.device, "bf16")
+            how = {"compile": "on" if compiled else "off"}
+            self._trainings[compiled] = Training(self.model(), self.device, "bf16", **how)
         return self._trainings[compiled]
 
     def epochs_per_s(self, training: Training, batches, *, warm: bool) -> float:

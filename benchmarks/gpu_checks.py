@@ -5,7 +5,6 @@ norm: the largest of a million elements says little.
 """
 
 import contextlib
-import copy
 import io
 import itertools
 import os
@@ -19,6 +18,7 @@ import gpu_ranks
 import torch
 from bench_common import TREE, KeptBatch, Training, forward
 from gpu_bench import Bench
+from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from zoobot import engine
@@ -189,39 +189,40 @@ def check_resume(bench: Bench) -> str:
     """
     start = gpu_ranks.flat(bench.model())
     told = []
-    for name, how in (("weights", contextlib.nullcontext), ("deterministic", deterministic)):
-        folder = bench.folder / f"resumed-{name}"
-        with how():
-            wanted = _fit(bench, folder / "whole", 2)
-            _fit(bench, folder / "parts", 1)
-            got = _fit(bench, folder / "parts", 2)
-        bitwise = how is deterministic or not bench.on_gpu
+    for deterministic in (False, True):
+        name = "deterministic" if deterministic else "weights"
+        whole, parts = (bench.folder / f"resumed-{name}-{part}" for part in ("whole", "parts"))
+        with flags_put_back():
+            wanted = _fit(bench, whole, 2, deterministic)
+            _fit(bench, parts, 1, deterministic)
+            got = _fit(bench, parts, 2, deterministic)
+        bitwise = deterministic or not bench.on_gpu
         told.append(compare(name, got, wanted, 0.0 if bitwise else 0.02, start))
     return "; ".join(told)
 
 
 @contextlib.contextmanager
-def deterministic() -> Iterator[None]:
-    """In this ``with`` block a GPU adds numbers in the same order every time."""
-    cudnn = torch.backends.cudnn
-    before = cudnn.deterministic, cudnn.benchmark
-    cudnn.deterministic, cudnn.benchmark = True, False
-    torch.use_deterministic_algorithms(True)
+def flags_put_back() -> Iterator[None]:
+    """What a trainer sets for the whole process is at the end as before this ``with`` block."""
+    cudnn, memory = torch.backends.cudnn, torch.utils.deterministic
+    before = cudnn.deterministic, cudnn.benchmark, memory.fill_uninitialized_memory
+    was_deterministic = torch.are_deterministic_algorithms_enabled()
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(False)
-        cudnn.deterministic, cudnn.benchmark = before
+        torch.use_deterministic_algorithms(was_deterministic)
+        cudnn.deterministic, cudnn.benchmark, memory.fill_uninitialized_memory = before
 
 
-def _fit(bench: Bench, folder: Path, epochs: int) -> torch.Tensor:
+def _fit(bench: Bench, folder: Path, epochs: int, deterministic: bool) -> torch.Tensor:
     """All weights after so many epochs, those that the folder has from before included."""
     model = bench.model()
     model.configure_optimizers = lambda: gpu_ranks.steady_adamw(model)
     batch_size = max(2, len(bench.few) // 4)
     train, val = train_loader(bench.few, batch_size), eval_loader(bench.few, batch_size)
+    how = {"device": bench.args.device, "deterministic": deterministic, "show_progress": False}
     with contextlib.redirect_stdout(io.StringIO()):
-        trainer = Trainer(folder, max_epochs=epochs, device=bench.args.device, show_progress=False)
+        trainer = Trainer(folder, max_epochs=epochs, **how)
         trainer.fit(model, train, val, ckpt_path="last")
     state = checkpoint.load_checkpoint(folder / "checkpoints" / "last.ckpt")["model"]
     return torch.cat([state[name].flatten().cpu() for name, _ in model.named_parameters()])
@@ -277,14 +278,26 @@ def check_ranks(bench: Bench) -> str:
 
 
 def check_compile(bench: Bench) -> str:
-    """The compiled encoder gives the features of the eager one, but for bfloat16's rounding."""
-    images = to_device(dict(bench.few_batch), bench.device)["image"]
-    encoder = bench.model().to(bench.device, memory_format=torch.channels_last).encoder.eval()
-    compiled = copy.deepcopy(encoder)
-    bench.compile(compiled)
-    settings = engine.Settings(bench.device, torch.bfloat16)
-    wanted, got = (forward(module, images, settings).float() for module in (encoder, compiled))
-    return compare("features of the compiled encoder", got, wanted, 0.03)
+    """A compiled training step gives the losses and gradient of the eager one, nearly.
+
+    bfloat16 rounds elsewhere in the two.
+    """
+    batch, found = to_device(dict(bench.few_batch), bench.device), {}
+    counters.clear()
+    for compile in ("off", "on"):
+        training = Training(bench.model(dropout_rate=0.0), bench.device, "bf16", compile=compile)
+        model = training.model.train()
+        images, labels = model.batch_to_supervised_tuple(batch)
+        with training.settings.autocast():
+            outputs = model(images).float()
+        losses = model.losses(outputs, labels)
+        losses.sum().backward()
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
+        found[compile] = losses, gradient
+    if not counters["stats"]["unique_graphs"]:
+        raise Wrong("nothing was compiled")
+    told = compare("losses of the compiled step", found["on"][0], found["off"][0], 0.03)
+    return f"{told}; {compare('its gradient', found['on'][1], found['off'][1], 0.05)}"
 
 
 # (name, function, seconds that it takes on a GPU, about)

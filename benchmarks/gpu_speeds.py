@@ -1,27 +1,41 @@
 """The speeds of ``gpu.py``: rows of a figure, its unit and what bounds it."""
 
+import contextlib
 import functools
+import io
 import itertools
+import statistics
+import time
 from collections.abc import Callable
 
 import bench_loss
 import torch
-from bench_common import TREE, KeptBatch, Training, forward
-from bench_timing import FromThird, microseconds
-from gpu_bench import PREFETCH, Bench, row
+from bench_common import TREE, KeptBatch, Training, forward, set_up_model
+from bench_timing import FromThird, microseconds, synchronize
+from gpu_bench import PREFETCH, Bench, Repeated, row
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from zoobot import engine
+from zoobot.data.loaders import eval_loader, train_loader
+from zoobot.data.sources import RowsOf
 from zoobot.data.views.device import VIEW_KEYS, device_view_of, warp
 from zoobot.losses import dirichlet_multinomial_nll
 from zoobot.predictions.models import view_of
 from zoobot.predictions.predict import predict_to_file
+from zoobot.trainer import Trainer
 
 BATCH_SIZES = (256, 512, 768, 1024)
 TOP = 15  # operations of the profile
 PROFILED_STEPS = 5
+FINETUNED, VALIDATED, FINETUNING_EPOCHS = (
+    20 * 512,
+    2 * 512,
+    30,
+)  # full batches: shapes of other parts
+SMALL_FINETUNING = (16, 8, 3)
+MARK = "the mark is 60 s, for convnext_nano at 224 px on an H200"
 
 
 def mean_us(bench: Bench, work: Callable) -> float:
@@ -71,9 +85,8 @@ def speed_training(bench: Bench, compiled: bool) -> list[dict]:
 def speed_inference(bench: Bench, compiled: bool) -> list[dict]:
     """The forward pass on a batch kept on the device."""
     model = bench.model().to(bench.device, memory_format=torch.channels_last).eval()
-    if compiled:
-        bench.compile(model.encoder)
     settings, images = engine.Settings(bench.device, torch.bfloat16), bench.kept["image"]
+    set_up_model(model, settings, "on" if compiled else "off")
     rate = 1e6 * len(images) / mean_us(bench, lambda: forward(model, images, settings))
     limit = of_matmul(bench, rate, share=1 / 3)
     return [row(f"inference, {mode(compiled)}, on device", rate, "images/s", limit)]
@@ -99,12 +112,54 @@ def speed_loader(bench: Bench) -> list[dict]:
 
 
 def speed_end_to_end(bench: Bench, compiled: bool) -> list[dict]:
-    """Training from raw shards against the same step on a batch kept on the device."""
-    training, loader = bench.training(compiled), bench.loader("raw")
+    """Training on galaxies, read or kept, against the same step on one batch on the device."""
+    training, rows = bench.training(compiled), []
     alone = bench.epochs_per_s(training, bench.kept_batches(), warm=False)
-    rate = bench.epochs_per_s(training, loader, warm=True)
-    limit = f"{rate / alone:.1%} of the step on device, with {bench.args.num_workers} workers"
-    return [row(f"training, {mode(compiled)}, from raw shards", rate, "images/s", limit)]
+    for source, cached in (("from raw shards", False), ("from images that are kept", True)):
+        rate = bench.epochs_per_s(training, bench.loader("raw", cached=cached), warm=True)
+        limit = f"{rate / alone:.1%} of the step on device, with {bench.args.num_workers} workers"
+        rows.append(row(f"training, {mode(compiled)}, {source}", rate, "images/s", limit))
+    return rows
+
+
+def speed_finetuning(bench: Bench) -> list[dict]:
+    """A whole run of ``Trainer`` over galaxies that are kept, its start apart.
+
+    The start is all that is more than the later epochs' time for each epoch: in the first, images
+    are read and the model is compiled. Finetuning all layers is the same work as this training.
+    """
+    sizes = (FINETUNED, VALIDATED, FINETUNING_EPOCHS) if bench.on_gpu else SMALL_FINETUNING
+    num_train, num_val, num_epochs = sizes
+    galaxies = Repeated(bench.shards["raw"], -(-num_train // len(bench.shards["raw"])))
+    loading = {"num_workers": bench.args.num_workers, "pin_memory": bench.on_gpu}
+    loaders = []
+    for make, number in ((train_loader, num_train), (eval_loader, num_val)):
+        dataset = bench.for_device(RowsOf(galaxies, range(number)))
+        dataset.cache = bench.cache
+        loaders.append(make(dataset, bench.args.batch_size, **loading, prefetch_factor=PREFETCH))
+    begun_s, set_epoch = [], loaders[0].set_epoch
+
+    def noted(*place) -> None:
+        synchronize(bench.args.device)
+        begun_s.append(time.perf_counter())
+        set_epoch(*place)
+
+    loaders[0].set_epoch = noted
+    how = {"max_epochs": num_epochs, "patience": num_epochs, "device": bench.args.device}
+    with contextlib.redirect_stdout(io.StringIO()):
+        trainer = Trainer(
+            bench.folder / "finetuning", precision="bf16", compile="on", show_progress=False, **how
+        )
+        begin = time.perf_counter()
+        trainer.fit(bench.model(), *loaders)
+        synchronize(bench.args.device)
+        end = time.perf_counter()
+    seconds = [after - before for before, after in itertools.pairwise(begun_s)]
+    later_s = statistics.median(seconds[1:])
+    start_s = end - begin - num_epochs * later_s
+    what = f"{num_train:,} galaxies x {num_epochs} epochs, {num_val:,} validated, after the start"
+    rate = f"{num_train / later_s:,.0f} images/s; the start takes {start_s:.0f} s; {MARK}"
+    return [row(what, num_epochs * later_s, "s", rate)]
 
 
 def speed_predictions(bench: Bench, compiled: bool) -> list[dict]:
@@ -124,7 +179,7 @@ def speed_predictions(bench: Bench, compiled: bool) -> list[dict]:
             prefetch_factor=PREFETCH,
             device=bench.args.device,
             precision="bf16",
-            compile_encoder=compiled and bench.on_gpu,  # a CPU's compiler takes minutes
+            compile_encoder=compiled,
             show_progress=False,
         )
 
@@ -251,14 +306,19 @@ def _both(name: str, speed: Callable, eager_s: int, compiled_s: int) -> list[tup
     ]
 
 
+END_TO_END = _both("end-to-end", speed_end_to_end, 45, 40)
+PREDICTIONS = _both("predictions", speed_predictions, 20, 45)
 # (name, function, seconds that it takes on a GPU, about), in the order of their worth
 SPEEDS: list[tuple[str, Callable[[Bench], list[dict]], int]] = [
     ("ceilings", speed_ceilings, 10),
     *_both("training", speed_training, 20, 70),
     *_both("inference", speed_inference, 10, 45),
     ("loader", speed_loader, 15),
-    *_both("end-to-end", speed_end_to_end, 30, 25),
-    *_both("predictions", speed_predictions, 20, 45),
+    END_TO_END[1],
+    ("finetuning", speed_finetuning, 65),
+    PREDICTIONS[1],
+    END_TO_END[0],
+    PREDICTIONS[0],
     ("profile", speed_profile, 10),
     ("batch-sizes", speed_batch_sizes, 25),
     ("jpeg", speed_jpeg, 10),

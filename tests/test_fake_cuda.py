@@ -185,6 +185,16 @@ def test_the_gradient_of_the_loss_stays_on_the_device(gpu):
     assert (gradient.device, gradient.shape) == (CUDA, x.shape)
 
 
+@pytest.mark.parametrize("need_grad", [True, False])
+def test_the_kernel_for_gpus_is_not_launched_on_tensors_without_values(gpu, need_grad, monkeypatch):
+    triton = pytest.importorskip("zoobot.losses_triton")
+    monkeypatch.setattr(triton, "launch", None)
+    with gpu:
+        x = torch.ones(NUM, len(TREE.label_cols), device=CUDA)
+        losses, *_ = triton.evaluate(x, x, TREE.question_sizes, need_grad)
+    assert losses.device == CUDA
+
+
 def test_evaluation_and_measures_stay_on_the_device(gpu, model):
     settings = engine.Settings(CUDA, torch.bfloat16)
     with gpu, torch.inference_mode():

@@ -6,7 +6,7 @@ arrays of this size, a call of NumPy costs less than one of torch. There are no 
 take microseconds, no more than it takes to wake a thread up.
 
 Everything is computed in float64, and only the results are rounded to float32. float32 throughout,
-as ``zoobot.losses_torch`` has it, needs twice as many calls and is no faster here.
+as ``zoobot.losses_torch`` has it, needs twice as many calls and was no faster.
 """
 
 from functools import lru_cache

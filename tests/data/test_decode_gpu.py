@@ -140,6 +140,27 @@ def test_decoding_on_a_gpu_needs_one_and_views_made_there(frame):
         choose_decoder(dataset_of(frame, decode="nvjpeg"), CPU, 2)
 
 
+def test_in_a_deterministic_run_the_cpu_decodes(frame, monkeypatch):
+    monkeypatch.setattr(decode_gpu, "_rates", lambda *_: (100.0, 900.0))
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    dataset = dataset_of(frame, decode="auto")
+    assert choose_decoder(dataset, GPU, 2) == ""
+    assert dataset.decoder is None
+    with pytest.raises(UserError, match="--decode gpu: in a deterministic run the CPU decodes"):
+        choose_decoder(dataset_of(frame, decode="gpu"), GPU, 2)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ImportError])
+def test_auto_takes_the_cpu_where_the_gpu_has_no_decoder_and_warns(frame, error):
+    def decode(jpegs, device):
+        raise error("no nvJPEG\nin this build")
+
+    dataset = dataset_of(frame, decode="auto")
+    with pytest.warns(UserWarning, match="on the CPU, as the GPU can't: no nvJPEG in this build"):
+        assert choose_decoder(dataset, GPU, 2, decode) == ""
+    assert dataset.decoder is None
+
+
 def test_nothing_is_measured_or_told_on_a_cpu(frame):
     dataset = dataset_of(frame, decode="auto")
     assert choose_decoder(dataset, CPU, 2) == ""

@@ -18,13 +18,13 @@ from zoobot.data.demo.catalog import (
     DEMO_TREE,
     VERSION,
     answer_probabilities,
-    default_cache_dir,
     demo_catalog,
     simulate_catalog,
     true_probabilities,
     volunteer_votes,
 )
 from zoobot.schemas import load_schema
+from zoobot.system.caches import cache_dir
 
 TREE = load_schema(DEMO_TREE)
 
@@ -112,7 +112,7 @@ def test_default_cache_follows_xdg_cache_home(tmp_path, monkeypatch):
     assert demo_catalog(10).parent == tmp_path / "zoobot"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert default_cache_dir() == tmp_path / ".cache" / "zoobot"
+    assert cache_dir() == tmp_path / ".cache" / "zoobot"
 
 
 def test_interrupted_write_leaves_nothing_behind(tmp_path, monkeypatch):

@@ -44,6 +44,20 @@ def test_formats_and_suffix_cases_read_alike(tmp_path, name):
         assert np.abs(pixels(image) - smooth_rgb()).mean() < 6  # lossy chroma
 
 
+def test_a_torchvision_without_a_decoder_is_no_error(tmp_path, monkeypatch):
+    path = saved(tmp_path / "a.jpg", Image.fromarray(smooth_rgb()))
+    decoded = images.read_pixels(str(path)).astype(int)
+    monkeypatch.delattr("torchvision.io.decode_jpeg")
+    assert np.abs(images.read_pixels(str(path)) - decoded).max() <= 2
+
+
+def test_reading_a_jpeg_shows_no_warning(tmp_path):
+    path = saved(tmp_path / "a.jpg", Image.fromarray(smooth_rgb()))
+    code = f"from zoobot.data.images import read_pixels; read_pixels({str(path)!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_content_counts_not_the_suffix(tmp_path):
     path = tmp_path / "really_a_png.jpg"
     Image.fromarray(smooth_rgb()).save(path, format="PNG")

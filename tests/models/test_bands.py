@@ -124,3 +124,7 @@ def test_a_trained_model_goes_on_with_the_same_bands_after_its_checkpoint(frame,
     again = FinetuneableZoobotClassifier(2, **arguments, fresh_stem=True)
     trainer(tmp_path / "other").fit(again, data_module(frame, parse_bands(["g", "i"])))
     assert spec_of(again).bands == ("g", "i")
+    again = FinetuneableZoobotClassifier(2, **arguments)
+    linear = data_module(frame, ImageSpec(("g", "z"), scaling="linear"))
+    with pytest.warns(UserWarning, match="scaled by linear, but the model .* scaled by asinh"):
+        trainer(tmp_path / "linear").fit(again, linear)

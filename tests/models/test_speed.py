@@ -10,6 +10,8 @@ from zoobot.data.catalog import read_catalog
 from zoobot.data.datamodule import CatalogDataModule
 from zoobot.data.views import get_galaxy_transform, minimal_view_config
 from zoobot.models import FinetuneableZoobotTree, ZoobotTree, speed
+from zoobot.predictions.predict import predict_to_file
+from zoobot.system import caches
 from zoobot.system.errors import UserError
 from zoobot.trainer import Trainer
 
@@ -26,6 +28,7 @@ def compilations(monkeypatch):
         return graph.forward
 
     torch._dynamo.reset()
+    monkeypatch.setattr(caches, "keep_compiled_privately", lambda: None)
     monkeypatch.setattr(speed, "BACKEND", backend)
     return found
 
@@ -102,6 +105,13 @@ def test_copies_that_fill_a_batch_have_no_part_in_outputs_and_gradients(make, tr
     assert compilations == [True]
 
 
+def test_a_model_is_compiled_whether_or_not_its_device_has_a_number(tree, compilations):
+    model = make_model(tree)
+    model._compiled_call_impl = speed.FixedSize(model, None, torch.device("cpu", 0))
+    model(images_of(2))
+    assert compilations == [True]
+
+
 def test_a_copy_of_a_compiled_model_is_not_compiled(tree, compilations):
     model = make_model(tree)
     model._compiled_call_impl = speed.FixedSize(model, None, CPU)
@@ -117,7 +127,7 @@ def data_module(frame, tree):
     return CatalogDataModule(tree.label_cols, *views, **splits, batch_size=8, num_workers=0)
 
 
-def test_a_run_compiles_once_to_train_and_once_for_all_that_is_evaluated(
+def test_a_run_compiles_once_to_train_and_once_for_all_that_is_evaluated_and_predicted(
     small_catalog, tree, tmp_path, compilations
 ):
     frame, metrics = read_catalog(small_catalog), {}
@@ -129,6 +139,10 @@ def test_a_run_compiles_once_to_train_and_once_for_all_that_is_evaluated(
         metrics[choice] = {}
         for evaluate in (trainer.validate, trainer.test):
             metrics[choice] |= evaluate(model, data_module(frame, tree))[0]
+        predict_to_file(
+            frame, model, tmp_path / f"{choice}.csv", batch_size=8, num_workers=0, device="cpu",
+            precision="fp32", compile_encoder=choice, show_progress=False,
+        )  # fmt: skip
         assert compilations == ([True, False] if choice == "on" else [])
     assert metrics["on"] == pytest.approx(metrics["off"], rel=1e-4)
 

@@ -25,6 +25,7 @@ from zoobot.data.images import ImageError
 from zoobot.data.views.config import fast_view_config, minimal_view_config
 from zoobot.data.views.cpu import get_galaxy_transform
 from zoobot.data.views.turned import TurnedViews
+from zoobot.models import speed
 from zoobot.models.architectures import get_pytorch_encoder
 from zoobot.models.finetune import FinetuneableZoobotClassifier, FinetuneableZoobotRegressor
 from zoobot.models.tree import ZoobotTree
@@ -34,6 +35,7 @@ from zoobot.predictions.models import AnyModule, ZoobotEncoder
 from zoobot.predictions.parts import Work
 from zoobot.pytorch.predictions import predict_on_catalog
 from zoobot.runs import checkpoint
+from zoobot.system import caches
 
 WORKER = "tests/predict_worker.py"
 QUICK = {"batch_size": 4, "num_workers": 0, "show_progress": False, "precision": "fp32"}
@@ -298,26 +300,41 @@ def test_columns_are_named_by_the_model_or_by_the_user(catalog, tmp_path):
     np.testing.assert_allclose(probabilities.iloc[:, 1:].sum(axis=1), 1, rtol=1e-5)
 
 
-def test_a_compiled_encoder_sees_batches_of_one_size(model, catalog, tmp_path, monkeypatch):
-    sizes, forward = [], model.encoder.forward
-    monkeypatch.setattr(model.encoder, "compile", lambda **_: None)
-    monkeypatch.setattr(
-        model.encoder, "forward", lambda x: sizes.append(len(x)) or forward(x), raising=False
-    )
-    compiled = predict.predict_to_file(
-        catalog, model, tmp_path / "c.hdf5", compile_encoder=True, **QUICK
-    )
-    assert set(sizes) == {4}
-    eager = predict.predict_to_file(catalog, model, tmp_path / "e.hdf5", **QUICK)
-    np.testing.assert_allclose(
-        read_predictions(compiled).values, read_predictions(eager).values, rtol=1e-4
-    )
+@pytest.mark.parametrize("num_samples", [1, 2])
+def test_a_compiled_model_sees_batches_of_one_size_and_predicts_the_same(
+    model, catalog, tmp_path, monkeypatch, num_samples
+):
+    compilations = []
+    monkeypatch.setattr(speed, "BACKEND", lambda g, i: compilations.append(g) or g.forward)
+    monkeypatch.setattr(caches, "keep_compiled_privately", lambda: None)
+    torch._dynamo.reset()
+    how = QUICK | {"num_samples": num_samples}
+    eager = predict.predict_to_file(catalog, model, tmp_path / "e.hdf5", **how)
+    assert not compilations
+    for name in "cd":
+        path = tmp_path / f"{name}.hdf5"
+        compiled = predict.predict_to_file(catalog, model, path, compile_encoder=True, **how)
+        np.testing.assert_allclose(
+            read_predictions(compiled).values, read_predictions(eager).values, rtol=1e-4
+        )
+    assert len(compilations) == 1
+    assert all(module._compiled_call_impl is None for module in (model, model.encoder))
+
+
+def test_what_was_compiled_to_train_has_no_part_in_predictions_that_are_not(
+    model, catalog, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(caches, "keep_compiled_privately", lambda: None)
+    model._compiled_call_impl = trained = speed.FixedSize(model, None, torch.device("cpu"), 64, 64)
+    monkeypatch.setattr(trained, "_compiled", None)
+    predict.predict_to_file(catalog, model, tmp_path / "e.csv", **QUICK)
+    assert model._compiled_call_impl is trained
 
 
 def test_auto_does_not_compile_on_a_cpu_and_another_word_is_told(
     model, catalog, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(model.encoder, "compile", None)
+    monkeypatch.setattr(speed.FixedSize, "__init__", None)
     predict.predict_to_file(catalog, model, tmp_path / "a.csv", compile_encoder="auto", **QUICK)
     with pytest.raises(ValueError, match="compile 'fast' is none of"):
         predict.predict_to_file(catalog, model, tmp_path / "b.csv", compile_encoder="fast", **QUICK)
@@ -423,7 +440,7 @@ def test_on_a_gpu_nothing_is_read_too_early_and_the_host_waits_for_nothing(tmp_p
         settings = engine.Settings(GPU)
         bar = predict._progress_bar(work, [], work.num_parts, show_progress=False)
         parts = range(work.num_parts)
-        notes = predict._predict_parts(model, loader(), parts, work, settings, False, bar)
+        notes = predict._predict_parts(model, loader(), parts, work, settings, "off", bar)
         assert gpu.num_waits == 0
     assert notes.num_images == 8
     values = [parts_values(work, part) for part in parts]

@@ -19,6 +19,7 @@ from gpu_bench import Bench
 
 from zoobot import engine
 from zoobot.data import dataset, device_batches
+from zoobot.models import speed
 
 FAKE_PEER = """
 import json, sys
@@ -43,7 +44,7 @@ def bench(tmp_path):
 
 def test_loaders_are_timed_beside_the_peer(fake_peer, capsys):
     rows = bench_loader.main(["--smoke", *fake_peer])
-    assert len(rows) == 8
+    assert len(rows) == 9
     assert all(row["images_per_s"] > 0 for row in rows)
     peer = {row["case"]: row["times_peer"] for row in rows if row["peer_images_per_s"] == 10}
     assert peer == {bench_loader.ALIKE: pytest.approx(rows[0]["images_per_s"] / 10, abs=0.01)}
@@ -51,7 +52,7 @@ def test_loaders_are_timed_beside_the_peer(fake_peer, capsys):
     assert sum(row["times_one_label"] is not None for row in rows) == 2
     table = capsys.readouterr().out.splitlines()
     assert table[0].startswith("| case | images per s |")
-    assert len(table) == 10
+    assert len(table) == 11
 
 
 @pytest.mark.parametrize("data", ["files", "raw"])
@@ -179,6 +180,21 @@ def test_a_step_that_reads_a_number_is_found(bench, monkeypatch):
     monkeypatch.setattr(engine, "clip_gradient", lambda *a: right(*a) + 0 * right(*a).item())
     with pytest.raises(RuntimeError, match="reads a number"):
         gpu_checks.check_sync(bench)
+
+
+def test_a_model_that_is_not_compiled_is_found(bench, monkeypatch):
+    monkeypatch.setattr(speed.FixedSize, "__call__", lambda self, x: self._model._call_impl(x))
+    with pytest.raises(gpu.Wrong, match="nothing was compiled"):
+        gpu_checks.check_compile(bench)
+
+
+def test_flags_of_the_process_are_put_back():
+    before = torch.backends.cudnn.benchmark
+    with gpu_checks.flags_put_back():
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = not before
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.backends.cudnn.benchmark == before
 
 
 def test_a_batch_that_another_stream_spoils_is_found(bench, monkeypatch):

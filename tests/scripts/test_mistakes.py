@@ -59,13 +59,13 @@ def test_votes_may_not_be_missing(folder, capsys):
 
 
 @pytest.mark.parametrize("label", ["0x", [1]])
-def test_labels_of_the_test_galaxies_are_numbers_too(folder, label, capsys):
+def test_labels_of_the_test_galaxies_are_those_of_training(folder, label, capsys):
     others = pd.read_csv("catalog.csv")[:5].assign(id_str=[f"t{i}" for i in range(5)])
     others.assign(label=[label] * 5).to_parquet("test.parquet")
     words = ["--catalog", "catalog.csv", "--test-catalog", "test.parquet"]
     line = finetune_error(capsys, *words)
     assert "column 'label' of id_str 't0' holds" in line
-    assert "no number" in line
+    assert "the classes of the training galaxies are 0, 1" in line
 
 
 def test_a_schedule_that_has_no_rate_in_some_epoch_is_told_before_training(folder, capsys):
@@ -76,12 +76,12 @@ def test_a_schedule_that_has_no_rate_in_some_epoch_is_told_before_training(folde
     assert not (folder / "run" / "metrics.jsonl").exists()
 
 
-def test_a_batch_of_one_galaxy_under_batchnorm_is_told_with_a_cure(folder, capsys):
+def test_one_galaxy_to_train_on_is_told_with_a_cure(folder, capsys):
     table = pd.read_csv("catalog.csv")
     table.assign(split=["train", *["val"] * (len(table) - 1)]).to_csv("one.csv", index=False)
     words = ["--catalog", "one.csv", "--encoder", "mobilenetv4_conv_small"]
     line = finetune_error(capsys, *words)
-    assert "a batch had one galaxy, for which BatchNorm has no variance: choose a batch" in line
+    assert "holds 0 in each of the 1 galaxies to train on, so there is nothing to learn" in line
 
 
 def test_a_file_name_that_is_no_text_is_told(folder, tree, capsys):

@@ -3,15 +3,18 @@
 python modes_worker.py CATALOG OUT
 """
 
+import os
 import sys
 from pathlib import Path
 
 import timm
 import torch
+from torch._dynamo.backends.debugging import aot_eager
 
 from zoobot import engine
 from zoobot.data import CatalogDataModule, get_galaxy_transform, minimal_view_config
 from zoobot.data.catalog import read_catalog
+from zoobot.models import speed
 from zoobot.models.finetune import FinetuneableZoobotClassifier
 from zoobot.pytorch.training.trainer import get_trainer
 from zoobot.system import distributed
@@ -24,7 +27,10 @@ MODES = {
     "bf16": {"trainer": {"precision": "bf16"}},
     "BatchNorm": {"encoder": "test_resnet"},
     "frozen BatchNorm": {"encoder": "test_resnet", "model": {"training_mode": "head_only"}},
+    # Two processes, compiled, are compared with one that is not.
+    "compiled": {"trainer": {"compile": "on" if os.environ.get("WORLD_SIZE") == "2" else "off"}},
 }
+COMPILATIONS = []
 
 
 class WithSGD(FinetuneableZoobotClassifier):
@@ -35,6 +41,12 @@ class WithSGD(FinetuneableZoobotClassifier):
         return torch.optim.SGD(
             [{k: g[k] for k in ("params", "lr", "name", "weight_decay")} for g in groups]
         )
+
+
+def compiler(graph, inputs):
+    """Traces and differentiates as torch's own compiler, but runs torch's own kernels."""
+    COMPILATIONS.append(torch.is_grad_enabled())
+    return aot_eager(graph, inputs)
 
 
 def fit_and_keep(ends: list[dict]) -> None:
@@ -93,6 +105,7 @@ def main(catalog: Path, out: Path) -> None:
     frame = read_catalog(catalog)
     frame["label"] = (frame["smooth_yes"] > 10).astype(int)
     fit_and_keep(ends := [])
+    speed.BACKEND = compiler
     # A scale that no step overflows: how often 65536 is halved depends on what a rank holds.
     engine.Settings.grad_scaler = lambda settings: torch.amp.GradScaler(
         "cpu", init_scale=64.0, enabled=settings.dtype == torch.float16
@@ -103,6 +116,7 @@ def main(catalog: Path, out: Path) -> None:
             for name, mode in MODES.items()
         }
         found["averaged"] = averaged()
+        found["compilations"] = distributed.gather(COMPILATIONS)
         if distributed.is_main():
             torch.save(found, out)
 

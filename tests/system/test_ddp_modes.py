@@ -8,7 +8,7 @@ from processes import torchrun
 from zoobot.schemas import Schema
 
 TOLERANCE = {"fp16": 2e-2, "bf16": 5e-2}  # of weights, of two processes and of one
-LAYER_NORM = ["head_only", "unfreeze_after", "layer_decay=0", "fp16", "bf16"]
+LAYER_NORM = ["head_only", "unfreeze_after", "layer_decay=0", "fp16", "bf16", "compiled"]
 ALL = [*LAYER_NORM, "BatchNorm", "frozen BatchNorm"]
 
 
@@ -61,6 +61,11 @@ def test_what_is_frozen_stays_and_all_else_trains(outcomes, mode):
         assert not any(name.startswith("encoder.stem") for name in of_encoder)
     else:
         assert any(name.startswith(("encoder.stem", "encoder.conv1")) for name in of_encoder)
+
+
+def test_every_process_compiles_once_to_train_and_once_to_evaluate(outcomes):
+    assert outcomes[1]["compilations"] == [[]]
+    assert outcomes[2]["compilations"] == [[True, False]] * 2
 
 
 def test_statistics_become_the_mean_over_ranks_and_constants_stay(outcomes):

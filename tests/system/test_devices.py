@@ -1,7 +1,6 @@
 """Apple's GPUs have no float64: everything runs on a fake of one, and on a real one where it is."""
 
 import contextlib
-from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
@@ -38,8 +37,6 @@ def mps(request):
 
 
 def tree_model(tree):
-    if find_spec("zoobot.losses_torch") is None:
-        pytest.skip("the loss on other devices is still in float64")
     return ZoobotTree(schema=tree, architecture_name="test_resnet", dropout_rate=0.0), None
 
 

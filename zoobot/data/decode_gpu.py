@@ -8,6 +8,7 @@ The GPU's decoder and libjpeg round differently: pixels may differ by a few of 2
 
 import io
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.pool import ThreadPool
 
@@ -18,7 +19,7 @@ from zoobot.data.dataset import CatalogDataset
 from zoobot.data.file_kinds import ends_well
 from zoobot.data.images import ImageSource, open_rgb_jpeg, read_pixels
 from zoobot.system import distributed
-from zoobot.system.errors import UserError
+from zoobot.system.errors import UserError, one_line
 
 DECODE = ("auto", "cpu", "gpu")
 NUM_TIMED = 128  # images
@@ -115,14 +116,15 @@ def choose_decoder(
 ) -> str:
     """Have a GPU decode a dataset's JPEGs, if ``dataset.decode`` asks for it.
 
-    ``gpu``: so; ``cpu``: workers decode all; ``auto``: as is faster, when measured now.
-    All processes of a run call it together.
+    ``gpu``: so; ``cpu``: workers decode all; ``auto``: as is faster, when measured now; in a
+    deterministic run workers do. All processes of a run call it together.
 
     Returns:
         What to tell the user of it; may be empty.
 
     Raises:
-        ValueError: it is to be on a GPU, and there is none, or views are made on the CPU.
+        ValueError: it is to be on a GPU, and there is none, or views are made on the CPU, or the
+            run is deterministic.
     """
     how = dataset.decode
     if how not in DECODE:
@@ -131,7 +133,13 @@ def choose_decoder(
         raise UserError("--decode gpu needs a GPU: use --decode auto or cpu")
     if how == "gpu" and not dataset.is_only_decoded:
         raise UserError("--decode gpu needs views that the device makes: not --augment cpu")
-    if how == "cpu" or device.type != "cuda" or not dataset.is_only_decoded:
+    is_deterministic = torch.are_deterministic_algorithms_enabled()
+    if how == "gpu" and is_deterministic:
+        raise UserError(
+            "--decode gpu: in a deterministic run the CPU decodes, as another GPU may round "
+            "otherwise: use --decode cpu"
+        )
+    if how == "cpu" or device.type != "cuda" or is_deterministic or not dataset.is_only_decoded:
         return ""
     if dataset.in_memory is not None or dataset.fitted_shape[-1] != 3:
         return "decode: on the CPU, as images are grey or kept in memory" if how == "gpu" else ""
@@ -139,9 +147,13 @@ def choose_decoder(
     if how == "gpu":
         dataset.decoder = decoder
         return "decode: JPEGs on the GPU"
-    on_cpu, on_gpu = _rates(dataset, decoder, decode, device)
+    try:
+        on_cpu, on_gpu = _rates(dataset, decoder, decode, device)
+    except (ImportError, RuntimeError) as error:  # torchvision without nvJPEG, or without decoders
+        warnings.warn(f"decode: on the CPU, as the GPU can't: {one_line(str(error))}", stacklevel=2)
+        on_cpu, on_gpu = 0.0, 0.0
     on_cpu *= max(1, num_workers)
-    if on_gpu and all(distributed.gather(on_gpu > on_cpu)):
+    if all(distributed.gather(on_gpu > on_cpu)):
         dataset.decoder = decoder
     where = "CPU" if dataset.decoder is None else "GPU"
     told = f"{on_cpu:,.0f} a second by {num_workers} workers, {on_gpu:,.0f} by the GPU"

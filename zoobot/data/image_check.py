@@ -270,18 +270,24 @@ def write_list(listed: pd.DataFrame, path: Path) -> None:
 
 def _message(listed: pd.DataFrame, num_images: int, path: Path) -> str:
     """One line about the images that can't be read, and what to do."""
-    names = [
-        image if isinstance(image, str) else f"id_str {id_str!r}"
-        for image, id_str in zip(listed["image"], listed["id_str"], strict=True)
-    ]
-    what = "image files are missing"
-    if (listed["reason"] != GONE).any():
-        what = "images can't be read"
-        names = [f"{name} ({told})" for name, told in zip(names, listed["reason"], strict=True)]
+    gone = (listed["reason"] == GONE).all()
+    what = "image files are missing" if gone else "images can't be read"
     return (
-        f"{len(listed)} of {num_images} {what}: {_named(names)}; all are listed in {path}: mend "
-        "them, or leave these galaxies out (--on-bad-image drop)"
+        f"{len(listed)} of {num_images} {what}: {name_bad(listed, with_reasons=not gone)}; all are "
+        f"listed in {path}: mend them, or leave these galaxies out (--on-bad-image drop)"
     )
+
+
+def name_bad(listed: pd.DataFrame, with_reasons: bool = True) -> str:
+    """The first images that can't be read, in words: by path, or by ``id_str`` without one."""
+    names = [
+        (image if isinstance(image, str) else f"id_str {id_str!r}")
+        + (f" ({reason})" if with_reasons else "")
+        for id_str, image, reason in zip(
+            listed["id_str"], listed["image"], listed["reason"], strict=True
+        )
+    ]
+    return _named(names)
 
 
 def _named(texts: list[str]) -> str:

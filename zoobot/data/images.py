@@ -124,16 +124,16 @@ def read_pixels(
 ) -> np.ndarray:
     """Decode an image to uint8 pixels (H, W, C) at full size; see ``read_image``.
 
-    RGB JPEGs are decoded by torchvision, which is a fifth faster than Pillow. ``read_image`` reads
-    all other images and makes the error messages. Values that were taken for no data are added to
-    the list ``no_data``.
+    RGB JPEGs are decoded by torchvision, as long as it can, which is a fifth faster than Pillow.
+    ``read_image`` reads all other images and makes the error messages. Values that were taken for
+    no data are added to the list ``no_data``.
     """
     if isinstance(source, np.ndarray) and source.shape[-1] == channels:
         return source
     if channels == 3 and (found := open_rgb_jpeg(source)):
-        from torchvision.io import decode_jpeg  # here: it takes a second
-
         with contextlib.suppress(Exception):  # read_image then makes the error message
+            from torchvision.io import decode_jpeg  # here: it takes a second
+
             encoded = torch.frombuffer(bytearray(found[0]), dtype=torch.uint8)
             return decode_jpeg(encoded).permute(1, 2, 0).numpy()
     image = read_image(source, channels, fits_scaling, name=name)

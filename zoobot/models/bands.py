@@ -28,18 +28,25 @@ def spec_of(model: nn.Module) -> ImageSpec | None:
 def check_to_train(model: nn.Module, spec: ImageSpec | None) -> None:
     """ValueError if a model, or its encoder, that goes on training knows other bands than these.
 
-    One that was trained on 8-bit images may go on with bands.
+    One that was trained on 8-bit images may go on with bands. Warns if they are scaled otherwise.
     """
     known = model.images_seen.bands
     if known is None and isinstance(model, FinetuneableZoobotAbstract):
         known = model.encoder_bands
     if known is None:
         return
+    trained = ImageSpec.from_dict(known)
     try:
-        check_same_bands(spec, ImageSpec.from_dict(known))
+        check_same_bands(spec, trained)
     except UserError as error:
         cure = "give these, or start its first layer afresh: --fresh-stem (fresh_stem=True)"
         raise UserError(f"{error}: {cure}") from error
+    if spec.scaling != trained.scaling:
+        warnings.warn(
+            f"bands are scaled by {spec.scaling}, but the model was trained on bands scaled by "
+            f"{trained.scaling}",
+            stacklevel=2,
+        )
 
 
 def check_seen(model: nn.Module, loader: object) -> None:

@@ -111,9 +111,8 @@ class FinetuneableZoobotAbstract(nn.Module):
         self.stem_learning_rate = stem_learning_rate
         sources = {"name": name, "encoder": encoder, "zoobot_checkpoint_loc": zoobot_checkpoint_loc}
         check_stem_options(sources, training_mode, fresh_stem, stem_learning_rate)
-        source = from_one_source(
-            sources, self.channels, dict(timm_kwargs or {}), seed if fresh_stem else None
-        )
+        seed_of_stem = seed if fresh_stem else None
+        source = from_one_source(sources, self.channels, dict(timm_kwargs or {}), seed_of_stem)
         self.encoder, self.encoder_source = source.encoder, source.told
         self.encoder_bands = source.bands
         if source.description is not None:

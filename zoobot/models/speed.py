@@ -1,12 +1,15 @@
 """How a model is run: compiled where that pays, and on a GPU with norms in low precision.
 
-Compiled is the whole model, from images to outputs, once to train and once to evaluate. A compiled
-model takes batches of one size. Smaller ones are filled up with copies of their first image, whose
-outputs are cut off again: losses, gradients, measures and records know nothing of them.
+Compiled is the whole model, from images to outputs, once to train and once to evaluate and predict.
+A compiled model takes batches of one size. Smaller ones are filled up with copies of their first
+image, whose outputs are cut off again: losses, gradients, measures and records know nothing of
+them.
 """
 
+import contextlib
 import os
 import shutil
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -14,14 +17,15 @@ from torch import nn
 from zoobot.data.loaders import GalaxyLoader
 from zoobot.options import COMPILE
 from zoobot.runs.numerics import try_convolutions
-from zoobot.system import distributed
+from zoobot.system import caches, distributed
 from zoobot.system.errors import UserError
 
 BACKEND = "inductor"
 MODES = {"on": None, "max": "max-autotune-no-cudagraphs"}  # of torch.compile
 COMPILING_S = 60.0
-# What compiling saves of a forward pass. Estimated from timm's tables of a ConvNeXt-Nano (15.6
-# million parameters) at 224 px on an H100; other models by their parameters, images by their area.
+# What compiling saves of a forward pass: 30 microseconds, estimated from timm's tables of a
+# ConvNeXt-Nano (15.6 million parameters) at 224 px on an H100, and not measured. Other models are
+# taken to save in proportion to their parameters, images to their area. On a slower GPU it is more.
 SAVED_S = 30e-6 / 15.6e6 / 224**2
 PASSES_TO_TRAIN = 3  # forward passes that take as long as one with its backward pass
 
@@ -34,7 +38,7 @@ class FixedSize:
             for statistics of the batch, such as BatchNorm's. While it has those, batches are taken
             as they are: of two sizes if they are dealt by a ``TrainSampler``.
         mode: of ``torch.compile``.
-        device: elsewhere the model is run as it is.
+        device: on another kind the model is run as it is.
         train_size, eval_size: the largest B; if a batch is larger, that becomes the size.
     """
 
@@ -46,6 +50,7 @@ class FixedSize:
         train_size: int = 0,
         eval_size: int = 0,
     ):
+        caches.keep_compiled_privately()
         self._model = model
         self._compiled = torch.compile(model._call_impl, backend=BACKEND, mode=mode, dynamic=False)
         self._device = device
@@ -53,7 +58,7 @@ class FixedSize:
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """The model's outputs of images on the device."""
-        if images.device != self._device:
+        if images.device.type != self._device.type:
             return self._model._call_impl(images)
         number, training = len(images), self._model.training
         size = self._sizes[training] = max(number, self._sizes[training])
@@ -109,6 +114,27 @@ def set_up(
     return told and f"; {told}"
 
 
+@contextlib.contextmanager
+def compiled_to_predict(
+    module: nn.Module, chosen: str, device: torch.device, batch_size: int
+) -> Iterator[None]:
+    """Run a module, in evaluation, in batches of one size within a ``with`` block; then as before.
+
+    Args:
+        chosen: what ``choose`` has chosen; ``off``: as it is, without what a training compiled.
+        batch_size: the largest number of images.
+    """
+    before = module._compiled_call_impl
+    if chosen != "off":
+        module._compiled_call_impl = FixedSize(module, MODES[chosen], device, 0, batch_size)
+    elif isinstance(before, FixedSize):
+        module._compiled_call_impl = None
+    try:
+        yield
+    finally:
+        module._compiled_call_impl = before
+
+
 def choose(
     wanted: str, model: nn.Module, device: torch.device, num_passes: float | None
 ) -> tuple[str, str]:
@@ -144,7 +170,7 @@ def choose(
 
 
 def saved_a_pass_s(model: nn.Module) -> float:
-    """Seconds that compiling saves in a forward pass of one image; an estimate."""
+    """Seconds that compiling saves in a forward pass of one image; an estimate: see ``SAVED_S``."""
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     return SAVED_S * num_parameters * (model.images_seen.image_size or 224) ** 2
 

@@ -104,8 +104,9 @@ def predict_to_file(
         batch_size: galaxies of a forward pass, in each process.
         num_workers: image-reading workers of each process; see
             ``zoobot.system.cores.choose_num_workers``.
-        compile_encoder: run the encoder through ``torch.compile``; all batches then have one size.
-            True, False, or one of ``options.COMPILE``: ``auto`` does if that pays on this device.
+        compile_encoder: run the model (with several samples the encoder) through
+            ``torch.compile``; all batches then have one size. True, False, or one of
+            ``options.COMPILE``: ``auto`` does if that pays on this device.
         on_bad_image: ``error`` stops at the first image that can't be read and names it; ``record``
             gives its galaxy NaN, and the reason in a column ``error``.
         summary: also write ``STEM_summary.parquet`` with fractions, 90% intervals and the
@@ -282,24 +283,24 @@ def _progress_bar(work: Work, mine: list[int], num_todo: int, show_progress: boo
     )
 
 
+@torch.inference_mode()
 def _predict_parts(model, loader, parts, work, settings, compiled, bar) -> ImageNotes:
     """Predict parts; earlier ones are copied to the host, summarised and written meanwhile."""
     notes = ImageNotes()
     model = model.to(settings.device, memory_format=torch.channels_last).eval()
     speed.use_fast_norms(model, settings.device, settings.dtype)
     numerics.try_convolutions(settings.device)
-    if compiled != "off":
-        model.encoder.compile(dynamic=False, mode=speed.MODES[compiled])
+    once = work.template.values.shape[2] == 1  # of several samples, the encoder makes only one
+    fixed = (model if once else model.encoder), compiled, settings.device, work.batch_size
     batches = on_device(_looked_at(loader, notes), settings.device)
-    with ThreadPoolExecutor(WRITERS) as writer:
+    with speed.compiled_to_predict(*fixed), ThreadPoolExecutor(WRITERS) as writer:
         writing = deque()
         for part in parts:
             predicted, errors = [], {}
             for rows in work.batches(part):
                 batch = next(batches)
                 torch.manual_seed((work.seed * 1_000_003 + rows.start) % 2**63)
-                pad_to = work.batch_size if compiled != "off" else None
-                predicted.append(_predict_batch(model, batch, len(rows), work, settings, pad_to))
+                predicted.append(_predict_batch(model, batch, len(rows), work, settings))
                 errors |= {rows.start + place: told for place, told in batch["errors"].items()}
                 bar.update(len(rows))
             values = to_host(torch.cat(predicted))
@@ -318,27 +319,24 @@ def _looked_at(batches: Iterable[dict], notes: ImageNotes) -> Iterator[dict]:
         yield batch
 
 
-def _predict_batch(model, batch, num_galaxies, work, settings, pad_to=None) -> torch.Tensor:
+def _predict_batch(model, batch, num_galaxies, work, settings) -> torch.Tensor:
     """(num_galaxies, A, S) float32 on the device; NaN where the image could not be read."""
     _, num_columns, num_samples = work.template.values.shape
     shape = (num_galaxies, num_columns, num_samples)
     if "image" not in batch:
         return torch.full(shape, math.nan, device=settings.device)
     images = batch["image"]
-    num_read = len(images)
-    if pad_to is not None and num_read < pad_to:
-        images = torch.cat([images, images[:1].expand(pad_to - num_read, -1, -1, -1)])
     with settings.autocast():
         passes = [
             predict_samples(model, view.contiguous(memory_format=torch.channels_last), num_samples)
             for view in images.chunk(work.num_views, dim=1)
         ]
-    values = torch.stack(passes).mean(0)[:num_read]
+    values = torch.stack(passes).mean(0)
     if values.shape[1] != num_columns:
         raise UserError(
             f"the model predicts {values.shape[1]} columns, but there are {num_columns} label_cols"
         )
-    if num_read == num_galaxies:
+    if len(values) == num_galaxies:
         return values
     read = [place for place in range(num_galaxies) if place not in batch["errors"]]
     padded = torch.full(shape, math.nan, device=settings.device)

@@ -6,7 +6,6 @@ best one, is known.
 """
 
 import io
-import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from PIL import Image
 from zoobot.data.demo import simulator, telescope
 from zoobot.schemas import Schema, load_schema
 from zoobot.schemas.named import TREES_DIR
+from zoobot.system import caches
 from zoobot.system.errors import UserError
 from zoobot.system.files import write_whole
 
@@ -57,7 +57,7 @@ def demo_catalog(
         num_galaxies: at least 10.
         seed: of all random numbers.
         size_px: side of the images in pixels, at least 32.
-        cache_dir: folder of the file; by default see ``default_cache_dir``.
+        cache_dir: folder of the file; by default see ``system.caches.cache_dir``.
         bands: of u, g, r, i, z and y, in any order; None: pictures of g, r and z in 8 bits.
 
     Raises:
@@ -71,7 +71,7 @@ def demo_catalog(
         )
     if bands is not None:
         _check_bands(bands)
-    folder = Path(cache_dir) if cache_dir is not None else default_cache_dir()
+    folder = Path(cache_dir) if cache_dir is not None else caches.cache_dir()
     name = "-".join([f"demo-v{VERSION}-seed{seed}-{num_galaxies}x{size_px}px", *(bands or ())])
     path, cubes = folder / f"{name}.parquet", folder / f"{name}.npy"
     if path.exists() and (bands is None or cubes.exists()):
@@ -88,11 +88,6 @@ def demo_catalog(
     catalog = simulate_catalog(num_galaxies, seed, size_px, bands, cubes)
     write_whole(path, lambda aside: catalog.to_parquet(aside, index=False))
     return path
-
-
-def default_cache_dir() -> Path:
-    """Where demo catalogs are kept: $XDG_CACHE_HOME/zoobot, or ~/.cache/zoobot."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zoobot"
 
 
 def _check_bands(bands: Sequence[str]) -> None:

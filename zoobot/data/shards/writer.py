@@ -24,7 +24,7 @@ from zoobot.data.catalog import (
     require_columns,
     require_images,
 )
-from zoobot.data.image_check import LIST_NAME, write_list
+from zoobot.data.image_check import LIST_NAME, name_bad, write_list
 from zoobot.data.images import FITS_SCALINGS, MODES
 from zoobot.data.labels import label_array
 from zoobot.data.shards.file import write_shard
@@ -286,11 +286,9 @@ def _write_all(
         listed = pd.DataFrame(unreadable, columns=["id_str", "image", "reason"], dtype=object)
         write_list(listed, list_path)
         raise UserError(
-            f"{len(unreadable)} of {num_galaxies} images can't be read: "
-            + "; ".join(f"id_str {id_str!r} ({reason})" for id_str, _, reason in unreadable[:5])
-            + ("; ..." if len(unreadable) > 5 else "")
-            + f"; all are listed in {list_path}: replace them and rerun, or leave their galaxies "
-            "out, in another folder (--check-images all --on-bad-image drop)"
+            f"{len(unreadable)} of {num_galaxies} images can't be read: {name_bad(listed)}; all "
+            f"are listed in {list_path}: replace them and rerun, or leave their galaxies out, in "
+            "another folder (--check-images all --on-bad-image drop)"
         )
     return entries
 
