@@ -1,6 +1,6 @@
 """What do bands and floats buy? Train on simulated galaxies, whose true probabilities are known.
 
-    python benchmarks/bands.py                 # the table of docs/results.md
+    python benchmarks/bands.py                 # three seeds; docs/results.md has smaller runs
     python benchmarks/bands.py --smoke         # the same in seconds, to see that it runs
 
 The same galaxies, votes and pixels are shown as pictures of g, r and z in 8 bits, as floats of
