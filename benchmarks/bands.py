@@ -59,7 +59,12 @@ def main(argv: list[str] | None = None) -> list[dict]:
     add("--batch-size", type=int, default=64)
     add("--lr", type=float, default=1e-3)
     add("--scaling", default="asinh", help="of the floats")
-    add("--softening", type=float, default=1.0, help="of asinh, in units of the sky noise")
+    add(
+        "--softening",
+        type=float,
+        default=ImageSpec.softening,
+        help="of asinh, in units of the sky noise",
+    )
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
     add("--cases", nargs="+", choices=[*CASES], default=[*CASES])
     add("--num-workers", type=int, default=1)

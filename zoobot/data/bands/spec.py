@@ -81,7 +81,7 @@ class ImageSpec:
     bands: tuple[str, ...]
     places: Mapping[str, Place] = dataclasses.field(default_factory=dict)
     scaling: str = "asinh"
-    softening: float = 1.0
+    softening: float = 5.0
     noise: tuple[float, ...] | None = None
     pixel_scale: tuple[float, ...] | None = None
     mean: tuple[float, ...] | None = None
