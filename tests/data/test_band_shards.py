@@ -177,7 +177,7 @@ def test_bands_of_8_bits_stay_so_if_they_are_not_scaled(tmp_path):
     batch = dataset.batch(0, range(4))
     assert (batch["image"].dtype, batch["image"].max()) == (torch.float16, 255)
     np.save(tmp_path / "3.npy", pixels[3].astype(np.float32) - 1000)
-    with pytest.raises(UserError, match=r"1 of 4 .*'d' \(pixels from -1000 to "):
+    with pytest.raises(UserError, match=r"1 of 4 .*3.npy \(pixels from -1000 to "):
         written(cubes, tmp_path / "again", spec)
 
 
@@ -211,7 +211,7 @@ def test_an_altered_index_is_refused(cubes, tmp_path, change):
 
 def test_a_band_that_is_missing_is_named_and_nothing_is_finished(cubes, tmp_path):
     np.save(cubes["file_loc"][3], np.zeros((2, SIDE, SIDE), np.float32))
-    with pytest.raises(UserError, match=r"1 of 12 images can't be read: id_str 'g3' \(band g: "):
+    with pytest.raises(UserError, match=r"1 of 12 images can't be read: .*3.npy \(band g: "):
         written(cubes, tmp_path / "shards")
     with pytest.raises(UserError, match="no index.json"):
         read_index(tmp_path / "shards")
