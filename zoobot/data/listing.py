@@ -15,7 +15,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from zoobot.data.catalog import check_ids, read_galaxies, require_columns, require_images
+from zoobot.data.catalog import (
+    check_exact_ids,
+    check_ids,
+    read_galaxies,
+    require_columns,
+    require_images,
+)
 from zoobot.data.folder import ImageFolder
 from zoobot.data.sources import galaxy_table, hash_galaxies
 from zoobot.system.errors import UserError, one_line
@@ -43,8 +49,8 @@ def write_listing(
         A hash of the ids and the images. Of images in files, the paths are hashed, not the pixels.
 
     Raises:
-        ValueError: there are no galaxies, an id is missing or repeated, or the catalog can't be
-            read.
+        ValueError: there are no galaxies, an id is missing, repeated or a number that was rounded,
+            or the catalog can't be read.
     """
     digest, hashes = hashlib.blake2b(digest_size=16), []
 
@@ -84,6 +90,7 @@ def _pieces(
     if isinstance(source, pd.DataFrame):
         require_columns(source, ["id_str"], "in memory")
         require_images(source, "in memory")
+        check_exact_ids(source["id_str"], "catalog in memory")
         pieces = (source.iloc[i : i + ROWS_AT_ONCE] for i in range(0, len(source), ROWS_AT_ONCE))
     elif id_from is not None and Path(source).is_dir():
         pieces = _images_below(Path(source), id_from)
