@@ -30,8 +30,9 @@ def prepare_reading(
     for loader, kind in zip(loaders, ("training", "validation"), strict=True):
         if loader is None:
             continue
-        check_cache(loader.dataset.cache, device)
         if epochs > 1:
             notes.append(keep_images(loader.dataset, device, kind))
+        else:
+            check_cache(loader.dataset.cache, device)
         notes.append(choose_decoder(loader.dataset, device, loader.num_workers))
     return "".join(f"{note}\n" for note in notes if note)
