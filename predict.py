@@ -51,8 +51,8 @@ def make_parser() -> options.Parser:
     add(
         "--id-from",
         choices=["path", "stem"],
-        default="path",
-        help="ids of --images: the path below the folder, or the file's name, without suffix",
+        help="ids of --images: path (default): that below the folder; stem: the file's name; both "
+        "without suffix",
     )
     add(
         "--split",
@@ -94,9 +94,12 @@ from zoobot.predictions.models import load_predictor, view_of
 from zoobot.predictions.predict import predict_to_file
 from zoobot.script import run_script
 from zoobot.system import distributed
+from zoobot.system.errors import UserError
 
 
 def main(opt: argparse.Namespace) -> None:
+    if opt.id_from and not opt.images:
+        raise UserError("--id-from is for --images: a catalog and shards have ids of their own")
     device = distributed.choose_device(opt.device)
     with distributed.process_group(device):
         spec = from_options.image_spec(opt) if options.check_brightness(opt) else None
@@ -129,7 +132,7 @@ def main(opt: argparse.Namespace) -> None:
             summary=opt.summary,
             split="" if opt.shards else opt.split,
             seed=opt.seed,
-            id_from=opt.id_from if opt.images else None,
+            id_from=(opt.id_from or "path") if opt.images else None,
         )
         if distributed.is_main():
             print(f"predictions {path}")

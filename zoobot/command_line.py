@@ -38,6 +38,7 @@ class Parser(argparse.ArgumentParser):
         argv = sys.argv[1:] if argv is None else argv
         for word in argv:
             _check_text(word, "an option")
+        self._check_given_once(argv)
         first, _ = self._config_only().parse_known_args(argv)
         if first.config:
             argv = [*self._read_config(first.config), *argv]
@@ -46,6 +47,13 @@ class Parser(argparse.ArgumentParser):
             near = did_you_mean(unknown[0], self._option_string_actions)
             raise UserError(f"unknown option {unknown[0]!r}{near}")
         return options
+
+    def _check_given_once(self, argv: list[str]) -> None:
+        """ValueError for an option that is given twice: the first would go without a word."""
+        given = [word.partition("=")[0] for word in argv if word.startswith("--")]
+        for option in self._option_string_actions:
+            if given.count(option) > 1:
+                raise UserError(f"{option} is given {given.count(option)} times: give it once")
 
     def _config_only(self) -> argparse.ArgumentParser:
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)

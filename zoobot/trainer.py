@@ -28,7 +28,7 @@ from zoobot.runs.resume import find_state
 from zoobot.runs.watch import Interrupted
 from zoobot.system import distributed
 from zoobot.system.devices import keep_generators
-from zoobot.system.errors import UserError
+from zoobot.system.errors import UserError, check_count
 
 
 class Trainer:
@@ -79,6 +79,7 @@ class Trainer:
         self.deterministic = deterministic
         self.compile = compile
         self.grad_clip = grad_clip
+        check_count("accumulation", accumulation)
         self.accumulation = accumulation
         self.unfreeze_after = unfreeze_after
         self.show_progress = show_progress

@@ -270,6 +270,13 @@ def test_one_epoch_keeps_nothing(frame):
     assert dataset.in_memory is not None
 
 
+@pytest.mark.parametrize("cache", ["device", "ram"])
+def test_a_cache_that_cannot_be_had_is_refused_also_for_one_epoch(frame, cache):
+    loader = loaders.train_loader(CatalogDataset(frame, None, view(), cache=cache), 16)
+    with pytest.raises(UserError, match="--cache device needs a GPU|cache='ram': use one of"):
+        prepare_reading((loader, None), CPU, epochs=1)
+
+
 def test_a_second_training_goes_on_with_what_is_kept(frame):
     dataset = CatalogDataset(frame, None, view(), cache="memory")
     keep_images(dataset, CPU)

@@ -119,6 +119,11 @@ def test_a_missing_id_or_path_is_told_with_its_row(tmp_path, monkeypatch):
         written(tmp_path / "catalog.csv", tmp_path)
 
 
+def test_ids_of_a_table_that_are_floats_are_refused_as_those_of_a_file(tmp_path):
+    with pytest.raises(ValueError, match="holds 5.00025e.17, a rounded number"):
+        written(catalog_of(tmp_path, 2).assign(id_str=[5.00025e17, 6.0]), tmp_path)
+
+
 def test_a_listed_galaxy_can_be_read(tmp_path):
     Image.new("RGB", (30, 30), "red").save(tmp_path / "g0.png")
     table = catalog_of(tmp_path, 1)

@@ -191,6 +191,11 @@ def test_an_id_that_is_the_end_of_anothers_path_matches_it(predicted, ids):
     assert any("2 of them by the name without folder and suffix" in note for note in made.notes)
 
 
+def test_a_galaxy_that_is_predicted_twice_is_refused():
+    with pytest.raises(ValueError, match=r"predictions of 'g0' appear more than once \(1 rows"):
+        joined(["g0", "g1", "g0"], ["g1", "g0"])
+
+
 def test_equal_ids_match_without_a_word_about_names():
     made = joined(["g0", "g1"], ["g1", "g0"])
     assert made.table["row"].tolist() == [1, 0]

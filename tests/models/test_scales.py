@@ -128,3 +128,12 @@ def test_whether_labels_are_positive_is_decided_at_the_fit_saved_and_told():
             again.check_labels(zero, "test")
     with pytest.raises(UserError, match="holds 0, which has no logarithm"):
         model(label_scale={"mean": [0.0], "std": [1.0], "log": [True]}).check_labels(zero, "test")
+
+
+def test_labels_of_a_foreign_loader_are_said_not_to_be_standardised():
+    regressor = model()
+    regressor.learn_from_labels(None)
+    assert "learned as they are, not standardised" in regressor.introduce()
+    regressor.learn_from_labels(pd.DataFrame({"label": [1.0, 2.0, 3.0]}))
+    assert "not standardised" not in regressor.introduce()
+    assert "not standardised" not in model(label_scale=None).introduce()

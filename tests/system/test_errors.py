@@ -1,6 +1,7 @@
+import numpy as np
 import pytest
 
-from zoobot.system.errors import LONGEST_NAME, UserError, did_you_mean, one_line
+from zoobot.system.errors import LONGEST_NAME, UserError, check_count, did_you_mean, one_line
 
 
 @pytest.mark.parametrize(
@@ -22,3 +23,11 @@ def test_a_message_is_one_line_that_can_not_change_a_terminal():
 
 def test_a_mistake_of_the_user_is_a_value_error():
     assert issubclass(UserError, ValueError)
+
+
+@pytest.mark.parametrize("value", [0, -3, 1.5, 16.0, "4", True, None])
+def test_a_count_is_a_whole_number_of_one_or_more(value):
+    check_count("batch_size", 1)
+    check_count("batch_size", np.int64(7))
+    with pytest.raises(UserError, match=r"batch_size=.*: give a whole number of 1 or more"):
+        check_count("batch_size", value)

@@ -29,7 +29,7 @@ from zoobot.data.views.config import default_view_config, minimal_view_config
 from zoobot.data.views.cpu import get_galaxy_transform
 from zoobot.system import distributed
 from zoobot.system.cores import choose_num_workers
-from zoobot.system.errors import UserError
+from zoobot.system.errors import UserError, check_count
 
 STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
 
@@ -139,6 +139,8 @@ class CatalogDataModule:
         labelled.pop("predict", None)
         if found := overlap(labelled):
             raise UserError(found)
+        check_count("batch_size", batch_size)
+        check_count("grad_accumulation", grad_accumulation)
         self.batch_size = batch_size
         self.num_workers = choose_num_workers(num_workers, torch.cuda.is_available())
         self.prefetch_factor = prefetch_factor

@@ -41,10 +41,7 @@ def keep_images(dataset: CatalogDataset, device: torch.device, kind: str = "gala
         ValueError: the images don't fit where they are to be kept, or there is no GPU.
     """
     cache = dataset.cache
-    if cache not in CACHES:
-        raise UserError(f"cache={cache!r}: use one of {', '.join(CACHES)}")
-    if cache == "device" and device.type != "cuda":
-        raise UserError("--cache device needs a GPU: use --cache memory, auto or none")
+    check_cache(cache, device)
     if dataset.keeps_images:
         return ""
     ways = []
@@ -64,6 +61,14 @@ def keep_images(dataset: CatalogDataset, device: torch.device, kind: str = "gala
     if cache != "auto":
         raise OneProcessError(f"--cache {cache}: {told}: use --cache auto, or none")
     return f"cache: {told}"
+
+
+def check_cache(cache: str, device: torch.device) -> None:
+    """ValueError for a ``cache`` that there is not, or not with this device."""
+    if cache not in CACHES:
+        raise UserError(f"cache={cache!r}: use one of {', '.join(CACHES)}")
+    if cache == "device" and device.type != "cuda":
+        raise UserError("--cache device needs a GPU: use --cache memory, auto or none")
 
 
 def _keep_on_device(dataset: CatalogDataset, device: torch.device) -> tuple[bool, str]:

@@ -16,7 +16,13 @@ import pandas as pd
 import pyarrow as pa
 
 from zoobot.data.bands.template import files_by_template, is_template
-from zoobot.data.catalog import check_ids, read_galaxies, require_columns, require_images
+from zoobot.data.catalog import (
+    check_exact_ids,
+    check_ids,
+    read_galaxies,
+    require_columns,
+    require_images,
+)
 from zoobot.data.folder import ImageFolder
 from zoobot.data.sources import galaxy_table, hash_galaxies
 from zoobot.system.errors import UserError, one_line
@@ -47,8 +53,8 @@ def write_listing(
         A hash of the ids and the images. Of images in files, the paths are hashed, not the pixels.
 
     Raises:
-        ValueError: there are no galaxies, an id is missing or repeated, or the catalog can't be
-            read.
+        ValueError: there are no galaxies, an id is missing, repeated or a number that was rounded,
+            or the catalog can't be read.
     """
     digest, hashes = hashlib.blake2b(digest_size=16), []
 
@@ -91,6 +97,7 @@ def _pieces(
     if isinstance(source, pd.DataFrame):
         require_columns(source, ["id_str"], "in memory")
         require_images(source, "in memory")
+        check_exact_ids(source["id_str"], "catalog in memory")
         pieces = _cut(source)
     elif id_from is not None and is_template(str(source)):
         pieces = _cut(files_by_template(str(source), bands))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from zoobot.data.decode_gpu import choose_decoder
-from zoobot.data.image_cache import keep_images
+from zoobot.data.image_cache import check_cache, keep_images
 from zoobot.data.loaders import GalaxyLoader
 
 
@@ -22,6 +22,9 @@ def prepare_reading(
 
     Returns:
         What to tell the user of it, lines that end with a new line.
+
+    Raises:
+        ValueError: what they ask for can't be had.
     """
     notes = []
     for loader, kind in zip(loaders, ("training", "validation"), strict=True):
@@ -29,5 +32,7 @@ def prepare_reading(
             continue
         if epochs > 1:
             notes.append(keep_images(loader.dataset, device, kind))
+        else:
+            check_cache(loader.dataset.cache, device)
         notes.append(choose_decoder(loader.dataset, device, loader.num_workers))
     return "".join(f"{note}\n" for note in notes if note)

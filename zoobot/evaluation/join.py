@@ -66,8 +66,8 @@ def join(
 
     Raises:
         ValueError: if a file can't be read, it is not known what was predicted, predictions of
-            classes are no probabilities, labels are missing or wrong, or no prediction is of a
-            galaxy in the catalog.
+            classes are no probabilities, labels are missing or wrong, a galaxy is predicted twice,
+            or no prediction is of a galaxy in the catalog.
     """
     if not isinstance(predictions, Predictions):
         predictions = read_predictions(predictions)
@@ -101,6 +101,12 @@ def join(
         catalog = labels.round_votes(catalog, label_cols, where)
     if len(predictions.ids) == 0:
         raise UserError("there are no predictions")
+    repeated = pd.Series(predictions.ids)[lambda ids: ids.duplicated()]
+    if len(repeated):
+        raise UserError(
+            f"predictions of {repeated.iloc[0]!r} appear more than once ({len(repeated)} rows too "
+            "many), and each would count: keep one of each galaxy"
+        )
     predictions, table, notes = _match(predictions, catalog, where)
     names = list(map(str, class_names or columns))
     if set(names) == set(columns):

@@ -143,6 +143,12 @@ class FinetuneableZoobotRegressor(FinetuneableZoobotAbstract):
             of = "logarithms" if log else "numbers"
             told += f"\nlabel {column!r}: {of} are learned, less {mean:.4g}, divided by {std:.4g}"
             told += "" if self.positive[column] else "; some labels are 0 or less"
+        if self.label_scale in KINDS:
+            told += (
+                "\nwarning: labels are learned as they are, not standardised: those of a loader of "
+                "your own are not known before training. Give a CatalogDataModule, or numbers with "
+                "mean 0 and spread 1"
+            )
         return told
 
     def prediction_columns(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from numbers import Integral
 
 LONGEST_NAME = 200  # longer texts are not compared with names, because that takes long
 
@@ -17,6 +18,12 @@ class UserError(ValueError):
 
 class OneProcessError(UserError):
     """A mistake that one process of a run may meet alone: it prints it, whatever its rank."""
+
+
+def check_count(name: str, value: object) -> None:
+    """``UserError`` unless the value is a whole number of 1 or more."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise UserError(f"{name}={value!r:.40}: give a whole number of 1 or more")
 
 
 def did_you_mean(text: str, choices: Iterable[str]) -> str:
