@@ -49,11 +49,14 @@ class Parser(argparse.ArgumentParser):
         return options
 
     def _check_given_once(self, argv: list[str]) -> None:
-        """ValueError for an option that is given twice: the first would go without a word."""
+        """ValueError for an option of several values that is given twice.
+
+        Of other options the last one counts; here the first values would go without a word.
+        """
         given = [word.partition("=")[0] for word in argv if word.startswith("--")]
-        for option in self._option_string_actions:
-            if given.count(option) > 1:
-                raise UserError(f"{option} is given {given.count(option)} times: give it once")
+        for option, action in self._option_string_actions.items():
+            if action.nargs == "+" and given.count(option) > 1:
+                raise UserError(f"{option} is given twice: give it once, with all its values")
 
     def _config_only(self) -> argparse.ArgumentParser:
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)

@@ -108,9 +108,11 @@ def test_residuals_of_any_size_are_drawn(scale):
     residuals(truth, truth + scale * np.array([1.0, 1.0, 1.0, 1 + 1e-16]), "mass")
 
 
-def test_an_option_given_twice_is_told(folder, capsys):
+def test_an_option_of_several_values_given_twice_is_told(folder, capsys):
     words = ["--catalog", "catalog.csv", "--label-col", "a", "--label-col=b"]
-    assert "--label-col is given 2 times: give it once" in finetune_error(capsys, *words)
+    assert "--label-col is given twice: give it once, with all its values" in finetune_error(
+        capsys, *words
+    )
 
 
 def test_ids_from_files_are_not_asked_of_a_catalog(folder, capsys):
