@@ -12,7 +12,7 @@ from small_shards import in_memory, write
 from zoobot import create_shards
 from zoobot.data.shards import file as shard_file
 from zoobot.data.shards import images as shard_images
-from zoobot.data.shards.file import _write_tensors, encode_jpeg
+from zoobot.data.shards.file import _write_tensors
 from zoobot.data.shards.reader import open_shards, read_index, verify
 from zoobot.data.shards.writer import tqdm
 from zoobot.script import run_script
@@ -216,7 +216,7 @@ def test_a_writing_process_that_is_killed_is_one_line_and_the_rerun_completes(
     whole, tmp_path, monkeypatch
 ):
     _, expected = whole
-    ours, encode = os.getpid(), encode_jpeg
+    ours, encode = os.getpid(), shard_images.encode_jpeg
 
     def die(source, description, quality, name):
         if "g7" in name and os.getpid() != ours:
@@ -224,7 +224,7 @@ def test_a_writing_process_that_is_killed_is_one_line_and_the_rerun_completes(
         return encode(source, description, quality, name)
 
     with monkeypatch.context() as patched:
-        patched.setattr(shard_file, "encode_jpeg", die)
+        patched.setattr(shard_images, "encode_jpeg", die)
         with pytest.raises(ValueError, match="a writing process was killed, perhaps for lack of"):
             write(in_memory(9), tmp_path / "out", num_workers=2)
     assert not (tmp_path / "out" / "index.json").exists()
