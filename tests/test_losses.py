@@ -392,15 +392,14 @@ from triton.compiler import ASTSource
 from zoobot import losses_triton
 
 floats = {f"{name}_start": "*fp32" for name in ("x", "counts", "places", "loss", "gradient")}
-numbers = ("num_slots", "num_answers", "num_questions", "largest_question")
+numbers = ("num_slots", "num_answers", "num_questions")
+constants = {"largest_question": 8, "block_size": 32, "need_grad": True}
 for card, votes in ((75, "*i64"), (90, "*fp32")):
     signature = {
         **floats, "counts_start": votes, "places_start": "*i64",
-        **dict.fromkeys(numbers, "i32"), "block_size": "constexpr", "need_grad": "constexpr",
+        **dict.fromkeys(numbers, "i32"), **dict.fromkeys(constants, "constexpr"),
     }
-    source = ASTSource(
-        losses_triton._kernel, signature, constexprs={"block_size": 32, "need_grad": True}
-    )
+    source = ASTSource(losses_triton._kernel, signature, constexprs=constants)
     target = GPUTarget("cuda", card, 32)
     assert triton.compile(source, target=target, options={"num_warps": 1}).asm["cubin"]
 """

@@ -113,7 +113,7 @@ def _kernel(
     num_slots,
     num_answers,
     num_questions,
-    largest_question,
+    largest_question: tl.constexpr,
     block_size: tl.constexpr,
     need_grad: tl.constexpr,
 ):
