@@ -16,6 +16,8 @@ from zoobot.system.errors import OneProcessError, UserError, one_line
 from zoobot.system.memory import keep_freed_memory
 from zoobot.system.news import LAST_WORDS_S, LOST_ANOTHER
 
+_as_python_does = warnings.formatwarning
+
 
 def run_script(
     main: Callable[[argparse.Namespace], None], parse: Callable[[], argparse.Namespace]
@@ -72,10 +74,20 @@ def set_up_process(debug: bool = False) -> None:
     """Settings of the whole process, which are for a script to make, not for a library.
 
     Freed memory is kept (``system.memory``). Warnings of the readers of images are not shown: what
-    matters in an image is an error of ours. ``debug`` has autograd check every gradient, and name
-    the operation that made one that is NaN.
+    matters in an image is an error of ours. Warnings for users are one line each. ``debug`` has
+    autograd check every gradient, and name the operation that made one that is NaN.
     """
     keep_freed_memory()
+    warnings.formatwarning = _one_line_for_users
     for module in ("PIL", "astropy"):
         warnings.filterwarnings("ignore", module=rf"{module}(\.|$)")
     torch.autograd.set_detect_anomaly(debug)
+
+
+def _one_line_for_users(
+    message: Warning | str, category: type[Warning], *place: str | int | None, **more: str | None
+) -> str:
+    """A warning as it is shown: one for users without its place in the code."""
+    if issubclass(category, UserWarning):
+        return f"warning: {one_line(str(message))}\n"
+    return _as_python_does(message, category, *place, **more)

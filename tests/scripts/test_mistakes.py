@@ -1,6 +1,7 @@
 """Mistakes at which a library raises a ValueError of its own: one line all the same."""
 
 import json
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from zoobot.evaluation.figures import residuals
 from zoobot.models.tree import ZoobotTree
 from zoobot.predictions.files import read_predictions
 from zoobot.runs import checkpoint
+from zoobot.script import set_up_process
 
 SMALL = [
     *("--encoder", "test_resnet", "--image-size", "32", "--epochs", "1", "--num-workers", "0"),
@@ -119,3 +121,11 @@ def test_ids_from_files_are_not_asked_of_a_catalog(folder, capsys):
     words = ["--checkpoint", "m.safetensors", "--catalog", "catalog.csv", "--save-loc", "p.csv"]
     line = script_error(capsys, predict, *words, "--id-from", "stem")
     assert "--id-from is for --images" in line
+
+
+def test_a_warning_for_users_is_one_line(monkeypatch):
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    set_up_process()
+    told = warnings.formatwarning("two\nlines", UserWarning, "file.py", 3)
+    assert told == "warning: two lines\n"
+    assert "file.py:3" in warnings.formatwarning("old", DeprecationWarning, "file.py", 3)
