@@ -12,9 +12,9 @@ from zoobot.data.views.device import DeviceView
 
 @pytest.fixture(autouse=True)
 def _no_stream_is_known():
-    device_batches._stream.cache_clear()
+    device_batches.stream_of.cache_clear()
     yield
-    device_batches._stream.cache_clear()
+    device_batches.stream_of.cache_clear()
 
 
 @pytest.fixture

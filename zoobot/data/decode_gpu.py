@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from zoobot.data.dataset import CatalogDataset
+from zoobot.data.device_batches import stream_of
 from zoobot.data.file_kinds import ends_well
 from zoobot.data.images import ImageSource, open_rgb_jpeg, read_pixels
 from zoobot.system import distributed
@@ -61,7 +62,7 @@ class GpuDecoder:
     def ahead(self, batches: Iterable[dict]) -> Iterator[dict]:
         """Batches made whole by ``put_together``, the next one while one is used."""
         is_gpu = self._device.type == "cuda"
-        stream = torch.cuda.Stream(self._device) if is_gpu else None
+        stream = stream_of(self._device, "decoding") if is_gpu else None
         making = None
         with ThreadPool(1) as pool:
             for batch in batches:

@@ -78,7 +78,7 @@ def to_host(values: torch.Tensor) -> Callable[[], torch.Tensor]:
     """
     if not values.is_cuda:
         return values.cpu
-    aside = _stream(values.device, "to the host")
+    aside = stream_of(values.device, "to the host")
     aside.wait_stream(torch.cuda.current_stream(values.device))
     with torch.cuda.stream(aside):
         copy = values.to("cpu", non_blocking=True)  # torch puts it into pinned memory
@@ -93,14 +93,14 @@ def to_host(values: torch.Tensor) -> Callable[[], torch.Tensor]:
 
 
 @functools.cache
-def _stream(device: torch.device, way: str) -> torch.cuda.Stream:
-    """The stream for copies in this direction."""
+def stream_of(device: torch.device, way: str) -> torch.cuda.Stream:
+    """The stream for this work: one a device and way, as each keeps memory for itself."""
     return torch.cuda.Stream(device)
 
 
 def _made_aside(batch: dict, device: torch.device) -> tuple[dict, torch.cuda.Event]:
     """A batch that another stream makes, and the event at which it is ready."""
-    aside = _stream(device, "to the device")
+    aside = stream_of(device, "to the device")
     there_already = [v for v in batch.values() if torch.is_tensor(v) and v.is_cuda]
     if there_already:
         aside.wait_stream(torch.cuda.current_stream(device))

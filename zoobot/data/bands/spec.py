@@ -227,12 +227,7 @@ def spec_of_stored(asked: ImageSpec | None, stored: ImageSpec | None) -> ImageSp
     """
     if asked is None:
         return stored
-    names = [" ".join(spec.bands) if spec else "8-bit images" for spec in (asked, stored)]
-    if names[0] != names[1]:
-        raise UserError(
-            f"bands are {names[0]}, but the shards hold {names[1]}: they can't be changed, write "
-            "the shards anew"
-        )
+    _check_same_names(asked, stored, "the shards hold", ": they can't be changed, write them anew")
     for name in ("scaling", "softening", "noise", "pixel_scale"):
         ask, found = vars(asked)[name], vars(stored)[name]
         if ask != found and (name != "pixel_scale" or ask is not None):
@@ -245,6 +240,12 @@ def spec_of_stored(asked: ImageSpec | None, stored: ImageSpec | None) -> ImageSp
 
 def check_same_bands(asked: ImageSpec | None, trained: ImageSpec | None) -> None:
     """ValueError unless a model sees the bands that it was trained on, in their order."""
-    names = [" ".join(spec.bands) if spec else "8-bit images" for spec in (asked, trained)]
+    _check_same_names(asked, trained, "the model was trained on")
+
+
+def _check_same_names(
+    asked: ImageSpec | None, known: ImageSpec | None, of_known: str, cure: str = ""
+) -> None:
+    names = [" ".join(spec.bands) if spec else "8-bit images" for spec in (asked, known)]
     if names[0] != names[1]:
-        raise UserError(f"bands are {names[0]}, but the model was trained on {names[1]}")
+        raise UserError(f"bands are {names[0]}, but {of_known} {names[1]}{cure}")

@@ -1,11 +1,10 @@
 """The mean and the spread of each band in a training set, for a spec that lacks them."""
 
-from collections.abc import Callable
 from multiprocessing.pool import ThreadPool
 
 import numpy as np
 
-from zoobot.data.bands.image import BandImage, read_band_image
+from zoobot.data.bands.image import read_band_image
 from zoobot.data.bands.spec import ImageSpec
 from zoobot.data.images import ImageError
 from zoobot.data.sources import Galaxies
@@ -16,12 +15,7 @@ MOST_MEASURED = 1000  # galaxies
 THREADS = 2
 
 
-def with_statistics(
-    spec: ImageSpec,
-    galaxies: Galaxies,
-    seed: int = 0,
-    read: Callable[..., BandImage] = read_band_image,
-) -> ImageSpec:
+def with_statistics(spec: ImageSpec, galaxies: Galaxies, seed: int = 0) -> ImageSpec:
     """A spec with the mean and spread of its bands, unless it has them.
 
     They are of the pixels of a seeded sample of galaxies; each galaxy counts the same. Processes
@@ -43,7 +37,7 @@ def with_statistics(
         source = galaxies.source(row)
         name = f"id_str {galaxies.id_str(row)!r}" if isinstance(source, bytes) else None
         try:
-            image = read(source, spec, name)
+            image = read_band_image(source, spec, name)
         except ImageError as error:
             errors.append(str(error))
             return None
