@@ -22,6 +22,8 @@ from zoobot.optim import make_scheduler
 from zoobot.runs.watch import STEPS_IN_FLIGHT
 from zoobot.schemas import get_schema
 
+# With a real GPU, torch makes a tensor on it before it makes a fake one.
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real GPU here")
 CUDA = torch.device("cuda", 7)  # what is kept for a device is not kept for one that is there
 MODE = FakeTensorMode()  # one for all tests: what one of them keeps is another's too
 TREE = get_schema("gz_evo_v1_schema")

@@ -67,7 +67,9 @@ def classifier(**arguments):
 
 
 def trainer(folder, **arguments):
-    return get_trainer(folder, **{"max_epochs": 2, "precision": "fp32", **arguments})
+    """Of float32 on the CPU, where the same run gives the same bits."""
+    options = {"max_epochs": 2, "precision": "fp32", "accelerator": "cpu"}
+    return get_trainer(folder, **options | arguments)
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
@@ -123,6 +125,38 @@ def test_a_tree_from_scratch_fits_validates_tests_and_predicts(frame, tree, tmp_
     assert again.images_seen.image_size == 32
     with pytest.raises(ValueError, match="can't be frozen: use FinetuneableZoobotTree"):
         trainer(tmp_path, unfreeze_after=1).fit(model, data)
+
+
+def test_a_model_is_left_on_the_device_where_it_was(frame, tmp_path, monkeypatch):
+    """Seen by its moves: in a suite without a GPU there is no other device."""
+    model, data, moves = classifier(), data_module(frame, "label"), []
+    move = type(model).to
+    monkeypatch.setattr(
+        type(model), "to", lambda self, *a, **k: moves.append(a) or move(self, *a, **k)
+    )
+    run = trainer(tmp_path)
+    to_predict = data_module(frame, catalog=None, predict_catalog=frame)
+    for work in (
+        lambda: run.fit(model, data),
+        lambda: run.test(model, data),
+        lambda: run.predict(model, to_predict),
+    ):
+        work()
+        assert len(moves) > 1
+        assert moves[-1] == (torch.device("cpu"),)
+        moves.clear()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_on_a_gpu_a_model_is_trained_there_and_comes_back(frame, tmp_path):
+    model, data = classifier(), data_module(frame, "label")
+    run = trainer(tmp_path, accelerator="gpu")
+    run.fit(model, data)
+    assert run.device.type == "cuda"
+    assert all(not p.is_cuda for p in model.parameters())
+    model.cuda()
+    run.test(model, data)
+    assert all(p.is_cuda for p in model.parameters())
 
 
 def test_an_encoder_alone_predicts_features_in_order(frame, tmp_path):
@@ -424,7 +458,8 @@ def test_a_fit_whose_last_epoch_could_not_be_saved_ends_with_an_error(frame, tmp
         real(path, state)
 
     data, model = data_module(frame, "label"), classifier()
-    run = Trainer(tmp_path, max_epochs=3, precision="fp32", on_save_error="continue")
+    options = {"max_epochs": 3, "precision": "fp32", "device": "cpu"}
+    run = Trainer(tmp_path, **options, on_save_error="continue")
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save_checkpoint", save)
         with pytest.raises(ValueError, match="epoch 3 could not be saved.*goes on from epoch 2"):

@@ -1,5 +1,6 @@
 """``Trainer``: fits, validates, tests and predicts over the loop, by Lightning's method names."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,8 +28,19 @@ from zoobot.runs.mistakes import told_as_mistakes
 from zoobot.runs.resume import find_state
 from zoobot.runs.watch import Interrupted
 from zoobot.system import distributed
-from zoobot.system.devices import keep_generators
+from zoobot.system.devices import keep_generators, put_back
 from zoobot.system.errors import UserError, check_count
+
+
+def _puts_model_back(method: Callable) -> Callable:
+    """A method of a trainer that leaves its model on the device where it was."""
+
+    @functools.wraps(method)
+    def wrapped(trainer: "Trainer", model: nn.Module, *args, **kwargs):
+        with put_back(model):
+            return method(trainer, model, *args, **kwargs)
+
+    return wrapped
 
 
 class Trainer:
@@ -101,6 +113,7 @@ class Trainer:
         """Where scripts for Lightning look for ``best_model_path``."""
         return self
 
+    @_puts_model_back
     def fit(
         self,
         model: nn.Module,
@@ -112,7 +125,7 @@ class Trainer:
         config: dict | None = None,
         resume_from: dict | None = None,
     ) -> None:
-        """Train; afterwards the model has the best epoch's weights.
+        """Train; afterwards the model has the best epoch's weights, on the device where it was.
 
         Args:
             model: a ``TrainableModel``: one of ``zoobot.models``, or a subclass.
@@ -257,6 +270,7 @@ class Trainer:
         """
         return self._evaluate(model, datamodule or dataloaders, ckpt_path, verbose, "test", collect)
 
+    @_puts_model_back
     def predict(
         self,
         model: nn.Module,
@@ -286,6 +300,7 @@ class Trainer:
                 for batch in on_device(loader, self.device)
             ]
 
+    @_puts_model_back
     def _evaluate(
         self, model, source, ckpt_path, verbose: bool, split: str, collect: Callable
     ) -> list[dict[str, float]]:

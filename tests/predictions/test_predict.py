@@ -85,6 +85,13 @@ def test_every_galaxy_has_the_models_prediction_in_the_catalogs_order(
     assert not (tmp_path / "p.parquet.parts").exists()
 
 
+def test_a_model_that_has_predicted_can_be_trained(catalog, tree, tmp_path):
+    model = ZoobotTree(schema=tree, architecture_name="test_convnext")
+    predict.predict_to_file(catalog, model, tmp_path / "p.parquet", **QUICK)
+    model.train()(torch.rand(2, 3, 32, 32)).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
 def test_samples_differ_by_dropout_and_repeat_with_the_seed(model, catalog, tmp_path):
     files = [
         predict.predict_to_file(

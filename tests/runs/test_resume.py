@@ -19,7 +19,7 @@ def arguments(tmp_path, tree):
         "--catalog", str(catalog), "--schema", str(tmp_path / "tree.json"),
         "--encoder", "test_resnet", "--image-size", "32", "--batch-size", "16", "--dropout", "0.5",
         "--num-workers", "2", "--grad-accumulation", "2", "--precision", "fp32", "--seed", "3",
-        "--no-report",
+        "--no-report", "--device", "cpu",
     ]  # fmt: skip
 
 

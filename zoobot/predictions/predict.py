@@ -53,7 +53,7 @@ from zoobot.runs import numerics
 from zoobot.schemas import Schema
 from zoobot.system import distributed, locks
 from zoobot.system.cores import choose_num_workers
-from zoobot.system.devices import keep_generators
+from zoobot.system.devices import keep_generators, put_back
 from zoobot.system.errors import UserError
 
 ON_BAD_IMAGE = ("error", "record")
@@ -178,7 +178,7 @@ def predict_to_file(
             record_errors=on_bad_image == "record",
         )
         bar = progress_bar(work, mine, len(todo), show_progress)
-        with keep_generators(where), bar:
+        with keep_generators(where), put_back(model), bar:
             notes = _predict_parts(model, loader, mine, work, settings, compiled, bar)
         notes.tell()
         distributed.barrier()
@@ -267,7 +267,6 @@ def _name(transform: Callable) -> str:
     return type(transform).__name__ if isinstance(transform, GalaxyView) else repr(transform)
 
 
-@torch.inference_mode()
 def _predict_parts(model, loader, parts, work, settings, compiled, bar) -> ImageNotes:
     """Predict parts; earlier ones are copied to the host, summarised and written meanwhile."""
     notes = ImageNotes()
@@ -277,7 +276,11 @@ def _predict_parts(model, loader, parts, work, settings, compiled, bar) -> Image
     once = work.template.values.shape[2] == 1  # of several samples, the encoder makes only one
     fixed = (model if once else model.encoder), compiled, settings.device, work.batch_size
     batches = on_device(_looked_at(loader, notes), settings.device)
-    with speed.compiled_to_predict(*fixed), ThreadPoolExecutor(WRITERS) as writer:
+    with (
+        torch.inference_mode(),  # from here: weights that were moved in it could not be trained
+        speed.compiled_to_predict(*fixed),
+        ThreadPoolExecutor(WRITERS) as writer,
+    ):
         writing = deque()
         for part in parts:
             predicted, errors = [], {}

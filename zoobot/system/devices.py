@@ -1,8 +1,10 @@
-"""What devices lack: Apple's GPUs (``mps``) have no float64, and safe copies only if waited for."""
+"""Moving to devices, and what they lack: Apple's GPUs (``mps``) have no float64."""
 
 import contextlib
+from collections.abc import Iterator
 
 import torch
+from torch import nn
 
 
 def widest_float(device: torch.device) -> torch.dtype:
@@ -25,3 +27,15 @@ def keep_generators(device: torch.device) -> contextlib.AbstractContextManager[N
     if device.type == "cpu":
         return torch.random.fork_rng(devices=[])
     return torch.random.fork_rng([device], device_type=device.type)
+
+
+@contextlib.contextmanager
+def put_back(model: nn.Module) -> Iterator[None]:
+    """Move a model back, at the end of a ``with`` block, to the device where it was before it."""
+    before = next((parameter.device for parameter in model.parameters()), None)
+    try:
+        yield
+    finally:
+        if before is not None:
+            with contextlib.suppress(RuntimeError):  # the device is lost: another error says so
+                model.to(before)
