@@ -48,7 +48,7 @@ def test_every_named_tree_has_consistent_indices(name):
         assert (schema.question_of_answer[start : end + 1] == question.index).all()
     for answer in schema.answers:
         assert schema.get_answer(answer.text) is answer
-        assert all(answer in child.asked_after for child in answer.next_questions)
+        assert all(answer in child.parents for child in answer.next_questions)
 
 
 def test_campaigns_are_found_in_composed_trees_only():

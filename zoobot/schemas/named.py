@@ -60,7 +60,7 @@ def _named_schema(name: str) -> Schema:
         for question in part.questions:
             after = [
                 a.question.text + suffix + a.text[len(a.question.text) :]
-                for a in question.asked_after
+                for a in question.parents
             ]
             answers = part.question_answer_pairs[question.text]
             tree[question.text + suffix] = {"answers": answers, "asked_after": after}
