@@ -27,6 +27,7 @@ from zoobot.data.labels import label_array
 from zoobot.data.loaders import own_loader
 from zoobot.data.sources import Galaxies, label_frame
 from zoobot.data.splits import hash_ids
+from zoobot.data.streams import GalaxyStream
 from zoobot.system.files import write_whole
 
 ROWS = 2**16  # galaxies whose labels are hashed at a time
@@ -88,10 +89,14 @@ class DataDigest:
 
 @dataclasses.dataclass(frozen=True)
 class Known:
-    """Galaxies by split: tables (see ``read_catalog``) with these label columns, or sources."""
+    """Galaxies by split: tables (see ``read_catalog``) with these label columns, or sources.
+
+    Of ``streams`` nothing is known beforehand.
+    """
 
     splits: dict[str, pd.DataFrame | Galaxies]
     label_cols: list[str]
+    streams: dict[str, GalaxyStream] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def _tables(self) -> dict[str, pd.DataFrame]:
@@ -102,8 +107,11 @@ class Known:
         """Split -> ``id_str`` and labels, of the splits that have galaxies.
 
         Args:
-            check: called with each of them, and its split, before.
+            check: called with each of them, and its split, before; with the galaxies of streams as
+                they come.
         """
+        for split, stream in self.streams.items():
+            stream.check = functools.partial(check, where=f"{split} stream")
         tables = {split: table for split, table in self._tables.items() if len(table)}
         for split, table in tables.items():
             check(table, split)
@@ -111,6 +119,8 @@ class Known:
 
     def introduce(self) -> str:
         """How many galaxies there are, in a line; empty if that is not known."""
+        if self.streams:
+            return f"galaxies of a stream: {', '.join(self.streams)}\n"
         if not ("train" in self.splits and "val" in self.splits):
             return ""
         train, val = len(self.splits["train"]), len(self.splits["val"])
@@ -146,12 +156,13 @@ class Known:
 def known_galaxies(datamodule: object, loaders: Mapping[str, Iterable[dict]]) -> Known:
     """All galaxies of a data module of ours, else those of loaders of ours."""
     if isinstance(datamodule, CatalogDataModule):
-        catalogs = datamodule.catalogs
-        splits = {split: catalogs[split] for split in SPLITS if catalogs[split] is not None}
-        return Known(splits, datamodule.label_cols)
-    ours = {split: own_loader(loader) for split, loader in loaders.items()}
-    splits = {split: own.dataset.galaxies for split, own in ours.items() if own is not None}
-    return Known(splits, [])
+        catalogs, label_cols = datamodule.catalogs, datamodule.label_cols
+        galaxies = {split: catalogs[split] for split in SPLITS if catalogs[split] is not None}
+    else:
+        ours, label_cols = {split: own_loader(loader) for split, loader in loaders.items()}, []
+        galaxies = {split: own.dataset.galaxies for split, own in ours.items() if own is not None}
+    streams = {s: stream for s, stream in galaxies.items() if isinstance(stream, GalaxyStream)}
+    return Known({s: galaxies[s] for s in galaxies if s not in streams}, label_cols, streams)
 
 
 def _images_of(galaxies: pd.DataFrame | Galaxies) -> list[str | bytes]:
