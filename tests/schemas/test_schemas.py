@@ -28,7 +28,7 @@ def test_all_named_trees_can_be_imported_by_their_documented_names():
     from zoobot.shared.schemas import decals_dr5_ortho_schema, gz_evo_v2_schema
 
     assert len(schema_names()) == 21
-    assert decals_dr5_ortho_schema is get_schema("decals_dr5_ortho_schema")
+    assert decals_dr5_ortho_schema == get_schema("decals_dr5_ortho_schema")
     assert (len(gz_evo_v2_schema.questions), len(gz_evo_v2_schema.answers)) == (86, 279)
 
 

@@ -114,6 +114,23 @@ def galaxies_of(
     return HuggingFaceGalaxies(dataset, _table_of(dataset, label_cols, split), label_cols)
 
 
+def to_predict(catalog: Any) -> Any:
+    """A ``Dataset`` as galaxies without labels; what is of another package as it is.
+
+    Raises:
+        ValueError: for a dict of datasets, or a stream.
+    """
+    if is_dict(catalog):
+        names = ", ".join(catalog)
+        raise UserError(f"a dict of datasets, {names}: choose one, dataset['{[*catalog][0]}']")
+    if is_stream(catalog):
+        raise UserError(
+            "a stream can't be predicted into a file, whose parts are counted beforehand: use "
+            "trainer.predict with CatalogDataModule(None, predict_catalog=stream)"
+        )
+    return galaxies_of(catalog) if is_dataset(catalog) else catalog
+
+
 def splits_of(
     catalog: Any, label_cols: Sequence[str], fractions: tuple[float, float, float], seed: int
 ) -> dict[str, Any]:
