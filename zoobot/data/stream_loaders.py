@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Iterator
 
 import pandas as pd
+import torch
 
 from zoobot.data.dataset import CatalogDataset
 from zoobot.data.loaders import CatalogLoader, GalaxyLoader
@@ -22,7 +23,8 @@ class StreamedDataset(CatalogDataset):
 
     def __init__(self, stream: GalaxyStream, transform: Callable, **others):
         no_rows = pd.DataFrame(columns=["id_str", "image", *stream.label_cols], dtype=float)
-        super().__init__(TableGalaxies(no_rows, stream.label_cols), None, transform, **others)
+        self._none = TableGalaxies(no_rows, stream.label_cols)
+        super().__init__(self._none, None, transform, **others)
         self.galaxies = stream
 
     def __getitem__(self, index: int) -> dict:
@@ -37,6 +39,16 @@ class StreamedDataset(CatalogDataset):
         made = copy.copy(self)
         made.galaxies = piece
         return super(StreamedDataset, made).batch(epoch, piece.places) | told
+
+    def made_for(self, device: torch.device) -> CatalogDataset:
+        """See ``CatalogDataset``; the sizes of the images are not known."""
+        unread = copy.copy(self)
+        unread.galaxies = self._none
+        made = super(StreamedDataset, unread).made_for(device)
+        if made is unread:
+            return self
+        made.galaxies = self.galaxies
+        return made
 
     def ids_of(self, piece: Piece) -> list[str]:
         """The ids of a piece's galaxies."""
