@@ -11,6 +11,7 @@ from zoobot.system.errors import UserError
 
 GalaxyViewTransform = GalaxyView
 
+WITHOUT_EFFECT = ("use_memory", "album")
 _CONFIG = "write config = default_view_config(), config."
 _VIEW = "write the transform with torchvision.transforms.v2"
 OF_VIEWS = {
@@ -101,4 +102,5 @@ class GalaxyDataModule(CatalogDataModule):
                 f"GalaxyDataModule has no {name}: {OF_VIEWS[name]}, and give CatalogDataModule "
                 "train_transform=get_galaxy_transform(config), and another as test_transform="
             )
+        others = {name: value for name, value in others.items() if name not in WITHOUT_EFFECT}
         super().__init__(label_cols, **others)
