@@ -42,7 +42,7 @@ def simulate_votes(concentrations, tree, num_volunteers, seed=0):
     for question in (question for level in tree.levels for question in level):
         part = slice(question.start_index, question.end_index + 1)
         draws = rng.standard_gamma(concentrations[:, part])
-        parents = [answer.index for answer in question.asked_after]
+        parents = [answer.index for answer in question.parents]
         asked = votes[:, parents].sum(axis=1) if parents else num_volunteers
         votes[:, part] = rng.multinomial(asked, draws / draws.sum(axis=1, keepdims=True))
     return votes

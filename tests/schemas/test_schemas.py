@@ -29,7 +29,7 @@ def test_all_named_trees_can_be_imported_by_their_documented_names():
     from zoobot.shared.schemas import decals_dr5_ortho_schema, gz_evo_v2_schema
 
     assert len(schema_names()) == 21
-    assert decals_dr5_ortho_schema is get_schema("decals_dr5_ortho_schema")
+    assert decals_dr5_ortho_schema == get_schema("decals_dr5_ortho_schema")
     assert (len(gz_evo_v2_schema.questions), len(gz_evo_v2_schema.answers)) == (86, 279)
 
 
@@ -113,7 +113,7 @@ def test_every_named_tree_has_consistent_indices(name):
         assert (schema.question_of_answer[start : end + 1] == question.index).all()
     for answer in schema.answers:
         assert schema.get_answer(answer.text) is answer
-        assert all(answer in child.asked_after for child in answer.next_questions)
+        assert all(answer in child.parents for child in answer.next_questions)
 
 
 def test_campaigns_are_found_in_composed_trees_only():

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from zoobot.data import huggingface
 from zoobot.data.bands.spec import ImageSpec, spec_of_stored
 from zoobot.data.bands.statistics import with_statistics
 from zoobot.data.catalog import (
@@ -23,8 +24,15 @@ from zoobot.data.loaders import (
     eval_loader,
     train_loader,
 )
-from zoobot.data.sources import TableGalaxies, image_frame, label_frame
+from zoobot.data.sources import Galaxies, TableGalaxies, image_frame, label_frame
 from zoobot.data.splits import overlap, split_catalog, strata_of
+from zoobot.data.stream_loaders import (
+    StreamedCatalogLoader,
+    StreamedDataset,
+    eval_stream_loader,
+    train_stream_loader,
+)
+from zoobot.data.streams import GalaxyStream, check_reading, check_steps
 from zoobot.data.views.config import default_view_config, minimal_view_config
 from zoobot.data.views.cpu import get_galaxy_transform
 from zoobot.system import distributed
@@ -38,7 +46,8 @@ class CatalogDataModule:
     """Loaders over the galaxies of one catalog, which is split, or of separate catalogs.
 
     A catalog is a table with ``id_str``, ``file_loc`` (or ``image``, encoded bytes) and the label
-    columns.
+    columns. It may also be a ``Dataset`` of Hugging Face's ``datasets``, a ``DatasetDict`` (in
+    ``catalog``), or a stream: an ``IterableDataset``.
 
     Args:
         label_cols: label columns; None for galaxies without labels.
@@ -67,6 +76,11 @@ class CatalogDataModule:
             ``none``, ``device`` or ``memory``; see ``image_cache.keep_images``.
         decode: where it has their JPEGs decoded, ``auto``, ``cpu`` or ``gpu``; see
             ``decode_gpu.choose_decoder``.
+        steps_per_epoch: steps that make an epoch, if the training galaxies are a stream.
+        shuffle_buffer: galaxies of such a stream among which the next is drawn.
+
+    After ``setup`` the attributes ``train_dataset``, ``val_dataset``, ``test_dataset`` and
+    ``predict_dataset`` are the datasets of its stage.
 
     Catalogs may also be galaxies of another source, such as shards (``zoobot.data.shards``).
 
@@ -103,6 +117,8 @@ class CatalogDataModule:
         cache: str = "none",
         decode: str = "cpu",
         spec: ImageSpec | None = None,
+        steps_per_epoch: int | None = None,
+        shuffle_buffer: int = 1000,
     ):
         if isinstance(label_cols, str):
             raise UserError(f"label_cols is a list of columns: use [{label_cols!r}]")
@@ -122,12 +138,27 @@ class CatalogDataModule:
             if given:
                 raise UserError(f"give catalog= to be split, or {given[0]}_catalog=, not both")
             fractions = (train_fraction, val_fraction, test_fraction)
-            require_columns(catalog, ["id_str"], "catalog")
-            check_ids(catalog, "catalog")
-            strata = strata_of(catalog, self.label_cols)
-            self.catalogs.update(split_catalog(catalog, fractions, seed, "catalog", strata))
+            if huggingface.is_one(catalog):
+                self.catalogs |= huggingface.splits_of(catalog, self.label_cols, fractions, seed)
+            else:
+                require_columns(catalog, ["id_str"], "catalog")
+                check_ids(catalog, "catalog")
+                strata = strata_of(catalog, self.label_cols)
+                self.catalogs |= split_catalog(catalog, fractions, seed, "catalog", strata)
         elif all(table is None for table in self.catalogs.values()):
             raise UserError("give catalog=, or train_catalog= and val_catalog=, ...")
+        check_count("batch_size", batch_size)
+        for split, catalog in self.catalogs.items():
+            labels = self.label_cols if split != "predict" else []
+            if huggingface.is_dataset(catalog):
+                self.catalogs[split] = huggingface.galaxies_of(catalog, labels, split)
+            elif huggingface.is_stream(catalog):
+                check_reading(cache, decode)
+                steps = check_steps(steps_per_epoch) if split == "train" else 0
+                options = (steps * batch_size, shuffle_buffer, seed)
+                self.catalogs[split] = GalaxyStream(catalog, labels, split, *options)
+        if steps_per_epoch and not isinstance(self.catalogs["train"], GalaxyStream):
+            raise UserError("steps_per_epoch is for streams: else an epoch is all galaxies")
         for split, table in self.catalogs.items():
             if not isinstance(table, pd.DataFrame | None) and table.shard_sizes is not None:
                 spec = spec_of_stored(spec, table.spec)
@@ -135,11 +166,12 @@ class CatalogDataModule:
                 require_columns(table, ["id_str"], f"{split}_catalog")
                 require_images(table, f"{split}_catalog")
                 check_ids(table, f"{split}_catalog")
-        labelled = {s: t for s, t in self.catalogs.items() if isinstance(t, pd.DataFrame)}
+        with_ids = pd.DataFrame | huggingface.HuggingFaceGalaxies
+        labelled = {s: t for s, t in self.catalogs.items() if isinstance(t, with_ids)}
         labelled.pop("predict", None)
+        labelled = {split: label_frame(galaxies) for split, galaxies in labelled.items()}
         if found := overlap(labelled):
             raise UserError(found)
-        check_count("batch_size", batch_size)
         check_count("grad_accumulation", grad_accumulation)
         self.batch_size = batch_size
         self.num_workers = choose_num_workers(num_workers, torch.cuda.is_available())
@@ -149,6 +181,7 @@ class CatalogDataModule:
         self.channels = channels if spec is None else len(spec.bands)
         self.fits_scaling = fits_scaling
         self.grad_accumulation = grad_accumulation
+        self.steps_per_epoch = steps_per_epoch
         self.augment = augment
         self.check_images = check_images
         self.on_bad_image = on_bad_image
@@ -184,7 +217,8 @@ class CatalogDataModule:
         for split, galaxies in kept.items():
             if galaxies is not self.catalogs[split]:
                 self.catalogs[split] = galaxies
-                self.datasets.pop(split, None)
+                if self.datasets.pop(split, None) is not None:
+                    delattr(self, f"{split}_dataset")
         self.images_are_checked = True
 
     def setup(self, stage: str | None = None) -> None:
@@ -196,18 +230,25 @@ class CatalogDataModule:
         if stage not in (None, *STAGES):
             raise UserError(f"no stage {stage!r}: use {', '.join(STAGES)}")
         for split in STAGES.get(stage, self.catalogs):
-            if self.catalogs[split] is not None and split not in self.datasets:
-                self.datasets[split] = self._dataset(split)
+            if self.catalogs[split] is not None:
+                self._make(split)
+
+    def _make(self, split: str) -> None:
+        """Make a split's dataset, unless it is there."""
+        if split not in self.datasets:
+            self.datasets[split] = self._dataset(split)
+            setattr(self, f"{split}_dataset", self.datasets[split])
 
     def _measured_spec(self) -> ImageSpec | None:
         """The spec, with the mean and spread of the training galaxies' bands."""
         if self.spec is None or self.spec.has_statistics:
             return self.spec
         galaxies = self.catalogs["train"]
-        if galaxies is None:
+        if galaxies is None or isinstance(galaxies, GalaxyStream):
             raise UserError(
                 "the bands' mean and spread are not known, and there are no training galaxies to "
-                "measure them on: give the spec of the model, zoobot.models.spec_of(model)"
+                "measure them on (a stream is none): give the spec of the model, "
+                "zoobot.models.spec_of(model)"
             )
         if isinstance(galaxies, pd.DataFrame):
             galaxies = TableGalaxies(galaxies)
@@ -217,64 +258,79 @@ class CatalogDataModule:
         return self.spec
 
     def _dataset(self, split: str) -> CatalogDataset:
-        return CatalogDataset(
-            self.catalogs[split],
-            self.label_cols if split != "predict" else None,
-            self.train_transform if split == "train" else self.test_transform,
-            channels=self.channels,
-            fits_scaling=self.fits_scaling,
-            spec=self._measured_spec(),
-            seed=self.seed,
-            augment=self.augment,
-            cache=self.cache,
-            decode=self.decode,
-        )
+        view = self.train_transform if split == "train" else self.test_transform
+        options = {
+            "channels": self.channels,
+            "fits_scaling": self.fits_scaling,
+            "spec": self._measured_spec(),
+            "seed": self.seed,
+            "augment": self.augment,
+        }
+        if isinstance(self.catalogs[split], GalaxyStream):
+            return StreamedDataset(self.catalogs[split], view, **options)
+        labels = self.label_cols if split != "predict" else None
+        options |= {"cache": self.cache, "decode": self.decode}
+        return CatalogDataset(self.catalogs[split], labels, view, **options)
+
+    def _table_or_source(self, split: str) -> pd.DataFrame | Galaxies:
+        if isinstance(self.catalogs[split], GalaxyStream):
+            raise UserError(f"the {split} galaxies are a stream, which can't be had as a table")
+        return self.catalogs[split]
 
     def labels(self, split: str) -> pd.DataFrame:
         """``id_str`` and at least the label columns of a split's galaxies."""
-        return label_frame(self.catalogs[split])
+        return label_frame(self._table_or_source(split))
 
     def table(self, split: str, most: int | None = None) -> pd.DataFrame:
         """A catalog of a split's galaxies, the first ``most`` of them; of shards, with images."""
-        galaxies = self.catalogs[split]
+        galaxies = self._table_or_source(split)
         if isinstance(galaxies, pd.DataFrame):
             return galaxies[:most]
         return image_frame(galaxies, range(len(galaxies))[:most])
 
     def num_galaxies(self, split: str) -> int:
-        """How many galaxies a split has; 0 without a catalog of them."""
+        """How many galaxies a split has; 0 without a catalog of them, or if that is not known."""
         return 0 if self.catalogs[split] is None else len(self.catalogs[split])
 
     def loader(self, split: str) -> GalaxyLoader:
         """Batches of ``train`` (shuffled), ``val``, ``test`` or ``predict`` for the loop."""
         if self.catalogs[split] is None:
             raise UserError(f"there are no {split} galaxies: no catalog of them was given")
-        if split not in self.datasets:
-            self.datasets[split] = self._dataset(split)
+        self._make(split)
         dataset = self.datasets[split]
-        if len(dataset) == 0:
-            raise UserError(f"there are no {split} galaxies: their catalog is empty")
         loading = {
             "num_workers": self.num_workers,
             "pin_memory": torch.cuda.is_available(),
             "prefetch_factor": self.prefetch_factor,
         }
+        if isinstance(dataset, StreamedDataset):
+            if split != "train":
+                return eval_stream_loader(dataset, self.batch_size, **loading)
+            steps = (self.steps_per_epoch, self.grad_accumulation)
+            return train_stream_loader(dataset, self.batch_size, *steps, **loading)
+        if len(dataset) == 0:
+            raise UserError(f"there are no {split} galaxies: their catalog is empty")
         if split == "train":
             return train_loader(dataset, self.batch_size, self.grad_accumulation, **loading)
         return eval_loader(dataset, self.batch_size, **loading)
 
     def train_dataloader(self) -> CatalogLoader:
         """Shuffled training galaxies in random views: image, id_str, an entry a label column."""
-        return CatalogLoader(self.loader("train"))
+        return self._for_users("train")
 
     def val_dataloader(self) -> CatalogLoader:
         """Validation galaxies, in order."""
-        return CatalogLoader(self.loader("val"))
+        return self._for_users("val")
 
     def test_dataloader(self) -> CatalogLoader:
         """Test galaxies, in order."""
-        return CatalogLoader(self.loader("test"))
+        return self._for_users("test")
 
     def predict_dataloader(self) -> CatalogLoader:
         """Galaxies to predict, in order, without labels."""
-        return CatalogLoader(self.loader("predict"))
+        return self._for_users("predict")
+
+    def _for_users(self, split: str) -> CatalogLoader:
+        loader = self.loader(split)
+        is_stream = isinstance(loader.dataset, StreamedDataset)
+        return (StreamedCatalogLoader if is_stream else CatalogLoader)(loader)

@@ -195,6 +195,10 @@ class CatalogDataset(Dataset):
             batch["labels"] = self.galaxies.labels(indices)
         return batch
 
+    def ids_of(self, indices: Sequence[int]) -> list[str]:
+        """The ids of these galaxies."""
+        return [self.galaxies.id_str(i) for i in indices]
+
     def made_for(self, device: torch.device) -> "CatalogDataset":
         """These galaxies for a loop on this device, to which views may be left; see ``augment``."""
         if device.type != "cuda" or self._augment != "auto" or why_not_divided(self.transform):

@@ -1,5 +1,6 @@
 """Look at a run's images once, before training: which can't be read, and which show nothing."""
 
+import functools
 import itertools
 import sys
 from collections import Counter
@@ -23,8 +24,9 @@ from zoobot.data.blank_images import (
     no_data_notes,
 )
 from zoobot.data.catalog import find_missing_files
+from zoobot.data.huggingface import HuggingFaceGalaxies
 from zoobot.data.images import ImageError, ImageSource, check_image, read_image
-from zoobot.data.sources import Galaxies, image_sources
+from zoobot.data.sources import Galaxies, image_sources, label_frame
 from zoobot.system import distributed
 from zoobot.system.errors import UserError
 from zoobot.system.files import delete_files, write_whole
@@ -71,8 +73,8 @@ def check_images(
     Every process must call it. Each looks at its share, and all get the same answer.
 
     Args:
-        splits: tables with ``id_str`` and ``file_loc`` or ``image``. Galaxies of other sources,
-            such as shards, are not looked at.
+        splits: tables with ``id_str`` and ``file_loc`` or ``image``, or datasets of Hugging Face.
+            Galaxies of other sources, such as shards, are not looked at.
         how: 'headers': the headers and ends of all images up to 200,000, of a seeded sample of
             20,000 beyond (and whether all files are there), and the pixels of a seeded sample of
             1,000. 'all': the pixels of all. 'none': nothing.
@@ -90,10 +92,12 @@ def check_images(
             its galaxies.
     """
     check_options(how, on_bad_image)
-    tables = {name: table for name, table in splits.items() if isinstance(table, pd.DataFrame)}
+    looked_at = pd.DataFrame | HuggingFaceGalaxies
+    tables = {name: table for name, table in splits.items() if isinstance(table, looked_at)}
     if how == "none" or not any(map(len, tables.values())):
         if how != "none":
-            _say("images in shards are not looked at before training")
+            where = "shards" if all(isinstance(x, Galaxies) for x in splits.values()) else "streams"
+            _say(f"images in {where} are not looked at before training")
         return splits
     whole = pd.concat(
         [_images_of(name, table) for name, table in tables.items() if len(table)],
@@ -172,9 +176,15 @@ def look_at_bands(
     return Look(None, " ".join(constant) or None, image.no_data)
 
 
-def _images_of(split: str, table: pd.DataFrame) -> pd.DataFrame:
-    _, sources = image_sources(table)
-    ids = table["id_str"].to_numpy()
+def _images_of(split: str, galaxies: pd.DataFrame | HuggingFaceGalaxies) -> pd.DataFrame:
+    """Split, id and image of each galaxy; in place of an image, a function that reads it."""
+    if isinstance(galaxies, HuggingFaceGalaxies):
+        numbers = range(len(galaxies))
+        sources = [functools.partial(galaxies.source, i) for i in numbers]
+        ids = [galaxies.id_str(i) for i in numbers]
+    else:
+        _, sources = image_sources(galaxies)
+        ids = galaxies["id_str"].to_numpy()
     return pd.DataFrame({"split": split, "id_str": ids, "image": sources}, dtype=object)
 
 
@@ -208,8 +218,9 @@ def _look_at_all(
     def look_at_some(some: list[int]) -> list[tuple[int, Look]]:
         looks = []
         for row in some:
-            name = None if isinstance(images[row], str) else f"id_str {ids[row]!r}"
-            looks.append((row, look(images[row], name, bool(with_pixels[row]))))
+            image = images[row]() if callable(images[row]) else images[row]
+            name = None if isinstance(image, str) else f"id_str {ids[row]!r}"
+            looks.append((row, look(image, name, bool(with_pixels[row]))))
         return looks
 
     shown = None if distributed.is_main() else True  # None: in a terminal only
@@ -295,11 +306,15 @@ def _without(
     """The splits without the galaxies that are listed."""
     kept, dropped = dict(splits), []
     for name, bad in listed.groupby("split", sort=False):
-        table = splits[name]
-        kept[name] = table[~table["id_str"].isin(bad["id_str"])].reset_index(drop=True)
-        dropped.append(f"{len(bad)} of {len(table)} {name}")
-        if kept[name].empty:
-            raise UserError(f"none of the {len(table)} {name} images can be read; see {path}")
+        galaxies = splits[name]
+        is_kept = ~label_frame(galaxies)["id_str"].isin(bad["id_str"]).to_numpy(bool)
+        if isinstance(galaxies, HuggingFaceGalaxies):
+            kept[name] = galaxies.select(np.flatnonzero(is_kept))
+        else:
+            kept[name] = galaxies[is_kept].reset_index(drop=True)
+        dropped.append(f"{len(bad)} of {len(galaxies)} {name}")
+        if len(kept[name]) == 0:
+            raise UserError(f"none of the {len(galaxies)} {name} images can be read; see {path}")
     _say(
         f"warning: {len(listed)} of {num_images} galaxies are left out, as their images can't be "
         f"read: {', '.join(dropped)}; they are listed in {path}",

@@ -154,7 +154,7 @@ class GalaxyLoader:
         dataset = self.dataset.made_for(device)
         if dataset is self.dataset:
             return self
-        self._on_gpu = GalaxyLoader(dataset, self.sampler, *self._again)
+        self._on_gpu = type(self)(dataset, self.sampler, *self._again)
         return self._on_gpu
 
     def steps(self) -> list[Step]:
@@ -232,7 +232,7 @@ class GalaxyLoader:
                 yield first()
 
     def _worker_error(self, key: tuple[int, list[int]], told: str) -> WorkerError:
-        ids = [self.dataset.galaxies.id_str(index) for index in key[1]]
+        ids = self.dataset.ids_of(key[1])
         return WorkerError(
             f"an image-reading worker failed over the batch of id_str {', '.join(ids[:5])}"
             f"{', ...' if len(ids) > 5 else ''}: {told} Was it short of memory (fewer "

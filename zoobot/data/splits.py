@@ -122,7 +122,7 @@ def strata_of(
     if not label_cols or not set(label_cols) <= set(catalog.columns):
         return None
     if schema is not None:
-        roots = [question.label_cols for question in schema.questions if not question.asked_after]
+        roots = [question.label_cols for question in schema.questions if not question.parents]
         return _leading_answers(catalog, roots)
     if len(label_cols) == 1:
         return _label_strata(catalog[label_cols[0]])
@@ -208,7 +208,7 @@ def load_splits(
     if "split" in main:
         splits = split_catalog(main, where=str(catalog))
         if not val_catalog and len(splits["test"]) and not len(splits["val"]):
-            splits |= _with_val(splits["train"].drop(columns="split"), label_cols, seed, schema)
+            splits |= with_val(splits["train"].drop(columns="split"), label_cols, seed, schema)
     elif not val_catalog:
         fractions = (0.9, 0.1, 0.0) if test_catalog else (0.7, 0.1, 0.2)
         strata = strata_of(main, label_cols, schema)
@@ -230,7 +230,7 @@ def load_splits(
     return splits
 
 
-def _with_val(
+def with_val(
     train: pd.DataFrame, label_cols: Sequence[str], seed: int, schema: Schema | None
 ) -> dict[str, pd.DataFrame]:
     """Training galaxies as train and val."""

@@ -59,7 +59,7 @@ def counts_from_fractions(
     for level in schema.levels:
         for question in level:
             columns = slice(question.start_index, question.end_index + 1)
-            leading = [answer.index for answer in question.asked_after]
+            leading = [answer.index for answer in question.parents]
             votes = counts[:, leading].sum(axis=1) if leading else np.round(people)
             counts[:, columns] = _deal(values[:, columns], votes)
     return pd.DataFrame(counts, fractions.index, schema.label_cols)

@@ -212,7 +212,7 @@ def report_tree(
         {
             "name": question.text,
             "answers": [answer.pretty_text for answer in question.answers],
-            "asked_after": [answer.index for answer in question.asked_after],
+            "asked_after": [answer.index for answer in question.parents],
         }
         for question in schema.questions
     ]

@@ -20,7 +20,7 @@ from torch import nn
 from tqdm import tqdm
 
 from zoobot import engine, statistics
-from zoobot.data import listing
+from zoobot.data import huggingface, listing
 from zoobot.data.bands.spec import ImageSpec
 from zoobot.data.dataset import CatalogDataset
 from zoobot.data.device_batches import on_device, to_host
@@ -92,8 +92,8 @@ def predict_to_file(
     is left on the device, in evaluation mode.
 
     Args:
-        catalog: a table, a catalog file, a folder of images, or ``Shards``; or, of images of
-            bands, a path with ``{id}`` and ``{band}``.
+        catalog: a table, a catalog file, a folder of images, ``Shards``, or a ``Dataset`` of
+            Hugging Face; or, of images of bands, a path with ``{id}`` and ``{band}``.
         model, label_cols: see ``predict``.
         transform, fits_scaling: by default those with which the model was validated.
         spec: of images of bands: the model's bands, where they are elsewhere than in training; see
@@ -123,6 +123,7 @@ def predict_to_file(
         OSError: the folder can't be written to, or its disk is full.
     """
     save_loc = check_save_loc(save_loc)
+    catalog = huggingface.to_predict(catalog)
     columns, model = column_names(model, label_cols), as_predictor(model)
     if spec is not None and isinstance(model, AnyModule):
         model.channels = len(spec.bands)

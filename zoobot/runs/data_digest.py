@@ -27,9 +27,11 @@ from zoobot.data.labels import label_array
 from zoobot.data.loaders import own_loader
 from zoobot.data.sources import Galaxies, label_frame
 from zoobot.data.splits import hash_ids
+from zoobot.data.streams import GalaxyStream
 from zoobot.system.files import write_whole
 
 ROWS = 2**16  # galaxies whose labels are hashed at a time
+IMAGES = 2**10  # galaxies whose images are
 ID, LABELS, IMAGE = range(3)
 
 
@@ -88,10 +90,14 @@ class DataDigest:
 
 @dataclasses.dataclass(frozen=True)
 class Known:
-    """Galaxies by split: tables (see ``read_catalog``) with these label columns, or sources."""
+    """Galaxies by split: tables (see ``read_catalog``) with these label columns, or sources.
+
+    Of ``streams`` nothing is known beforehand.
+    """
 
     splits: dict[str, pd.DataFrame | Galaxies]
     label_cols: list[str]
+    streams: dict[str, GalaxyStream] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def _tables(self) -> dict[str, pd.DataFrame]:
@@ -102,8 +108,11 @@ class Known:
         """Split -> ``id_str`` and labels, of the splits that have galaxies.
 
         Args:
-            check: called with each of them, and its split, before.
+            check: called with each of them, and its split, before; with the galaxies of streams as
+                they come.
         """
+        for split, stream in self.streams.items():
+            stream.check = functools.partial(check, where=f"{split} stream")
         tables = {split: table for split, table in self._tables.items() if len(table)}
         for split, table in tables.items():
             check(table, split)
@@ -111,6 +120,8 @@ class Known:
 
     def introduce(self) -> str:
         """How many galaxies there are, in a line; empty if that is not known."""
+        if self.streams:
+            return f"galaxies of a stream: {', '.join(self.streams)}\n"
         if not ("train" in self.splits and "val" in self.splits):
             return ""
         train, val = len(self.splits["train"]), len(self.splits["val"])
@@ -129,7 +140,7 @@ class Known:
             is_table = isinstance(galaxies, pd.DataFrame)
             columns = list(self.label_cols if is_table else galaxies.label_cols)
             is_in_shards = not is_table and galaxies.shard_sizes is not None
-            images = None if is_in_shards else _images_of(galaxies)
+            images = None if is_in_shards else galaxies
             rows = _hash_rows(self._tables[split], columns, images)
             about = {
                 "num_galaxies": len(rows),
@@ -146,35 +157,41 @@ class Known:
 def known_galaxies(datamodule: object, loaders: Mapping[str, Iterable[dict]]) -> Known:
     """All galaxies of a data module of ours, else those of loaders of ours."""
     if isinstance(datamodule, CatalogDataModule):
-        catalogs = datamodule.catalogs
-        splits = {split: catalogs[split] for split in SPLITS if catalogs[split] is not None}
-        return Known(splits, datamodule.label_cols)
-    ours = {split: own_loader(loader) for split, loader in loaders.items()}
-    splits = {split: own.dataset.galaxies for split, own in ours.items() if own is not None}
-    return Known(splits, [])
+        catalogs, label_cols = datamodule.catalogs, datamodule.label_cols
+        galaxies = {split: catalogs[split] for split in SPLITS if catalogs[split] is not None}
+    else:
+        ours, label_cols = {split: own_loader(loader) for split, loader in loaders.items()}, []
+        galaxies = {split: own.dataset.galaxies for split, own in ours.items() if own is not None}
+    streams = {s: stream for s, stream in galaxies.items() if isinstance(stream, GalaxyStream)}
+    return Known({s: galaxies[s] for s in galaxies if s not in streams}, label_cols, streams)
 
 
-def _images_of(galaxies: pd.DataFrame | Galaxies) -> list[str | bytes]:
+def _images_of(galaxies: pd.DataFrame | Galaxies, rows: range) -> list[str | bytes]:
     """The last part of each image's path, or its bytes."""
     if not isinstance(galaxies, pd.DataFrame):
-        images = [galaxies.source(i) for i in range(len(galaxies))]
+        images = [galaxies.source(i) for i in rows]
     elif "file_loc" in galaxies:
-        images = [os.fspath(loc) for loc in galaxies["file_loc"]]
+        images = [os.fspath(loc) for loc in galaxies["file_loc"].iloc[rows]]
     else:
-        images = [x.get("bytes") if isinstance(x, dict) else x for x in galaxies["image"]]
+        images = galaxies["image"].iloc[rows]
+        images = [x.get("bytes") if isinstance(x, dict) else x for x in images]
     return [x[x.rfind("/") + 1 :] if isinstance(x, str) else x for x in images]
 
 
-def _hash_rows(table: pd.DataFrame, label_cols: list[str], images: list | None) -> np.ndarray:
-    """(N, 3) uint64 hashes; those of images are 0 if these are not known."""
+def _hash_rows(
+    table: pd.DataFrame, label_cols: list[str], galaxies: pd.DataFrame | Galaxies | None
+) -> np.ndarray:
+    """(N, 3) uint64 hashes; those of images are 0 without ``galaxies``, which have them."""
     rows = np.zeros((len(table), 3), dtype=np.uint64)
     labels = label_array(table, label_cols, "in memory")
     for start in range(0, len(table), ROWS):
         part = slice(start, start + ROWS)
         rows[part, ID] = hash_ids(table["id_str"].iloc[part].astype(str), 0)
         rows[part, LABELS] = _hash_numbers(labels[part])
-    if images is not None:
-        rows[:, IMAGE] = hash_ids(pd.Series(images, dtype=object), 0)
+    for start in range(0, len(table) if galaxies is not None else 0, IMAGES):
+        part = range(len(table))[start : start + IMAGES]
+        images = pd.Series(_images_of(galaxies, part), dtype=object)
+        rows[start : start + IMAGES, IMAGE] = hash_ids(images, 0)
     return rows
 
 

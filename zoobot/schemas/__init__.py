@@ -6,3 +6,8 @@ from zoobot.schemas.question import Answer, Question
 from zoobot.schemas.schema import Schema
 
 __all__ = ["Answer", "Question", "Schema", "get_schema", "load_schema", "schema_names"]
+
+
+def __dir__() -> list[str]:
+    """What there is in this module, the named schemas too."""
+    return sorted([*__all__, *schema_names()])

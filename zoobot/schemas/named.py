@@ -59,8 +59,7 @@ def _named_schema(name: str) -> Schema:
         part = load_schema(TREES_DIR / f"{file_name}.json")
         for question in part.questions:
             after = [
-                a.question.text + suffix + a.text[len(a.question.text) :]
-                for a in question.asked_after
+                a.question.text + suffix + a.text[len(a.question.text) :] for a in question.parents
             ]
             answers = part.question_answer_pairs[question.text]
             tree[question.text + suffix] = {"answers": answers, "asked_after": after}

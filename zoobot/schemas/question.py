@@ -31,13 +31,18 @@ class Question:
 
     Attributes:
         index: its place among all questions.
-        asked_after: the answers that lead to it. If empty, every volunteer is asked.
+        parents: the answers that lead to it. If empty, every volunteer is asked.
     """
 
     text: str
     index: int
     answers: list[Answer] = field(default_factory=list, repr=False)
-    asked_after: list[Answer] = field(default_factory=list, repr=False)
+    parents: list[Answer] = field(default_factory=list, repr=False)
+
+    @property
+    def asked_after(self) -> Answer | list[Answer] | None:
+        """The answer that leads to it, a list of several, or None: as in a tree's file."""
+        return self.parents if len(self.parents) > 1 else self.parents[0] if self.parents else None
 
     @property
     def start_index(self) -> int:

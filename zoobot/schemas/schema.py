@@ -67,7 +67,7 @@ class Schema:
         self._check_unique()
         for question in self.questions:
             self._connect(question, dependencies)
-        self.dependencies = {q.text: _compact(q.asked_after) for q in self.questions}
+        self.dependencies = {q.text: _compact(q.parents) for q in self.questions}
         self.levels = self._sort_into_levels()
         if label_cols is not None:
             self.check_label_cols(label_cols)
@@ -121,13 +121,13 @@ class Schema:
             if text in seen:
                 raise UserError(f"question {question.text!r} is asked after {text!r} twice")
             seen.add(text)
-            question.asked_after.append(parent)
+            question.parents.append(parent)
             parent.next_questions.append(question)
 
     def _sort_into_levels(self) -> list[list[Question]]:
         """Group the questions so that those that lead to a question are in earlier groups."""
-        unplaced_parents = [len(question.asked_after) for question in self.questions]
-        levels, level = [], [q for q in self.questions if not q.asked_after]
+        unplaced_parents = [len(question.parents) for question in self.questions]
+        levels, level = [], [q for q in self.questions if not q.parents]
         while level:
             levels.append(level)
             following = set()
@@ -252,7 +252,7 @@ class Schema:
         """
         steps = []
         for level in self.levels[1:]:
-            pairs = [(a.index, i) for i, q in enumerate(level) for a in q.asked_after]
+            pairs = [(a.index, i) for i, q in enumerate(level) for a in q.parents]
             parents, child = zip(*pairs, strict=True)
             steps.append(([q.index for q in level], list(parents), torch.tensor(child)))
         return steps
@@ -302,12 +302,12 @@ class Schema:
         lines, waiting = [], [(root, 0) for root in reversed(self.levels[0])]
         while waiting:
             question, depth = waiting.pop()
-            after = ", ".join(a.text for a in question.asked_after)
+            after = ", ".join(a.text for a in question.parents)
             answers = ", ".join(a.pretty_text for a in question.answers)
             indent = "  " * min(depth, DEEPEST_INDENT)
             reason = f"  (after {after})" if after else ""
             lines.append(f"{indent}{question.text}: {answers}{reason}")
-            below = [c for a in question.answers for c in a.next_questions if c.asked_after[0] is a]
+            below = [c for a in question.answers for c in a.next_questions if c.parents[0] is a]
             waiting += [(child, depth + 1) for child in reversed(below)]
         return "\n".join(lines)
 

@@ -218,7 +218,7 @@ def volunteer_votes(
     votes = np.zeros(probabilities.shape, dtype=np.int64)
     for level in tree.levels:
         for question in level:
-            parents = [answer.index for answer in question.asked_after]
+            parents = [answer.index for answer in question.parents]
             asked = votes[:, parents].sum(axis=1) if parents else num_volunteers
             columns = slice(question.start_index, question.end_index + 1)
             votes[:, columns] = rng.multinomial(asked, probabilities[:, columns])

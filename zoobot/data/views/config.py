@@ -28,9 +28,23 @@ UNSUPPORTED = {
 }
 
 
+class Group(dict):
+    """Settings that belong together, read and changed by key or by attribute."""
+
+    def __getattr__(self, name: str) -> object:
+        if name not in self:
+            raise AttributeError(f"no setting {name!r} here; there are {', '.join(self)}")
+        return self[name]
+
+    def __setattr__(self, name: str, value: object) -> None:
+        self[name] = value
+
+
 @dataclass
 class GalaxyViewConfig:
     """Settings of a view. Change them by assignment. The names are those of galaxy-datasets.
+
+    A setting that is a dict has its keys as attributes too: ``config.random_affine.scale``.
 
     Attributes:
         output_size: side of the view in pixels; or a pair of equal sides, which becomes the one.
@@ -83,12 +97,13 @@ class GalaxyViewConfig:
             raise UserError(f"no view setting {name!r}{hint}")
         if name == "output_size":
             value = _one_side(value)
-        super().__setattr__(name, value)
+        super().__setattr__(name, Group(value) if isinstance(value, Mapping) else value)
 
     def changes(self) -> dict:
         """The settings that differ from those of ``GalaxyViewConfig()``, by name."""
         plain, usual = asdict(self), asdict(GalaxyViewConfig())
-        return {name: value for name, value in plain.items() if value != usual[name]}
+        changed = {name: value for name, value in plain.items() if value != usual[name]}
+        return {k: dict(v) if isinstance(v, Group) else v for k, v in changed.items()}
 
 
 def default_view_config() -> GalaxyViewConfig:

@@ -34,16 +34,16 @@ REDUCE_LEAVES = 2  # least image pixels per view pixel after the image is reduce
 AnyImage = Image.Image | torch.Tensor | np.ndarray | BandImage
 
 
-def get_galaxy_transform(config: GalaxyViewConfig | Mapping[str, Any]) -> "GalaxyView":
+def get_galaxy_transform(cfg: GalaxyViewConfig | Mapping[str, Any]) -> "GalaxyView":
     """Make a view.
 
     Args:
-        config: a ``GalaxyViewConfig``, or a dict of its fields.
+        cfg: a ``GalaxyViewConfig``, or a dict of its fields.
 
     Raises:
         ValueError: a setting is unknown, not supported or out of range.
     """
-    return GalaxyView(config)
+    return GalaxyView(cfg)
 
 
 class GalaxyView:
@@ -56,16 +56,16 @@ class GalaxyView:
             is needed.
     """
 
-    def __init__(self, config: GalaxyViewConfig | Mapping[str, Any]):
-        if isinstance(config, Mapping):
-            values, config = config, GalaxyViewConfig()
+    def __init__(self, cfg: GalaxyViewConfig | Mapping[str, Any]):
+        if isinstance(cfg, Mapping):
+            values, cfg = cfg, GalaxyViewConfig()
             for name, value in values.items():
-                setattr(config, name, value)
-        if not isinstance(config, GalaxyViewConfig):
-            raise UserError(f"a view config is a GalaxyViewConfig, not {type(config).__name__}")
-        check_view_config(config)
-        self.config = copy.deepcopy(config)
-        self.min_side_px = _min_side_px(config)
+                setattr(cfg, name, value)
+        if not isinstance(cfg, GalaxyViewConfig):
+            raise UserError(f"a view config is a GalaxyViewConfig, not {type(cfg).__name__}")
+        check_view_config(cfg)
+        self.config = copy.deepcopy(cfg)
+        self.min_side_px = _min_side_px(cfg)
 
     def __call__(self, image: AnyImage, rng: np.random.Generator | None = None) -> torch.Tensor:
         """Make the view of an image.
