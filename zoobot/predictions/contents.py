@@ -143,7 +143,7 @@ def errors_of(texts: Iterable[str] | None) -> np.ndarray | None:
 
 
 def carried_in(metadata: dict, names: Iterable[str]) -> list[str]:
-    """The columns of a file that are carried ones, as its metadata say."""
+    """The columns of a file that are carried ones, in order, as its metadata say."""
     told = metadata.get("carried")
-    told = told if isinstance(told, list) else []
-    return [name for name in names if name in told]
+    names = {*names}
+    return [name for name in told if name in names] if isinstance(told, list) else []
