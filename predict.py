@@ -73,8 +73,23 @@ def make_parser() -> options.Parser:
     options.add_hardware_options(parser)
     output = parser.add_argument_group("output")
     add = output.add_argument
-    add("--save-loc", required=True, help="OUT.parquet, OUT.csv or OUT.hdf5")
-    add("--summary", action="store_true", help="of trees: also write OUT_summary.parquet")
+    add(
+        "--save-loc",
+        required=True,
+        help="OUT.parquet, OUT.csv, OUT.hdf5, or for TOPCAT OUT.fits, OUT.vot",
+    )
+    add(
+        "--summary",
+        action="store_true",
+        help="of trees: also write OUT_summary.parquet, or .fits or .vot as OUT",
+    )
+    add(
+        "--carry",
+        nargs="+",
+        default=[],
+        metavar="COLUMN",
+        help="columns of the catalog, or labels of the shards, that the files get too: ra dec",
+    )
     add("--seed", type=options.seed, default=42, help="of the dropout")
     return parser
 
@@ -130,6 +145,7 @@ def main(opt: argparse.Namespace) -> None:
             spec=spec,
             on_bad_image=opt.on_bad_image,
             summary=opt.summary,
+            carry=opt.carry,
             split="" if opt.shards else opt.split,
             seed=opt.seed,
             id_from=(opt.id_from or "path") if opt.images else None,

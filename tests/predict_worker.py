@@ -30,6 +30,7 @@ def main(checkpoint, catalog, save_loc, parts_to_write, dying_rank=0):
         batch_size=4,
         num_workers=1,
         summary=True,
+        carry=["file_loc"],
         show_progress=False,
     )
 

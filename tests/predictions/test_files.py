@@ -36,7 +36,7 @@ def write(whole, path, part_rows=4):
     return path
 
 
-@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".hdf5", ".h5"])
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".hdf5", ".h5", ".fits", ".vot"])
 @pytest.mark.parametrize("num_samples", [1, 5])
 @pytest.mark.parametrize("with_errors", [True, False])
 def test_what_is_written_in_parts_is_read_back_to_the_bit(
@@ -78,7 +78,7 @@ def test_hdf5_opens_as_galaxies_by_columns_by_samples(tmp_path):
 
 def test_parts_of_any_size_make_the_same_file(tmp_path):
     whole = predictions(num_samples=2)
-    for suffix in (".parquet", ".csv"):
+    for suffix in (".parquet", ".csv", ".fits", ".vot"):
         one = write(whole, tmp_path / f"one{suffix}", part_rows=3)
         assert one.read_bytes() == write(whole, tmp_path / f"two{suffix}", 11).read_bytes()
 

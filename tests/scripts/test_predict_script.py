@@ -8,12 +8,14 @@ import torch
 from conftest import draw_galaxies
 
 import predict as script
+from zoobot.evaluation.join import join
 from zoobot.models.finetune import (
     FinetuneableZoobotClassifier,
     FinetuneableZoobotRegressor,
     FinetuneableZoobotTree,
 )
 from zoobot.models.tree import ZoobotTree
+from zoobot.predictions.files import read_predictions
 from zoobot.predictions.models import load_predictor
 from zoobot.runs import checkpoint
 from zoobot.script import run_script
@@ -32,9 +34,11 @@ def folder(tmp_path, tree, monkeypatch):
     return tmp_path
 
 
+WORDS = ["--checkpoint", "tree.safetensors", "--num-workers", "0", "--precision", "fp32"]
+
+
 def run(*arguments):
-    words = ["--num-workers", "0", "--precision", "fp32", "--save-loc", "p.parquet", *arguments]
-    words = words if "--checkpoint" in words else ["--checkpoint", "tree.safetensors", *words]
+    words = [*WORDS, "--save-loc", "p.parquet", *arguments]
     run_script(script.main, lambda: script.parse(words))
     return pd.read_parquet("p.parquet")
 
@@ -93,6 +97,50 @@ def test_shards_are_predicted_as_their_catalog_is(folder):
     assert len(run("--shards", "shards", "--split", "train")) == 7
     whole = run("--catalog", "catalog.csv").set_index("id_str")
     np.testing.assert_allclose(table, whole.loc[table.index], rtol=1e-3)
+
+
+@pytest.mark.parametrize("suffix", [".fits", ".vot", ".parquet", ".csv", ".hdf5"])
+def test_columns_of_the_catalog_are_carried_into_predictions_and_summary(folder, tree, suffix):
+    catalog = pd.read_csv("catalog.csv")
+    ids = [str(1237648720693755918 + i) for i in range(12)]
+    catalog = catalog.assign(id_str=ids, ra=np.linspace(0, 360, 12), objid=[*range(12)])
+    catalog["name"] = ["NGC 1", "[HB89] 3"] * 6
+    catalog.to_parquet("sky.parquet")
+    carry = ["--carry", "ra", "objid", "name"]
+    save = ["--save-loc", f"p{suffix}", "--summary"]
+    run_script(
+        script.main, lambda: script.parse([*WORDS, "--catalog", "sky.parquet", *carry, *save])
+    )
+    made = read_predictions(f"p{suffix}")
+    summary = read_predictions(f"p_summary{suffix if suffix in ('.fits', '.vot') else '.parquet'}")
+    for read in (made, summary):
+        assert read.ids.tolist() == ids
+        table = read.to_frame()
+        np.testing.assert_allclose(table["ra"], catalog["ra"])
+        assert table["objid"].tolist() == [*range(12)]
+        if suffix != ".csv" or read is summary:
+            assert table.columns[1:4].tolist() == carry[1:]
+            assert table["name"].tolist() == catalog["name"].tolist()
+    joined = join(made, "sky.parquet", schema=tree)
+    plain = run("--catalog", "sky.parquet")[tree.label_cols].to_numpy()
+    np.testing.assert_array_equal(joined.predictions.values[..., 0], plain)
+
+
+def test_columns_that_can_not_be_carried_are_refused_in_one_line(folder, capsys):
+    from zoobot.create_shards import write_shards
+    from zoobot.data.catalog import read_catalog
+
+    told = refusal(capsys, "--catalog", "catalog.csv", "--carry", "smooth_yess")
+    assert "no column 'smooth_yess'; did you mean 'smooth_yes'" in told
+    assert "also a column of the predictions" in refusal(
+        capsys, "--catalog", "catalog.csv", "--carry", "smooth_yes"
+    )
+    assert "images have none" in refusal(capsys, "--images", ".", "--carry", "ra")
+    write_shards(read_catalog("catalog.csv"), ["smooth_yes"], "shards", eval_size=5,
+                 encoding="raw", img_size=40, num_workers=0, show_progress=False)  # fmt: skip
+    told = refusal(capsys, "--shards", "shards", "--carry", "ra")
+    assert "shards hold no such column, only ids, images and labels (smooth_yes)" in told
+    assert not (folder / "p.parquet").exists()
 
 
 def test_representations_come_from_a_checkpoint_or_a_named_encoder(folder):

@@ -26,16 +26,32 @@ def read_astropy(path: Path, kind: str, needed: Iterable[str]) -> pd.DataFrame:
         ValueError: no table, or more than one, has ids and the needed columns; or astropy is not
             installed; and what it raises for damaged files.
     """
+    table = open_astropy(path, kind, needed)
+    flat = table[[name for name in table.colnames if table[name].ndim == 1]]
+    frame = flat.to_pandas()
+    frame.attrs["described"] = {
+        name.strip().casefold(): (flat[name].description, str(flat[name].unit or ""))
+        for name in flat.colnames
+    }
+    return frame
+
+
+def open_astropy(path: Path, kind: str, needed: Iterable[str]) -> "Table":
+    """The same with its columns of arrays; ``meta`` has a header's entries, or parameters."""
+    need_astropy(kind)
+    check_astropy(path, kind)
+    readers = {"fits": _read_fits, "votable": _read_votable, "ascii.ecsv": _read_ecsv}
+    table = readers[kind](path, {*needed} - {*AS_TEXT, "image"} | {"id_str"})
+    table.convert_bytestring_to_unicode()
+    return table
+
+
+def need_astropy(kind: str) -> None:
+    """ValueError if astropy, which is optional, is not installed. ``kind``: what needs it."""
     try:
         import astropy.table  # noqa: F401
     except ImportError:
         raise UserError(f"{kind} needs astropy: pip install 'zoobot-torch[astro]'") from None
-    check_astropy(path, kind)
-    readers = {"fits": _read_fits, "votable": _read_votable, "ascii.ecsv": _read_ecsv}
-    table = readers[kind](path, {*needed} - {*AS_TEXT, "image"} | {"id_str"})
-    flat = table[[name for name in table.colnames if table[name].ndim == 1]]
-    flat.convert_bytestring_to_unicode()
-    return flat.to_pandas()
 
 
 def _read_fits(path: Path, needed: set[str]) -> "Table":
@@ -59,7 +75,10 @@ def _read_votable(path: Path, needed: set[str]) -> "Table":
         i: (table.name or table.ID or f"table {i + 1}", [field.name for field in table.fields])
         for i, table in enumerate(tables)
     }
-    return tables[_choose(names, needed)].to_table(use_names_over_ids=True)
+    chosen = tables[_choose(names, needed)]
+    table = chosen.to_table(use_names_over_ids=True)
+    table.meta |= {param.name: param.value for param in chosen.params}
+    return table
 
 
 def _read_ecsv(path: Path, needed: set[str]) -> "Table":

@@ -56,7 +56,10 @@ def read_catalog(path: str | Path, columns: Sequence[str] = ()) -> pd.DataFrame:
 
 
 def read_galaxies(
-    path: str | Path, columns: Sequence[str] = (), num_rows: int | None = None
+    path: str | Path,
+    columns: Sequence[str] = (),
+    num_rows: int | None = None,
+    typed: Sequence[str] = (),
 ) -> Iterator[pd.DataFrame]:
     """Read a catalog file in pieces, with the checks of ``read_catalog`` except that of ids.
 
@@ -66,15 +69,16 @@ def read_galaxies(
         num_rows: the most rows in a piece. The pieces of a text or Parquet file then have only
             ``id_str``, ``file_loc``, ``image``, ``split`` and ``columns``. A file of another format
             comes in one piece with all its columns. None: one piece with all columns.
+        typed: of them, those that keep the types of the file: text stays text.
 
     Yields:
         Tables with at least one row.
     """
     path = Path(path).expanduser()
     needed = [*AS_TEXT, "image", *columns]
-    table = open_table(path, needed, num_rows)
+    table = open_table(path, needed, num_rows, typed)
     if files := band_columns(table.names):
-        table = open_table(path, [*needed, *files], num_rows)
+        table = open_table(path, [*needed, *files], num_rows, typed)
     if num_rows is not None:
         _check_columns(pd.DataFrame(columns=table.names), columns, path)
     for piece in table.pieces:

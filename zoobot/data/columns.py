@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import pandas as pd
 
@@ -55,13 +55,15 @@ def plain_names(names: Iterable[str], needed: Iterable[str]) -> list[str]:
     return plain
 
 
-def with_numbers(table: pd.DataFrame, comma_is_decimal: bool = False) -> pd.DataFrame:
+def with_numbers(
+    table: pd.DataFrame, comma_is_decimal: bool = False, typed: Collection[str] = ()
+) -> pd.DataFrame:
     """The table with numbers in its columns of text that hold numbers; see ``numbers_or_text``.
 
-    Ids, paths, splits and images stay what they are.
+    Ids, paths, splits, images and ``typed`` columns stay what they are.
     """
     for name, column in table.items():
-        if name not in (*AS_TEXT, "image"):
+        if name not in (*AS_TEXT, "image", *typed):
             table[name] = numbers_or_text(column, comma_is_decimal)
     return table
 

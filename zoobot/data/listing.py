@@ -1,4 +1,4 @@
-"""Write the listing of the galaxies to predict: their ids and images, in one Arrow file.
+"""Write the listing of the galaxies to predict: ids, images, carried columns, in one Arrow file.
 
 The galaxies are those of a catalog or of a folder of images. A CSV or Parquet catalog is read piece
 by piece, so it can have 10^8 galaxies. Every process maps the listing into memory: this needs
@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 
 from zoobot.data.bands.template import files_by_template, is_template
+from zoobot.data.carried import carried_array, common_fields
 from zoobot.data.catalog import (
     check_exact_ids,
     check_ids,
@@ -37,6 +38,7 @@ def write_listing(
     split: str = "",
     id_from: str | None = "path",
     bands: Sequence[str] | None = None,
+    carry: Sequence[str] = (),
 ) -> str:
     """Write a listing. What is passed over in a folder of images is told on stderr.
 
@@ -48,23 +50,33 @@ def write_listing(
         id_from: a folder holds images, all of those in it and in the folders below it, and their
             ids are made so (see ``ImageFolder.ids``). None: it is a catalog of Parquet files.
         bands: names of the bands that images have; None: they are 8-bit images.
+        carry: other columns of the catalog, which are listed too; see ``data.carried``. The catalog
+            is then read twice: their types are found first.
 
     Returns:
         A hash of the ids and the images. Of images in files, the paths are hashed, not the pixels.
 
     Raises:
         ValueError: there are no galaxies, an id is missing, repeated or a number that was rounded,
-            or the catalog can't be read.
+            the catalog can't be read, or columns to carry are missing or of no plain type.
     """
+    at_once, fields = ROWS_AT_ONCE, []
+    if carry:
+        fields = common_fields(_pieces(source, split, id_from, bands, carry, at_once), carry)
+    if fields is None:  # columns of text, of which some pieces look like numbers
+        at_once = None
+        fields = common_fields(_pieces(source, split, id_from, bands, carry, at_once), carry)
     digest, hashes = hashlib.blake2b(digest_size=16), []
 
     def write(aside: Path) -> None:
         writer = None
-        for table in _pieces(source, split, id_from, bands):
-            galaxies = galaxy_table(table)
+        for table in _pieces(source, split, id_from, bands, carry, at_once):
+            galaxies = listed = galaxy_table(table)
+            for field in fields:
+                listed = listed.append_column(field, carried_array(table[field.name], field.type))
             if writer is None:
-                writer = pa.ipc.new_file(str(aside), galaxies.schema)
-            writer.write_table(galaxies)
+                writer = pa.ipc.new_file(str(aside), listed.schema)
+            writer.write_table(listed)
             hashes.append(pd.util.hash_array(table["id_str"].to_numpy(dtype=object)))
             hash_galaxies(digest, galaxies)
         if writer is None:
@@ -79,6 +91,16 @@ def write_listing(
 
 def open_listing(path: str | Path) -> pa.Table:
     """Map a listing: the columns ``id_str``, and ``file_loc`` or ``image``, of all galaxies."""
+    return _map(path).select([0, 1])
+
+
+def open_carried(path: str | Path) -> pa.Table | None:
+    """Map the other columns of a listing; None if there are none."""
+    table = _map(path)
+    return table.select(range(2, table.num_columns)) if table.num_columns > 2 else None
+
+
+def _map(path: str | Path) -> pa.Table:
     return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
 
@@ -92,19 +114,27 @@ def _pieces(
     split: str,
     id_from: str | None,
     bands: Sequence[str] | None,
+    carry: Sequence[str],
+    at_once: int | None,
 ) -> Iterator[pd.DataFrame]:
-    """Tables of the galaxies of a source, checked for missing ids, none of them empty."""
+    """Tables of the galaxies of a source, checked for missing ids, none of them empty.
+
+    ``at_once``: the most rows of a table; None: all are in one.
+    """
     if isinstance(source, pd.DataFrame):
-        require_columns(source, ["id_str"], "in memory")
+        require_columns(source, ["id_str", *carry], "in memory")
         require_images(source, "in memory")
         check_exact_ids(source["id_str"], "catalog in memory")
-        pieces = _cut(source)
+        pieces = _cut(source, at_once or len(source))
+    elif carry and id_from is not None:
+        raise UserError(f"--carry {carry[0]}: only catalogs have such columns, images have none")
     elif id_from is not None and is_template(str(source)):
-        pieces = _cut(files_by_template(str(source), bands))
+        pieces = _cut(files_by_template(str(source), bands), ROWS_AT_ONCE)
     elif id_from is not None and Path(source).is_dir():
         pieces = _images_below(Path(source), id_from, bands is not None)
     else:
-        pieces = read_galaxies(source, ["split"] if split else [], ROWS_AT_ONCE)
+        columns = [*(["split"] if split else []), *carry]
+        pieces = read_galaxies(source, columns, at_once, carry)
     for piece in pieces:
         if split:
             require_columns(piece, ["split"], _name(source))
@@ -115,9 +145,9 @@ def _pieces(
             yield piece
 
 
-def _cut(table: pd.DataFrame) -> Iterator[pd.DataFrame]:
+def _cut(table: pd.DataFrame, num_rows: int) -> Iterator[pd.DataFrame]:
     """A table in pieces."""
-    return (table.iloc[i : i + ROWS_AT_ONCE] for i in range(0, len(table), ROWS_AT_ONCE))
+    return (table.iloc[i : i + num_rows] for i in range(0, len(table), num_rows))
 
 
 def _images_below(folder: Path, id_from: str, of_bands: bool) -> Iterator[pd.DataFrame]:
@@ -128,7 +158,8 @@ def _images_below(folder: Path, id_from: str, of_bands: bool) -> Iterator[pd.Dat
     if not found.files:
         raise UserError(f"no images below {folder}")
     paths = [os.path.join(found.folder, below) for below in found.files]
-    yield from _cut(pd.DataFrame({"id_str": found.ids(id_from), "file_loc": paths}))
+    table = pd.DataFrame({"id_str": found.ids(id_from), "file_loc": paths})
+    yield from _cut(table, ROWS_AT_ONCE)
 
 
 def _check_unique(path: Path, hashes: np.ndarray, where: str) -> None:

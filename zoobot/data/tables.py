@@ -14,7 +14,7 @@ import re
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -42,7 +42,9 @@ SPLIT_NAMES = dict.fromkeys(("val", "valid", "validation", "dev"), "val")
 SPLIT_NAMES |= {"train": "train", "test": "test"}
 
 
-def open_table(path: Path, needed: Iterable[str], num_rows: int | None = None) -> OpenTable:
+def open_table(
+    path: Path, needed: Iterable[str], num_rows: int | None = None, typed: Collection[str] = ()
+) -> OpenTable:
     """Open a file, or a folder of Parquet files whose rows follow each other.
 
     Files of a folder that are all called like ``train-00000-of-00005.parquet``, ``validation-...``
@@ -53,6 +55,7 @@ def open_table(path: Path, needed: Iterable[str], num_rows: int | None = None) -
         needed: columns that must be named without doubt.
         num_rows: the most rows in a piece, which then has the columns ``needed`` only. FITS, ECSV
             and VOTable come in one piece with all columns. None: one piece with all columns.
+        typed: columns that keep the types that the file has, if it has types.
 
     Raises:
         ValueError: the file is missing, empty, damaged or of another format, names of columns
@@ -64,13 +67,13 @@ def open_table(path: Path, needed: Iterable[str], num_rows: int | None = None) -
         raise UserError(f"catalog {path} is no file")
     needed = set(needed)
     with _errors_of(path):
-        table = _open(path, needed, num_rows)
+        table = _open(path, needed, num_rows, typed)
     return OpenTable(table.names, _with_errors(path, table.pieces))
 
 
-def _open(path: Path, needed: set[str], num_rows: int | None) -> OpenTable:
+def _open(path: Path, needed: set[str], num_rows: int | None, typed: Collection[str]) -> OpenTable:
     if path.is_dir():
-        return _open_folder(path, needed, num_rows)
+        return _open_folder(path, needed, num_rows, typed)
     with open(path, "rb") as file:
         start = file.read(HEAD_BYTES)
     packed = start.startswith(GZIP_MAGIC)
@@ -84,10 +87,10 @@ def _open(path: Path, needed: set[str], num_rows: int | None) -> OpenTable:
     if kind == "parquet":
         if packed:
             raise UserError("it is a Parquet file packed with gzip: unpack it")
-        return _open_parquet(path, needed, num_rows)
+        return _open_parquet(path, needed, num_rows, typed)
     table = (_read_unpacked if packed else read_astropy)(path, kind, needed)
     table.columns = plain_names(table.columns, needed)
-    return OpenTable(list(table.columns), iter([with_numbers(table)]))
+    return OpenTable(list(table.columns), iter([with_numbers(table, typed=typed)]))
 
 
 def _kind(start: bytes) -> str:
@@ -148,7 +151,9 @@ def _with_errors(path: Path, pieces: Iterator[pd.DataFrame]) -> Iterator[pd.Data
 # Parquet
 
 
-def _open_parquet(path: Path, needed: set[str], num_rows: int | None) -> OpenTable:
+def _open_parquet(
+    path: Path, needed: set[str], num_rows: int | None, typed: Collection[str]
+) -> OpenTable:
     check_parquet(path)
     with pq.ParquetFile(path) as file:
         saved = _saved_range(file.schema_arrow, needed)
@@ -158,7 +163,7 @@ def _open_parquet(path: Path, needed: set[str], num_rows: int | None) -> OpenTab
         raise UserError(f"catalog {path} has more than one column {repeated[0]!r}: rename one")
     names = plain_names(stored, needed)
     renamed = dict(zip(stored, names, strict=True))
-    return OpenTable(names, _parquet_pieces(path, renamed, needed, saved, num_rows))
+    return OpenTable(names, _parquet_pieces(path, renamed, needed, saved, num_rows, typed))
 
 
 def _saved_range(schema: pa.Schema, needed: set[str]) -> dict[str, range]:
@@ -177,6 +182,7 @@ def _parquet_pieces(
     needed: set[str],
     saved: dict[str, range],
     num_rows: int | None,
+    typed: Collection[str],
 ) -> Iterator[pd.DataFrame]:
     start = 0
     with pq.ParquetFile(path) as file:
@@ -189,20 +195,24 @@ def _parquet_pieces(
             batches = file.iter_batches(num_rows, columns=columns)
         for batch in batches:
             batch.validate(full=True)  # text that is not UTF-8 would cause errors only later
-            table = _to_pandas(batch, renamed, needed)
+            table = _to_pandas(batch, renamed, needed, typed)
             table.index += start
             for name, numbers in saved.items():
                 table[renamed[name]] = numbers[start : start + len(table)]
             start += len(table)
-            yield with_numbers(table)
+            yield with_numbers(table, typed=typed)
 
 
 def _to_pandas(
-    batch: pa.Table | pa.RecordBatch, renamed: dict[str, str], needed: set[str]
+    batch: pa.Table | pa.RecordBatch,
+    renamed: dict[str, str],
+    needed: set[str],
+    typed: Collection[str],
 ) -> pd.DataFrame:
     """A table of pandas, an index that it was saved with as columns, and whole ids as text.
 
-    Labels that are decimals become floats, and labels that are bytes text.
+    Labels that are decimals become floats, and labels that are bytes text. Whole numbers of
+    ``typed`` columns stay whole beside missing ones.
     """
     table = batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch])
     for i, field in enumerate(table.schema):
@@ -215,7 +225,14 @@ def _to_pandas(
             for is_kind, plain in kinds.items():
                 if is_kind(field.type):
                     table = table.set_column(i, field.name, table.column(i).cast(plain))
+    whole = {
+        name: pd.arrays.ArrowExtensionArray(table[name])
+        for name, new in renamed.items()
+        if new in typed and name in table.column_names and pa.types.is_integer(table[name].type)
+    }
     table = table.to_pandas()
+    for name in whole.keys() & {*table.columns}:
+        table[name] = whole[name]
     if not isinstance(table.index, pd.RangeIndex):
         levels = [name for name in table.index.names if name not in (None, *table.columns)]
         table = table.reset_index(levels).reset_index(drop=True)
@@ -235,14 +252,16 @@ def _without_type(schema: pa.Schema, name: str) -> dict[bytes, bytes]:
     return metadata
 
 
-def _open_folder(folder: Path, needed: set[str], num_rows: int | None) -> OpenTable:
+def _open_folder(
+    folder: Path, needed: set[str], num_rows: int | None, typed: Collection[str]
+) -> OpenTable:
     files = parquet_files(folder)
     if not files:
         raise UserError(
             f"no catalog {folder}: a folder with no .parquet files in it (predict.py takes a "
             "folder of images as --images)"
         )
-    tables = [_open_parquet(path, needed, num_rows) for path in files]
+    tables = [_open_parquet(path, needed, num_rows, typed) for path in files]
     for path, table in zip(files, tables, strict=True):
         missing = needed & set(tables[0].names) ^ needed & set(table.names)
         if missing:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import safetensors
 import safetensors.numpy
 from torch.utils.data import Sampler
@@ -18,7 +19,8 @@ from zoobot.data.samplers import Step
 from zoobot.data.shards.reader import hash_all
 from zoobot.data.sources import Galaxies
 from zoobot.limits.text import parse_json, read_json
-from zoobot.predictions.files import Predictions, open_writer
+from zoobot.predictions.contents import Predictions
+from zoobot.predictions.files import OF_ASTROPY, open_writer
 from zoobot.schemas import Schema
 from zoobot.system.errors import UserError
 from zoobot.system.files import (
@@ -221,10 +223,11 @@ def delete_parts(work: Work) -> None:
     delete_files([*work.folder.glob("part-*")])
 
 
-def join_parts(work: Work, galaxies: Galaxies, save_loc: Path) -> None:
+def join_parts(work: Work, galaxies: Galaxies, save_loc: Path, carried: pa.Table | None) -> None:
     """Join all parts into the prediction file, and into the summary file if one is wanted.
 
-    Both are written in the folder of the parts and moved to their places when both are complete.
+    Both have the carried columns, of all galaxies in order. They are written in the folder of the
+    parts and moved to their places when both are complete.
 
     Raises:
         ValueError: if a part is missing or damaged.
@@ -232,20 +235,23 @@ def join_parts(work: Work, galaxies: Galaxies, save_loc: Path) -> None:
     """
     files = [save_loc]
     if work.schema is not None:
-        columns = _summary_columns(work)
-        template = Predictions(np.array([]), np.empty((0, len(columns), 1)), columns)
-        files.insert(0, save_loc.with_name(f"{save_loc.stem}_summary.parquet"))
+        suffix = save_loc.suffix if save_loc.suffix in OF_ASTROPY else ".parquet"
+        files.insert(0, save_loc.with_name(f"{save_loc.stem}_summary{suffix}"))
+        template = dataclasses.replace(summary_template(work), carried=carried)
         _write_joined(work, galaxies, work.folder / files[0].name, "summary", template)
-    _write_joined(work, galaxies, work.folder / save_loc.name, "predictions", work.template)
+    template = dataclasses.replace(work.template, carried=carried)
+    _write_joined(work, galaxies, work.folder / save_loc.name, "predictions", template)
     for path in files:
         os.replace(work.folder / path.name, path)
     sync_folder(save_loc.parent)
 
 
-def _summary_columns(work: Work) -> list[str]:
-    """The columns of the summary, without ``id_str``."""
+def summary_template(work: Work) -> Predictions:
+    """A summary without galaxies."""
     empty = np.empty((0, *work.template.values.shape[1:]))
-    return list(statistics.summary_table([], empty, work.schema).columns[1:])
+    columns = list(statistics.summary_table([], empty, work.schema).columns[1:])
+    metadata = {"task": "summary", "schema": work.schema.to_dict()}
+    return Predictions(np.array([]), np.empty((0, len(columns), 1)), columns, None, metadata)
 
 
 def _write_joined(
@@ -255,15 +261,19 @@ def _write_joined(
 
     def write(aside: Path) -> None:
         with open_writer(aside, path.suffix, template, work.num_galaxies) as writer:
-            for part in range(work.num_parts):
-                rows = work.rows(part)
-                tensors, told = read_part(work, part)
+            for number in range(work.num_parts):
+                rows = work.rows(number)
+                tensors, told = read_part(work, number)
                 values = tensors[name]
                 values = values if values.ndim == 3 else values[..., None]
                 ids = np.array([galaxies.id_str(row) for row in rows], dtype=object)
                 errors = None
                 if template.errors is not None:
                     errors = np.array([told.get(str(row)) for row in rows], dtype=object)
-                writer.write(Predictions(ids, values, template.columns, errors))
+                carried = template.carried
+                if carried is not None:
+                    carried = carried.slice(rows.start, len(rows))
+                part = Predictions(ids, values, template.columns, errors, carried=carried)
+                writer.write(part)
 
     write_whole(path, write)

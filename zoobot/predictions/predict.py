@@ -20,17 +20,19 @@ from torch import nn
 from tqdm import tqdm
 
 from zoobot import engine, statistics
-from zoobot.data import huggingface, listing
+from zoobot.data import huggingface
 from zoobot.data.bands.spec import ImageSpec
+from zoobot.data.carried import check_carry
 from zoobot.data.dataset import CatalogDataset
 from zoobot.data.device_batches import on_device, to_host
 from zoobot.data.loaders import GalaxyLoader
-from zoobot.data.sources import Galaxies, TableGalaxies
+from zoobot.data.sources import Galaxies
 from zoobot.data.views.cpu import GalaxyView
-from zoobot.data.views.turned import TurnedViews
 from zoobot.models import speed
 from zoobot.models.bands import spec_to_predict
-from zoobot.predictions.files import Predictions, check_save_loc
+from zoobot.predictions.contents import Predictions
+from zoobot.predictions.files import check_save_loc
+from zoobot.predictions.galaxies import as_seen, carried_as_kept, open_galaxies
 from zoobot.predictions.image_notes import ImageNotes
 from zoobot.predictions.models import (
     AnyModule,
@@ -38,7 +40,6 @@ from zoobot.predictions.models import (
     column_names,
     hash_weights,
     predict_samples,
-    view_of,
 )
 from zoobot.predictions.parts import (
     PartSampler,
@@ -79,6 +80,7 @@ def predict_to_file(
     spec: ImageSpec | None = None,
     on_bad_image: str = "error",
     summary: bool = False,
+    carry: Sequence[str] = (),
     split: str = "",
     seed: int = 42,
     id_from: str | None = "path",
@@ -108,8 +110,10 @@ def predict_to_file(
             ``options.COMPILE``: ``auto`` does if that pays on this device.
         on_bad_image: ``error`` stops at the first image that can't be read and names it; ``record``
             gives its galaxy NaN, and the reason in a column ``error``.
-        summary: also write ``STEM_summary.parquet`` with fractions, 90% intervals and the
-            proportion asked; for trees.
+        summary: also write ``STEM_summary.parquet``, or ``.fits`` or ``.vot`` as ``save_loc``, with
+            fractions, 90% intervals and the proportion asked; for trees.
+        carry: other columns of the catalog, or labels of shards, that both files get too, such as
+            ``["ra", "dec"]``; their types stay.
         split: only galaxies with this value in the catalog's column ``split``.
         seed: of the dropout.
         id_from: ids of images in a folder: ``path`` (below it) or ``stem`` (the file's name), both
@@ -117,7 +121,8 @@ def predict_to_file(
         resume: go on from the parts of a killed run; False deletes them.
 
     Raises:
-        ValueError: for a save_loc of no known format, a faulty catalog, columns that don't fit,
+        ValueError: for a save_loc of no known format, a faulty catalog, columns that don't fit, or
+            can't be carried,
             parts of another prediction in the folder, or another run at work on it.
         ImageError: an image can't be read.
         OSError: the folder can't be written to, or its disk is full.
@@ -139,33 +144,24 @@ def predict_to_file(
     template = empty_predictions(model, columns, num_samples, on_bad_image == "record", spec)
     if summary and template.metadata["schema"] is None:
         raise UserError(f"a summary is made of decision trees, not of {template.metadata['task']}")
+    schema = Schema.from_dict(template.metadata["schema"]) if summary else None
+    carry = check_carry(carry, columns)
 
     folder = save_loc.with_name(save_loc.name + ".parts")
     only = locks.only_run(folder / "lock") if distributed.is_main() else nullcontext()
     with only:
-        galaxies, digest = _galaxies(catalog, folder, split, id_from, spec)
-        dataset = _dataset(galaxies, model, transform, num_views, fits_scaling, spec)
+        galaxies, digest, carried = open_galaxies(catalog, folder, split, id_from, spec, carry)
+        dataset = as_seen(galaxies, model, transform, num_views, fits_scaling, spec)
         dataset = dataset.made_for(where)
         num_passes = len(galaxies) * num_views / distributed.world_size()
         wanted = {True: "on", False: "off"}.get(compile_encoder, compile_encoder)
         compiled, told = speed.choose(wanted, model, where, num_passes)
         if told and show_progress and distributed.is_main():
             tqdm.write(told)
-        schema = Schema.from_dict(template.metadata["schema"]) if summary else None
         work = Work(folder, len(galaxies), batch_size, template, schema, seed, num_views)
-        plan = template.metadata | {
-            "columns": columns,
-            "num_samples": num_samples,
-            "num_views": num_views,
-            "galaxies": digest,
-            "images": dataset.describe_images().to_dict() | {"transform": _name(dataset.transform)},
-            "channels": dataset.channels,
-            "batch_size": batch_size,
-            "precision": str(settings.dtype),
-            "compiled": {"on": True, "off": False}.get(compiled, compiled),
-            "summary": summary,
-            "seed": seed,
-        }
+        if distributed.is_main():
+            carried = carried_as_kept(save_loc.suffix, work, galaxies, carried)
+        plan = _plan(work, dataset, digest, settings, compiled)
         todo, work.plan_hash = distributed.from_main(
             open_parts(work, plan, resume) if distributed.is_main() else None
         )
@@ -184,7 +180,7 @@ def predict_to_file(
         notes.tell()
         distributed.barrier()
         if distributed.is_main():
-            join_parts(work, galaxies, save_loc)
+            join_parts(work, galaxies, save_loc, carried)
             delete_parts(work)  # before their plan, so that no other prediction can take them
             shutil.rmtree(folder)
         distributed.barrier()
@@ -205,43 +201,23 @@ def _check_options(model, num_samples, num_views, batch_size, on_bad_image) -> N
         raise UserError(f"on_bad_image={on_bad_image!r}: use one of {', '.join(ON_BAD_IMAGE)}")
 
 
-def _galaxies(
-    catalog: pd.DataFrame | str | Path | Galaxies,
-    folder: Path,
-    split: str,
-    id_from: str | None,
-    spec: ImageSpec | None,
-) -> tuple[Galaxies, str | None]:
-    """The galaxies by number, and in the main process a hash of them."""
-    if not isinstance(catalog, pd.DataFrame | str | Path):
-        return catalog, catalog.fingerprint()
-    digest = None
-    with distributed.main_first():
-        if distributed.is_main():
-            bands = None if spec is None else spec.bands
-            digest = listing.write_listing(
-                catalog, folder / "galaxies.arrow", split, id_from, bands
-            )
-    return TableGalaxies(listing.open_listing(folder / "galaxies.arrow")), digest
-
-
-def _dataset(
-    galaxies: Galaxies,
-    model: nn.Module,
-    transform: Callable | None,
-    num_views: int,
-    fits_scaling: str | None,
-    spec: ImageSpec | None,
-) -> CatalogDataset:
-    """The galaxies as the model is to see them: by default as when it was validated."""
-    transform = transform or view_of(model)
-    return CatalogDataset(
-        galaxies,
-        transform=TurnedViews(transform, num_views) if num_views > 1 else transform,
-        channels=model.channels,
-        fits_scaling=fits_scaling or model.images_seen.fits_scaling or "asinh",
-        spec=spec,
-    )
+def _plan(
+    work: Work, dataset: CatalogDataset, digest: str | None, settings: engine.Settings, compiled
+) -> dict:
+    """Everything that the values depend on; carried columns are not among it."""
+    return work.template.metadata | {
+        "columns": work.template.columns,
+        "num_samples": work.template.values.shape[2],
+        "num_views": work.num_views,
+        "galaxies": digest,
+        "images": dataset.describe_images().to_dict() | {"transform": _name(dataset.transform)},
+        "channels": dataset.channels,
+        "batch_size": work.batch_size,
+        "precision": str(settings.dtype),
+        "compiled": {"on": True, "off": False}.get(compiled, compiled),
+        "summary": work.schema is not None,
+        "seed": work.seed,
+    }
 
 
 def empty_predictions(
