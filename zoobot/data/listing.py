@@ -25,6 +25,7 @@ from zoobot.data.catalog import (
 )
 from zoobot.data.folder import ImageFolder
 from zoobot.data.sources import galaxy_table, hash_galaxies
+from zoobot.system import windows
 from zoobot.system.errors import UserError, one_line
 from zoobot.system.files import write_whole
 
@@ -78,8 +79,12 @@ def write_listing(
 
 
 def open_listing(path: str | Path) -> pa.Table:
-    """Map a listing: the columns ``id_str``, and ``file_loc`` or ``image``, of all galaxies."""
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    """Map a listing: the columns ``id_str``, and ``file_loc`` or ``image``, of all galaxies.
+
+    On Windows it is read into memory: a mapped file can't be deleted.
+    """
+    open_it = pa.OSFile if windows.HERE else pa.memory_map
+    return pa.ipc.open_file(open_it(str(path))).read_all()
 
 
 def _name(source: pd.DataFrame | str | Path) -> str:

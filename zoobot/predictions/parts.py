@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from zoobot.schemas import Schema
 from zoobot.system.errors import UserError
 from zoobot.system.files import (
     delete_files,
-    sync_folder,
+    move_file,
     write_text,
     write_whole,
 )
@@ -238,8 +237,7 @@ def join_parts(work: Work, galaxies: Galaxies, save_loc: Path) -> None:
         _write_joined(work, galaxies, work.folder / files[0].name, "summary", template)
     _write_joined(work, galaxies, work.folder / save_loc.name, "predictions", work.template)
     for path in files:
-        os.replace(work.folder / path.name, path)
-    sync_folder(save_loc.parent)
+        move_file(work.folder / path.name, path)
 
 
 def _summary_columns(work: Work) -> list[str]:

@@ -6,11 +6,10 @@ when. In the end the main process joins the parts, in the catalog's order, into 
 """
 
 import math
-import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +54,7 @@ from zoobot.system import distributed, locks
 from zoobot.system.cores import choose_num_workers
 from zoobot.system.devices import keep_generators, put_back
 from zoobot.system.errors import UserError
+from zoobot.system.files import delete_files
 
 ON_BAD_IMAGE = ("error", "record")
 WRITERS = 4  # threads; intervals are most of their work, and scipy lets several compute at once
@@ -140,7 +140,8 @@ def predict_to_file(
         raise UserError(f"a summary is made of decision trees, not of {template.metadata['task']}")
 
     folder = save_loc.with_name(save_loc.name + ".parts")
-    only = locks.only_run(folder / "lock") if distributed.is_main() else nullcontext()
+    lock = folder / "lock"
+    only = locks.only_run(lock) if distributed.is_main() else nullcontext()
     with only:
         galaxies, digest = _galaxies(catalog, folder, split, id_from, spec)
         dataset = _dataset(galaxies, model, transform, num_views, fits_scaling, spec)
@@ -185,8 +186,11 @@ def predict_to_file(
         if distributed.is_main():
             join_parts(work, galaxies, save_loc)
             delete_parts(work)  # before their plan, so that no other prediction can take them
-            shutil.rmtree(folder)
+            delete_files([path for path in folder.iterdir() if path != lock])
         distributed.barrier()
+    if distributed.is_main():
+        with suppress(OSError):  # the next run has locked it
+            folder.rmdir()
     return save_loc
 
 
