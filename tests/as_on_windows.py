@@ -27,8 +27,9 @@ ONLY_POSIX = ("fcntl", "resource", "pwd", "grp", "termios", "pty", "posix", "tri
 HIDDEN = {
     "os": """fork forkpty getuid geteuid getgid getegid chown lchown fchown fchmod mkfifo mknod
         pread pwrite posix_fallocate posix_fadvise posix_spawn sched_getaffinity sched_setaffinity
-        sysconf statvfs fstatvfs uname nice getloadavg killpg getpgid getsid setsid wait memfd_create
-        sendfile register_at_fork O_DIRECTORY O_NOFOLLOW O_NONBLOCK O_CLOEXEC O_SYNC""",
+        sysconf statvfs fstatvfs uname nice getloadavg killpg getpgid getsid setsid wait
+        memfd_create sendfile register_at_fork O_DIRECTORY O_NOFOLLOW
+        O_NONBLOCK O_CLOEXEC O_SYNC""",
     "signal": """SIGUSR1 SIGUSR2 SIGALRM SIGHUP SIGQUIT SIGKILL SIGSTOP SIGCONT SIGCHLD SIGPIPE
         pthread_sigmask pthread_kill sigpending sigwait sigtimedwait alarm setitimer pause
         SIG_BLOCK SIG_SETMASK SIG_UNBLOCK""",
