@@ -1,6 +1,7 @@
 """Run a script: set its process up, print errors in one line, exit with the right code."""
 
 import argparse
+import io
 import sys
 import time
 import traceback
@@ -33,6 +34,7 @@ def run_script(
     joined is said by each node's first process, or by the one that it concerns alone.
     """
     debug = "--debug" in sys.argv
+    print_anything()
     try:
         distributed.check_environment()
         options = parse()
@@ -68,6 +70,15 @@ def run_script(
             told = str(error) or "what is saved stays; the same command with --resume auto goes on"
             print(f"interrupted: {told}", file=sys.stderr)
         sys.exit(130)
+
+
+def print_anything() -> None:
+    """Have stdout escape what its encoding lacks, as stderr does, in place of an error.
+
+    In a terminal of Windows these are the letters of other languages, such as in an id.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def set_up_process(debug: bool = False) -> None:

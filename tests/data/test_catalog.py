@@ -200,3 +200,12 @@ def test_text_that_is_none_is_told(tmp_path, column):
     for num_rows in (None, 1):
         with pytest.raises(ValueError, match="a.pq can't be read: .*Invalid UTF8"):
             next(catalog.read_galaxies(tmp_path / "a.pq", ["split"], num_rows))
+
+
+def test_paths_that_were_written_on_windows_are_found(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "a\\b.png").touch()  # a name of this system
+    table = pd.DataFrame({"id_str": ["a", "b"], "file_loc": ["images\\a.png", "a\\b.png"]})
+    table.to_csv(tmp_path / "catalog.csv", index=False)
+    found = catalog.read_catalog(tmp_path / "catalog.csv")["file_loc"].tolist()
+    assert found == [str(tmp_path / "images" / "a.png"), str(tmp_path / "a\\b.png")]

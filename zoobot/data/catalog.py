@@ -176,9 +176,14 @@ def _absolute(file_locs: pd.Series, catalog_path: Path) -> pd.Series:
     folder = catalog_path.resolve()
     folder = str(folder if folder.is_dir() else folder.parent)
     home = os.path.expanduser("~/")
-    return file_locs.map(
-        lambda loc: os.path.join(home, loc[2:]) if loc[:2] == "~/" else os.path.join(folder, loc)
-    )
+
+    def locate(loc: str) -> str:
+        path = os.path.join(home, loc[2:]) if loc[:2] == "~/" else os.path.join(folder, loc)
+        if "\\" in loc and not os.path.exists(path):  # of a catalog that was written on Windows
+            return os.path.join(folder, loc.replace("\\", "/"))
+        return path
+
+    return file_locs.map(locate)
 
 
 def require_columns(catalog: pd.DataFrame, columns: Sequence[str], where: str) -> None:

@@ -26,6 +26,7 @@ from zoobot.data.catalog import (
 )
 from zoobot.data.folder import ImageFolder
 from zoobot.data.sources import galaxy_table, hash_galaxies
+from zoobot.system import windows
 from zoobot.system.errors import UserError, one_line
 from zoobot.system.files import write_whole
 
@@ -90,7 +91,10 @@ def write_listing(
 
 
 def open_listing(path: str | Path) -> pa.Table:
-    """Map a listing: the columns ``id_str``, and ``file_loc`` or ``image``, of all galaxies."""
+    """Map a listing: the columns ``id_str``, and ``file_loc`` or ``image``, of all galaxies.
+
+    On Windows it is read into memory: a mapped file can't be deleted.
+    """
     return _map(path).select([0, 1])
 
 
@@ -101,7 +105,8 @@ def open_carried(path: str | Path) -> pa.Table | None:
 
 
 def _map(path: str | Path) -> pa.Table:
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    open_it = pa.OSFile if windows.HERE else pa.memory_map
+    return pa.ipc.open_file(open_it(str(path))).read_all()
 
 
 def _name(source: pd.DataFrame | str | Path) -> str:

@@ -30,7 +30,7 @@ from zoobot.data.samplers import EvalSampler, Step, TrainSampler, in_steps
 from zoobot.system import distributed
 from zoobot.system.cores import pool_of_single_cores
 from zoobot.system.errors import OneProcessError, UserError
-from zoobot.system.workers import NOT_FOR_WORKERS, starting_workers
+from zoobot.system.workers import NOT_FOR_WORKERS, check_sent, starting_workers
 
 CPU = torch.device("cpu")
 WORKER_TIMEOUT_S = 600
@@ -204,6 +204,7 @@ class GalaxyLoader:
         """torch's iterator; whether workers live is checked when a batch is ``POLL_S`` late."""
         if self._loader.num_workers == 0:
             return iter(self._loader)
+        check_sent("the transform", self.dataset.transform)
         others = {*multiprocessing.active_children()}
         with starting_workers():
             batches = iter(self._loader)

@@ -117,11 +117,11 @@ def _kind(start: bytes) -> str:
 
 def _read_unpacked(path: Path, kind: str, needed: set[str]) -> pd.DataFrame:
     """A gzip file's table. It is unpacked into a temporary file."""
-    with tempfile.NamedTemporaryFile() as unpacked:
-        with gzip.open(path) as file:
-            shutil.copyfileobj(file, unpacked)
-        unpacked.flush()
-        return read_astropy(Path(unpacked.name), kind, needed)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        unpacked = Path(folder) / "table"
+        with gzip.open(path) as file, open(unpacked, "wb") as written:
+            shutil.copyfileobj(file, written)
+        return read_astropy(unpacked, kind, needed)
 
 
 @contextlib.contextmanager

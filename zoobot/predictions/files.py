@@ -138,7 +138,7 @@ class _CsvWriter:
     """Writes CSV row by row."""
 
     def __init__(self, path: Path, template: Predictions, num_galaxies: int):
-        self._file = open(path, "w", newline="")
+        self._file = open(path, "w", encoding="utf-8", newline="")
         self._writer = csv.writer(self._file)
         errors = [] if template.errors is None else ["error"]
         self._writer.writerow(["id_str", *template.carried_names, *template.columns, *errors])

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from zoobot.schemas import Schema
 from zoobot.system.errors import UserError
 from zoobot.system.files import (
     delete_files,
-    sync_folder,
+    move_file,
     write_text,
     write_whole,
 )
@@ -242,8 +241,7 @@ def join_parts(work: Work, galaxies: Galaxies, save_loc: Path, carried: pa.Table
     template = dataclasses.replace(work.template, carried=carried)
     _write_joined(work, galaxies, work.folder / save_loc.name, "predictions", template)
     for path in files:
-        os.replace(work.folder / path.name, path)
-    sync_folder(save_loc.parent)
+        move_file(work.folder / path.name, path)
 
 
 def summary_template(work: Work) -> Predictions:

@@ -6,11 +6,10 @@ when. In the end the main process joins the parts, in the catalog's order, into 
 """
 
 import math
-import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +55,7 @@ from zoobot.system import distributed, locks
 from zoobot.system.cores import choose_num_workers
 from zoobot.system.devices import keep_generators, put_back
 from zoobot.system.errors import UserError
+from zoobot.system.files import delete_files
 
 ON_BAD_IMAGE = ("error", "record")
 WRITERS = 4  # threads; intervals are most of their work, and scipy lets several compute at once
@@ -91,7 +91,7 @@ def predict_to_file(
 
     Beside the file there is, until it is finished, the folder ``SAVE_LOC.parts``. If it is there
     from a run that was killed, its finished parts are kept and the result is the same. The model
-    is left on the device, in evaluation mode.
+    is left where it was, in evaluation mode.
 
     Args:
         catalog: a table, a catalog file, a folder of images, ``Shards``, or a ``Dataset`` of
@@ -148,7 +148,8 @@ def predict_to_file(
     carry = check_carry(carry, columns)
 
     folder = save_loc.with_name(save_loc.name + ".parts")
-    only = locks.only_run(folder / "lock") if distributed.is_main() else nullcontext()
+    lock = folder / "lock"
+    only = locks.only_run(lock) if distributed.is_main() else nullcontext()
     with only:
         galaxies, digest, carried = open_galaxies(catalog, folder, split, id_from, spec, carry)
         dataset = as_seen(galaxies, model, transform, num_views, fits_scaling, spec)
@@ -182,8 +183,11 @@ def predict_to_file(
         if distributed.is_main():
             join_parts(work, galaxies, save_loc, carried)
             delete_parts(work)  # before their plan, so that no other prediction can take them
-            shutil.rmtree(folder)
+            delete_files([path for path in folder.iterdir() if path != lock])
         distributed.barrier()
+    if distributed.is_main():
+        with suppress(OSError):  # the next run has locked it
+            folder.rmdir()
     return save_loc
 
 

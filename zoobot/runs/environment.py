@@ -30,7 +30,7 @@ def environment() -> dict:
 def processor() -> str:
     """The processor's name, from the kernel where it tells."""
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
 
@@ -39,9 +39,9 @@ def git_commit() -> str | None:
     """The commit of this checkout, with ``+changes`` if files differ; None outside a checkout."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
-        status = subprocess.run(
-            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True
+        commit, status = (
+            subprocess.run([*git, *told], capture_output=True, encoding="utf-8", errors="replace")
+            for told in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
         )
     except OSError:
         return None

@@ -199,7 +199,7 @@ class Run:
             path = self.save_dir / METRICS
             try:
                 with only_run_in(self.save_dir):
-                    if path.exists() and path.read_text() == text_of(self._lines):
+                    if path.exists() and path.read_text(encoding="utf-8") == text_of(self._lines):
                         return self._log(self.last_epoch, split, metrics)
                     told = f"{self.save_dir} is another run's by now"
             except UserError as error:

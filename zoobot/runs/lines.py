@@ -17,10 +17,10 @@ def read_lines(path: Path) -> list[dict]:
     Raises:
         ValueError: if it is damaged.
     """
-    text = path.read_text() if path.exists() else ""
-    if path.name == SKIPPED_STEPS:  # it is not written whole: a killed process may cut a line off
-        text = text[: text.rfind("\n") + 1]
     try:
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        if path.name == SKIPPED_STEPS:  # not written whole: a killed process may cut a line off
+            text = text[: text.rfind("\n") + 1]
         return [parse_json(line) for line in text.splitlines()]
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): move it away") from error

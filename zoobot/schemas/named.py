@@ -43,7 +43,7 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
 @cache
 def _named_trees() -> dict[str, list[tuple[str, str]]]:
     """Schema name -> its parts: the name of a tree's file and the suffix of the campaign."""
-    return json.loads((TREES_DIR / "named.json").read_text())
+    return json.loads((TREES_DIR / "named.json").read_text(encoding="utf-8"))
 
 
 def schema_names() -> list[str]:

@@ -7,6 +7,8 @@ import stat
 import tempfile
 from pathlib import Path
 
+from zoobot.system import windows
+
 COMPILED = "TORCHINDUCTOR_CACHE_DIR"  # an environment variable, which torch reads as it compiles
 TORCHS_OWN = "torchinductor_"  # how its own choice begins, a folder of the system's for all users
 
@@ -40,7 +42,8 @@ def _private_folder() -> Path | None:
         folder = cache_dir() / "compiled"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        is_own = windows.HERE or found.st_uid == os.getuid()  # a home's folders are its user's
+        if not stat.S_ISDIR(found.st_mode) or not is_own:
             return None
         folder.chmod(0o700)
         return folder if os.access(folder, os.W_OK | os.X_OK) else None

@@ -45,7 +45,7 @@ def num_cores() -> int:
     """
     try:
         cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS
+    except AttributeError:  # macOS and Windows
         cores = os.cpu_count() or 1
     return max(1, int(min([cores, *_quotas()])) // distributed.local_world_size())
 
@@ -53,7 +53,7 @@ def num_cores() -> int:
 def _quotas() -> Iterator[float]:
     """Limits of the control groups that this process is in, in cores."""
     try:
-        lines = OWN_CGROUP.read_text().splitlines()
+        lines = OWN_CGROUP.read_text(encoding="utf-8").splitlines()
     except OSError:
         return
     for line in lines:
@@ -70,7 +70,8 @@ def _quotas() -> Iterator[float]:
 def _quota(*files: Path) -> Iterator[float]:
     """The limit that these files hold, quota and period in microseconds; nothing without one."""
     try:
-        quota, period = (int(word) for file in files for word in file.read_text().split())
+        told = [file.read_text(encoding="utf-8") for file in files]
+        quota, period = (int(word) for text in told for word in text.split())
     except (OSError, ValueError):  # no such file; 'max' stands for no limit
         return
     if quota > 0 and period > 0:

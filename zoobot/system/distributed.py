@@ -24,7 +24,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from zoobot.system import messages, news, threads
+from zoobot.system import messages, news, threads, windows
 from zoobot.system.errors import OneProcessError, UserError
 
 LONGEST_START = datetime.timedelta(minutes=30)  # until all processes have found each other
@@ -37,7 +37,9 @@ PARTS_OF = (
     ("LOCAL_RANK", "WORLD_SIZE"),
     ("LOCAL_RANK", "LOCAL_WORLD_SIZE"),
 )
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # Slurm sends SIGUSR1 before the time is over
+STOP_SIGNALS = (signal.SIGTERM,)
+if not windows.HERE:
+    STOP_SIGNALS += (signal.SIGUSR1,)  # Slurm sends it before the time is over
 
 _news: news.News | None = None
 _between_cpus: dist.ProcessGroup | None = None

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from zoobot.system import windows
+
 LEFTOVER = ".partial"
 READ_AT_ONCE = 2**22  # bytes
 ZEROS = 2**20  # bytes written at a time where space is reserved by writing zeros
@@ -35,7 +37,7 @@ def write_whole(path: str | Path, write: Callable[[Path], None]) -> None:
         write(aside)
         with open(aside, "rb+") as file:
             os.fsync(file.fileno())
-        os.replace(aside, path)
+        _replace(aside, path)
     except OSError as error:
         if error.errno and not error.filename:
             error.filename = str(path)  # the error of a full disk does not name the file
@@ -48,8 +50,8 @@ def write_whole(path: str | Path, write: Callable[[Path], None]) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file completely or not at all."""
-    write_whole(path, lambda aside: aside.write_text(text))
+    """Write a text file completely or not at all: UTF-8, its lines as they are in the text."""
+    write_whole(path, lambda aside: aside.write_text(text, encoding="utf-8", newline="\n"))
 
 
 def append_text(path: str | Path, text: str) -> None:
@@ -61,7 +63,7 @@ def append_text(path: str | Path, text: str) -> None:
         OSError: if it can't be written. Then nothing is added.
     """
     with open(path, "ab", buffering=0) as file:
-        end, rest = file.tell(), memoryview(text.encode())
+        end, rest = file.tell(), memoryview(text.encode("utf-8"))
         try:
             while rest:
                 rest = rest[file.write(rest) :]
@@ -77,8 +79,12 @@ def move_file(path: str | Path, new: str | Path) -> None:
     Raises:
         OSError: if it can't be moved.
     """
-    os.replace(path, new)
+    _replace(path, new)
     sync_folder(Path(new).parent)
+
+
+def _replace(path: str | Path, new: str | Path) -> None:
+    (windows.replace if windows.HERE else os.replace)(path, new)
 
 
 def duplicate_file(path: str | Path, second: str | Path) -> None:
@@ -103,9 +109,9 @@ def reserve_space(path: str | Path, start: int, end: int) -> None:
         OSError: if the disk is full.
     """
     with open(path, "rb+") as file:
-        if sys.platform != "darwin":
+        if sys.platform == "linux":
             os.posix_fallocate(file.fileno(), start, end - start)
-        else:  # macOS has no posix_fallocate
+        else:  # macOS and Windows have no posix_fallocate
             file.seek(start)
             for place in range(start, end, ZEROS):
                 file.write(bytes(min(ZEROS, end - place)))
@@ -121,7 +127,12 @@ def hash_file(path: str | Path) -> str:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make sure that new and renamed files in a folder survive a power cut."""
+    """Make sure that new and renamed files in a folder survive a power cut.
+
+    On Windows programs can't, and the file system sees to it.
+    """
+    if windows.HERE:
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

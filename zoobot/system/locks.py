@@ -3,14 +3,17 @@
 import contextlib
 import dataclasses
 import errno
-import fcntl
 import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
 
+from zoobot.system import windows
 from zoobot.system.errors import UserError
+
+if not windows.HERE:
+    import fcntl
 
 HELD = (errno.EACCES, errno.EAGAIN)  # the error of a lock that another process holds
 
@@ -20,7 +23,7 @@ class _Lock:
     """A lock of this process: the thread that holds it, and how many ``with`` blocks it is in."""
 
     thread: int
-    file: TextIO
+    file: BinaryIO
     num_blocks: int = 0
 
 
@@ -62,19 +65,19 @@ def only_run(path: str | Path) -> Iterator[None]:
             if lock.num_blocks == 0:
                 del _locks[key]
                 if key[0] == os.getpid():  # not in a forked process that collects its garbage
-                    path.unlink(missing_ok=True)
+                    _delete(path, lock.file)
                 lock.file.close()
         if is_new:
             with contextlib.suppress(OSError):  # something is in it
                 path.parent.rmdir()
 
 
-def _lock_file(path: Path) -> TextIO:
+def _lock_file(path: Path) -> BinaryIO:
     """The lock file, open and locked."""
     while True:
-        file = open(path, "a")
+        file = _opened(path)
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file)
         except OSError as error:
             if error.errno in HELD:
                 file.close()
@@ -84,6 +87,31 @@ def _lock_file(path: Path) -> TextIO:
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
         file.close()
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return open(path, "ab")
+    except PermissionError as error:
+        if windows.HERE and path.exists():  # while it is being deleted
+            raise UserError(_told(path)) from error
+        raise
+
+
+def _lock(file: BinaryIO) -> None:
+    if windows.HERE:
+        windows.lock(file.fileno())
+    else:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _delete(path: Path, file: BinaryIO) -> None:
+    """Delete a lock file that this process holds."""
+    if not windows.HERE:
+        return path.unlink(missing_ok=True)
+    file.close()  # before: an open file can't be deleted
+    with contextlib.suppress(OSError):  # the next run has opened it meanwhile
+        path.unlink()
 
 
 def _told(path: Path) -> str:

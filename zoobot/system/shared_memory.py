@@ -7,15 +7,17 @@ ended, however it ended.
 import contextlib
 import mmap
 import os
+import secrets
 import sys
 import tempfile
 import weakref
 from multiprocessing import reduction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from zoobot.system import distributed
+from zoobot.system import distributed, windows
 
 CGROUPS = Path("/sys/fs/cgroup")
 CGROUP_FILES = (  # of version 2 and 1: limit, use, and the key of what can be freed
@@ -34,19 +36,25 @@ class SharedBytes:
 
     Args:
         num_bytes: at least 1.
-        descriptor: of another process's bytes, open in this one; by default the bytes are new.
+        handle: of another process's bytes: a descriptor, open in this process, or on Windows their
+            name; by default the bytes are new.
     """
 
-    def __init__(self, num_bytes: int, descriptor: int | None = None):
-        self._descriptor = _new_file(num_bytes) if descriptor is None else descriptor
-        weakref.finalize(self, os.close, self._descriptor)
+    def __init__(self, num_bytes: int, handle: int | str | None = None):
         self._num_bytes = num_bytes
-        self._map = mmap.mmap(self._descriptor, num_bytes)
+        if windows.HERE:
+            self._handle = handle or f"zoobot-{secrets.token_hex(16)}"
+            self._map = mmap.mmap(-1, num_bytes, tagname=self._handle)
+        else:
+            self._handle = _new_file(num_bytes) if handle is None else handle
+            weakref.finalize(self, os.close, self._handle)
+            self._map = mmap.mmap(self._handle, num_bytes)
         _IN_USE.add(self)
 
     def __reduce__(self):
         """For a worker that is being spawned: what it opens the same bytes by."""
-        return _opened, (self._num_bytes, reduction.DupFd(self._descriptor))
+        handle = self._handle if windows.HERE else reduction.DupFd(self._handle)
+        return _opened, (self._num_bytes, handle)
 
     def array(self, dtype: type | str, shape: tuple[int, ...], offset: int = 0) -> np.ndarray:
         """The bytes from ``offset`` on as an array, which is not a copy."""
@@ -54,19 +62,23 @@ class SharedBytes:
 
     @property
     def num_promised(self) -> int:
-        """How many of the bytes do not take memory yet."""
-        return max(0, self._num_bytes - 512 * os.fstat(self._descriptor).st_blocks)
+        """How many of the bytes do not take memory yet; 0 on Windows, which counts all at once."""
+        if windows.HERE:
+            return 0
+        return max(0, self._num_bytes - 512 * os.fstat(self._handle).st_blocks)
 
     @property
-    def address(self) -> tuple[int, int, int]:
+    def address(self) -> tuple[int, int, int | str]:
         """What another process of this user on this node needs for ``at``."""
-        return self._num_bytes, os.getpid(), self._descriptor
+        return self._num_bytes, os.getpid(), self._handle
 
     @classmethod
-    def at(cls, address: tuple[int, int, int]) -> "SharedBytes":
+    def at(cls, address: tuple[int, int, int | str]) -> "SharedBytes":
         """The bytes of another process, by their ``address``; OSError if the system says no."""
-        num_bytes, process, descriptor = address
-        return cls(num_bytes, os.open(f"/proc/{process}/fd/{descriptor}", os.O_RDWR))
+        num_bytes, process, handle = address
+        if windows.HERE:
+            return cls(num_bytes, handle)
+        return cls(num_bytes, os.open(f"/proc/{process}/fd/{handle}", os.O_RDWR))
 
 
 def share_on_node(own: SharedBytes | None) -> SharedBytes | None:
@@ -98,12 +110,14 @@ def free_bytes() -> int:
 
 
 def _free_now() -> int:
+    if windows.HERE:
+        return windows.free_bytes()
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         found = {line.partition(":")[0]: int(line.split()[1]) * 1024 for line in lines}
-        groups = left_in_cgroups(Path("/proc/self/cgroup").read_text(), CGROUPS)
+        groups = left_in_cgroups(Path("/proc/self/cgroup").read_text(encoding="utf-8"), CGROUPS)
         return min([found["MemAvailable"], *groups])
-    except (OSError, KeyError):  # not Linux
+    except (OSError, KeyError):  # macOS
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
@@ -129,9 +143,11 @@ def _left_in(group: Path) -> int | None:
     """Bytes that are left below the limit of a group; None if it has none."""
     for limit, use, inactive in CGROUP_FILES:
         try:
-            most, used = int((group / limit).read_text()), int((group / use).read_text())
-            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-            return most - used + int(stat.get(inactive, 0))
+            most, used, told = (
+                (group / name).read_text(encoding="utf-8") for name in (limit, use, "memory.stat")
+            )
+            stat = dict(line.split() for line in told.splitlines())
+            return int(most) - int(used) + int(stat.get(inactive, 0))
         except (OSError, ValueError):  # "max", or of the other version
             continue
     return None
@@ -148,5 +164,5 @@ def _new_file(num_bytes: int) -> int:
     return descriptor
 
 
-def _opened(num_bytes: int, descriptor: reduction.DupFd) -> SharedBytes:
-    return SharedBytes(num_bytes, descriptor.detach())
+def _opened(num_bytes: int, handle: Any) -> SharedBytes:
+    return SharedBytes(num_bytes, handle if windows.HERE else handle.detach())

@@ -42,6 +42,7 @@ def _is_another_running() -> bool:
 def _state(task: str) -> str | None:
     """The letter of a thread's state; None if it has ended."""
     try:
-        return (TASKS / task / "stat").read_text().rpartition(") ")[2][:1]
+        told = (TASKS / task / "stat").read_text(encoding="utf-8", errors="replace")
+        return told.rpartition(") ")[2][:1]
     except OSError:
         return None
