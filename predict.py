@@ -61,7 +61,7 @@ def make_parser() -> options.Parser:
         help="only these galaxies; of shards: test",
     )
     add("--image-size", type=options.positive_int, help="by default that of training")
-    add("--fits-scaling", help="brightness of FITS images, by default as in training")
+    options.add_fits_scaling_option(data, "as in training")
     options.add_band_options(data)
     add("--batch-size", type=options.positive_int, default=128, help="galaxies a forward pass")
     add(
@@ -91,6 +91,7 @@ from zoobot.data.demo.catalog import demo_catalog
 from zoobot.data.shards.reader import open_shards
 from zoobot.models.bands import spec_of, with_places
 from zoobot.predictions.models import load_predictor, view_of
+from zoobot.predictions.parts import summary_path
 from zoobot.predictions.predict import predict_to_file
 from zoobot.script import run_script
 from zoobot.system import distributed
@@ -136,6 +137,8 @@ def main(opt: argparse.Namespace) -> None:
         )
         if distributed.is_main():
             print(f"predictions {path}")
+            if opt.summary:
+                print(f"summary {summary_path(path)}")
 
 
 if __name__ == "__main__":

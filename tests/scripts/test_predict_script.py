@@ -54,7 +54,7 @@ def test_a_catalog_is_predicted_with_summary(folder, tree, capsys):
     assert len(table["smooth_yes"][0]) == 4
     summary = pd.read_parquet("p_summary.parquet")
     assert {"bar_weak_90pc-upper", "bar_proportion-asked"} <= set(summary.columns)
-    assert "predictions p.parquet" in capsys.readouterr().out
+    assert "predictions p.parquet\nsummary p_summary.parquet" in capsys.readouterr().out
 
 
 def test_the_mean_over_views_differs_from_one_view_and_repeats(folder):

@@ -234,12 +234,17 @@ def join_parts(work: Work, galaxies: Galaxies, save_loc: Path) -> None:
     if work.schema is not None:
         columns = _summary_columns(work)
         template = Predictions(np.array([]), np.empty((0, len(columns), 1)), columns)
-        files.insert(0, save_loc.with_name(f"{save_loc.stem}_summary.parquet"))
+        files.insert(0, summary_path(save_loc))
         _write_joined(work, galaxies, work.folder / files[0].name, "summary", template)
     _write_joined(work, galaxies, work.folder / save_loc.name, "predictions", work.template)
     for path in files:
         os.replace(work.folder / path.name, path)
     sync_folder(save_loc.parent)
+
+
+def summary_path(save_loc: Path) -> Path:
+    """The file of the summary that goes with a file of predictions."""
+    return save_loc.with_name(f"{save_loc.stem}_summary.parquet")
 
 
 def _summary_columns(work: Work) -> list[str]:
