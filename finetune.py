@@ -145,11 +145,13 @@ from zoobot.evaluation.pictures import Pictures
 from zoobot.models import finetune
 from zoobot.models.architectures import NoWeights, is_file, is_outside
 from zoobot.runs.folder import read_metrics
+from zoobot.runs.log import told_metrics
 from zoobot.runs.save_dir import only_run_in
 from zoobot.schemas import Schema, get_schema
 from zoobot.script import run_script
 from zoobot.system import distributed
 from zoobot.system.errors import UserError
+from zoobot.trainer import Trainer
 
 
 def main(opt: argparse.Namespace) -> None:
@@ -192,7 +194,7 @@ def run(opt: argparse.Namespace) -> None:
     trainer.fit(model, data, config=vars(opt), resume_from=resume_from)
     best, predictions = evaluate.evaluate_run(trainer, model, data)
     if distributed.is_main():
-        report(opt, best)
+        report(opt, trainer, best)
         if not opt.no_report:
             title = f"{opt.task} by {opt.encoder}, {Path(opt.save_dir).name}"
             page = evaluate.report_run(predictions, data, opt.save_dir, title, pictures)
@@ -305,12 +307,15 @@ def from_json(option: str, text: str | None):
         raise UserError(f"{option} {text!r} is not JSON: {error}") from error
 
 
-def report(opt: argparse.Namespace, best: dict[str, dict]) -> None:
-    """Print the best weights' metrics, and draw how they came about."""
-    lines = [f"{name} {x:.4f}" for named in best.values() for name, x in named.items()]
-    print("\nbest weights\n" + "\n".join(line for line in lines if line.count("/") == 1))
+def report(opt: argparse.Namespace, trainer: Trainer, best: dict[str, dict]) -> None:
+    """Print the best weights' metrics beside a constant's, and draw how they came about."""
+    names = {"val": "validation", "test": "test"}
+    told = [
+        f"{names[s]}: {told_metrics(best[s], trainer.constants.get(names[s], {}))}" for s in best
+    ]
+    print(f"\nbest weights (epoch {trainer.best_epoch})\n" + "\n".join(told))
     folder = Path(opt.save_dir)
-    run_figures.plot_curves(read_metrics(folder), folder / "curves.png", label="loss")
+    run_figures.plot_curves(read_metrics(folder), folder / "curves.png")
     print(f"\nweights {folder / 'best.safetensors'}; figure {folder / 'curves.png'}")
 
 

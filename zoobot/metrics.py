@@ -21,12 +21,16 @@ class Means:
     Sums and weights stay on the device. Only ``result`` adds those of all ranks, and only there the
     host waits for the GPU. So a mean does not depend on how galaxies are divided into batches. A
     device without float64 sums a batch in float32, and the CPU adds up the batches.
+
+    Attributes:
+        num_galaxies: of all ranks, those with a weight for the first quantity, at the last result.
     """
 
     def __init__(self, names: Sequence[str], device: torch.device):
         self.names = list(names)
         self._dtype = widest_float(device)
         place = device if self._dtype == torch.float64 else "cpu"
+        self.num_galaxies = 0
         self.totals = torch.zeros(2, len(self.names), dtype=torch.float64, device=place)
 
     def update(
@@ -55,6 +59,7 @@ class Means:
         and ``rmse/COLUMN`` the values are squared errors, and the result is the root of their mean.
         """
         sums, counts = distributed.all_reduce_sum(self.totals.cpu().clone()).tolist()
+        self.num_galaxies = int(counts[0])
         means = {n: s / c for n, s, c in zip(self.names, sums, counts, strict=True) if c > 0}
         return {n: math.sqrt(m) if n.split("/")[0] == "rmse" else m for n, m in means.items()}
 
