@@ -53,6 +53,8 @@ class Trainer:
     Args:
         tf32, deterministic: see ``runs.numerics.set_numerics``; for the whole process.
         compile: of ``fit``: one of ``options.COMPILE``; see ``models.speed.choose``.
+        after_fit: called at the end of ``fit`` with this trainer, the model and the data module,
+            if there is one, on every process.
 
     Attributes:
         callback_metrics: name -> float: of the best epoch after ``fit``, then of ``validate`` or
@@ -87,6 +89,7 @@ class Trainer:
         on_save_error: str = "stop",
         own_share: bool | None = None,
         allow_changes: bool = False,
+        after_fit: Callable[["Trainer", nn.Module, DataModule | None], None] | None = None,
     ):
         self.save_dir = Path(save_dir)
         self.file_template = file_template
@@ -108,6 +111,7 @@ class Trainer:
         self.on_save_error = on_save_error
         self.own_share = own_share
         self.allow_changes = allow_changes
+        self.after_fit = after_fit
         numerics.set_numerics(deterministic, tf32)
         self.device = distributed.choose_device(device)
         self.callback_metrics: dict[str, float] = {}
@@ -224,6 +228,8 @@ class Trainer:
                 self.best_epoch = progress.best_epoch
                 self.callback_metrics = distributed.from_main(run.log.metrics_of(self.best_epoch))
             run.check_saved()
+        if self.after_fit is not None:
+            self.after_fit(self, model, datamodule)
 
     def _start_run(
         self,
