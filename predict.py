@@ -75,6 +75,11 @@ def make_parser() -> options.Parser:
     add = output.add_argument
     add("--save-loc", required=True, help="OUT.parquet, OUT.csv or OUT.hdf5")
     add("--summary", action="store_true", help="of trees: also write OUT_summary.parquet")
+    add(
+        "--temperatures",
+        metavar="FILE.json",
+        help="recalibrate the summary's intervals: the temperatures.json of an evaluation",
+    )
     add("--seed", type=options.seed, default=42, help="of the dropout")
     return parser
 
@@ -131,6 +136,7 @@ def main(opt: argparse.Namespace) -> None:
             spec=spec,
             on_bad_image=opt.on_bad_image,
             summary=opt.summary,
+            temperatures=opt.temperatures,
             split="" if opt.shards else opt.split,
             seed=opt.seed,
             id_from=(opt.id_from or "path") if opt.images else None,

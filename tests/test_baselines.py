@@ -118,6 +118,8 @@ def test_processes_share_the_galaxies_and_agree(tree, monkeypatch):
     several = [json.dumps(found["val"]) for found in as_ranks(3, measure)]
     assert several[0] == several[1] == several[2]
     assert json.loads(several[0]) == pytest.approx(json.loads(alone))
+    split["val"] = split["val"][:1]  # of which the other processes have none
+    assert len({json.dumps(found["val"]) for found in as_ranks(3, measure)}) == 1
 
 
 def test_a_model_of_another_kind_has_no_constants():

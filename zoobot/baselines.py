@@ -59,8 +59,9 @@ def _measure(
     """Metrics over the galaxies of a table, as the model measures its own."""
     device = next(model.parameters()).device
     means, columns = Means(model.measure.names, device), model.label_columns()
-    own = slice(distributed.rank(), None, distributed.world_size())
-    for labels in torch.from_numpy(label_array(table, columns))[own].split(CHUNK):
+    all_labels = torch.from_numpy(label_array(table, columns))
+    own = all_labels[distributed.rank() :: distributed.world_size()]
+    for labels in own.split(CHUNK) if len(own) else ():
         batch = {"image": torch.empty(0), "labels": labels.to(device), "label_cols": columns}
         _, labels = model.batch_to_supervised_tuple(batch)
         shown = [x.to(device).expand(len(labels), *x.shape) for x in (of_loss, of_others)]

@@ -40,6 +40,7 @@ __all__ = [
     "l1_loss",
     "mse_loss",
 ]
+MOST_TOLD = 20  # classes
 MOST_CLASSES = LARGEST_SETTING  # as many as a checkpoint may tell
 
 
@@ -163,6 +164,11 @@ class FinetuneableZoobotClassifier(FinetuneableZoobotAbstract):
                 raise UserError(f"balanced class weights: class {absent!r} has no galaxy")
             weights = len(table) / (self.num_classes * counts)
             self._weights = torch.tensor(weights, dtype=torch.float32)
+
+    def introduce(self) -> str:
+        """What a run says of its model at the start, with the names of the classes."""
+        more = ", ..." if self.num_classes > MOST_TOLD else ""
+        return f"{super().introduce()}\nclasses: {', '.join(self.class_names[:MOST_TOLD])}{more}"
 
     def constants(self, table: pd.DataFrame) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (C,): of the best constant probabilities, and of the classes' shares."""

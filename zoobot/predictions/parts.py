@@ -46,6 +46,7 @@ class Work:
         schema: the decision tree, if a summary is wanted; else None.
         seed: of the dropout.
         num_views: number of views of each galaxy.
+        temperatures: (Q,) by which the summary is recalibrated; None: it is not.
         plan_hash: hash of everything that the values depend on. Each part stores it in its
             checksum, so that parts of another prediction are refused.
     """
@@ -57,6 +58,7 @@ class Work:
     schema: Schema | None
     seed: int
     num_views: int = 1
+    temperatures: np.ndarray | None = None
     plan_hash: str = ""
 
     @property

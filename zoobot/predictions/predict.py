@@ -49,6 +49,7 @@ from zoobot.predictions.parts import (
     write_part,
 )
 from zoobot.predictions.progress import progress_bar
+from zoobot.predictions.temperatures import read_temperatures
 from zoobot.runs import numerics
 from zoobot.schemas import Schema
 from zoobot.system import distributed, locks
@@ -79,6 +80,7 @@ def predict_to_file(
     spec: ImageSpec | None = None,
     on_bad_image: str = "error",
     summary: bool = False,
+    temperatures: str | Path | None = None,
     split: str = "",
     seed: int = 42,
     id_from: str | None = "path",
@@ -110,6 +112,8 @@ def predict_to_file(
             gives its galaxy NaN, and the reason in a column ``error``.
         summary: also write ``STEM_summary.parquet`` with fractions, 90% intervals and the
             proportion asked; for trees.
+        temperatures: ``temperatures.json`` of an evaluation, by which the summary is recalibrated;
+            the predictions themselves are left as they are.
         split: only galaxies with this value in the catalog's column ``split``.
         seed: of the dropout.
         id_from: ids of images in a folder: ``path`` (below it) or ``stem`` (the file's name), both
@@ -139,6 +143,8 @@ def predict_to_file(
     if summary and template.metadata["schema"] is None:
         raise UserError(f"a summary is made of decision trees, not of {template.metadata['task']}")
 
+    if temperatures is not None and not summary:
+        raise UserError("temperatures recalibrate a summary: ask for it too (--summary)")
     folder = save_loc.with_name(save_loc.name + ".parts")
     only = locks.only_run(folder / "lock") if distributed.is_main() else nullcontext()
     with only:
@@ -152,6 +158,8 @@ def predict_to_file(
             tqdm.write(told)
         schema = Schema.from_dict(template.metadata["schema"]) if summary else None
         work = Work(folder, len(galaxies), batch_size, template, schema, seed, num_views)
+        if temperatures is not None:
+            work.temperatures = read_temperatures(temperatures, schema)
         plan = template.metadata | {
             "columns": columns,
             "num_samples": num_samples,
@@ -163,6 +171,7 @@ def predict_to_file(
             "precision": str(settings.dtype),
             "compiled": {"on": True, "off": False}.get(compiled, compiled),
             "summary": summary,
+            "temperatures": None if temperatures is None else work.temperatures.tolist(),
             "seed": seed,
         }
         todo, work.plan_hash = distributed.from_main(
@@ -337,6 +346,7 @@ def _write_part(
     values = copied().numpy()
     tensors = {"predictions": values}
     if work.schema is not None:
-        table = statistics.summary_table(work.rows(part), values, work.schema)  # ids come later
+        rows = work.rows(part)  # ids come later
+        table = statistics.summary_table(rows, values, work.schema, work.temperatures)
         tensors["summary"] = table.drop(columns="id_str").to_numpy(dtype=np.float32)
     write_part(work, part, tensors, errors)
