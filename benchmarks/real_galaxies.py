@@ -111,7 +111,8 @@ def train(opt, case: str, seed: int, model, data, epochs: int, split="val", num_
         correct = predicted.iloc[:, 1:].to_numpy().argmax(1) == data.labels(split)[model.label_col]
         accuracy = float(correct.mean())
         seconds += time.perf_counter() - start
-    evaluate.report_run(model, data, folder, f"{case}, seed {seed}", show_progress=False)
+    _, predictions = evaluate.evaluate_run(trainer, model, data)
+    evaluate.report_run(predictions, data, folder, f"{case}, seed {seed}")
     return {
         "case": case,
         "seed": seed,
@@ -229,9 +230,11 @@ def plot_rings(lines: list[dict], out: Path) -> Path:
     figure = Figure(figsize=(6, 4.2), layout="constrained")
     axis = figure.subplots()
     shown = {"rings": ("from scratch", "#777777"), "transfer": ("from SDSS votes", "#2a6fbb")}
+    named = [(x["case"].split("-"), x["accuracy"]) for x in lines]
     for case, (label, colour) in shown.items():
-        named = [(x["case"].split("-"), x["accuracy"]) for x in lines]
         points = np.array([(int(name[1]), y) for name, y in named if name[0] == case])
+        if not len(points):
+            continue
         numbers = np.unique(points[:, 0])
         means = [points[points[:, 0] == number, 1].mean() for number in numbers]
         axis.plot(*points.T, "o", color=colour, mfc="white", ms=6, zorder=3)
@@ -274,8 +277,11 @@ def main() -> None:
     opt = parser.parse_args()
     results = Path(opt.out) / "results.jsonl"
     if opt.case == "table":
+        if not results.exists():
+            parser.error(f"there is no {results}: run other cases first")
         lines = [json.loads(line) for line in results.read_text().splitlines()]
-        print(plot_rings(lines, Path(opt.out)))
+        if any(line["case"].startswith(("rings-", "transfer-")) for line in lines):
+            print(plot_rings(lines, Path(opt.out)))
         print(table(lines))
         return
     for seed in opt.seeds:

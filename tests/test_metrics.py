@@ -106,4 +106,6 @@ def test_the_table_lists_every_question(tree):
     means.update(*measure(losses, concentrations, votes))
     lines = metrics.question_table(means.result(), votes, tree).splitlines()
     assert [line.split()[0] for line in lines] == ["question", "smooth", "bar", "merging", "all,"]
-    assert lines[3].split()[1:] == ["0", "-", "-"]
+    assert lines[3].split()[1:] == ["0", "-", "-", "-"]
+    beside = metrics.question_table(means.result(), votes, tree, means.result()).splitlines()
+    assert beside[1].split()[2] == beside[1].split()[3]

@@ -11,6 +11,8 @@ from typing import NoReturn
 from zoobot.limits.text import is_utf8, read_yaml
 from zoobot.system.errors import UserError, did_you_mean
 
+NO_OPTIONS = ("environment", "config")  # of a run's config.json: what is no option for another
+
 
 class Parser(argparse.ArgumentParser):
     """Help shows defaults; errors are one line, ``error: ...``, with exit code 2."""
@@ -21,7 +23,11 @@ class Parser(argparse.ArgumentParser):
             formatter_class=_HelpFormatter,
             allow_abbrev=False,
         )
-        self.add_argument("--config", metavar="RUN.yaml", help="set any option from a YAML file")
+        self.add_argument(
+            "--config",
+            metavar="FILE",
+            help="set any option from a YAML file, or take those of a run from its config.json",
+        )
         self.add_argument(
             "--debug", action="store_true", help="show tracebacks, and check gradients for NaN"
         )
@@ -65,7 +71,7 @@ class Parser(argparse.ArgumentParser):
         return parser
 
     def _read_config(self, path: str) -> list[str]:
-        """A YAML file's keys and values as command line words."""
+        """A YAML file's keys and values, or those of a run's config.json, as command line words."""
         try:
             settings = read_yaml(path)
         except (OSError, ValueError) as error:
@@ -73,6 +79,8 @@ class Parser(argparse.ArgumentParser):
             raise UserError(f"config {path} can't be read: {reason}") from error
         if not isinstance(settings or {}, dict):
             raise UserError(f"config {path} must hold options as 'name: value' lines")
+        if isinstance((settings or {}).get("environment"), dict):  # written by a run
+            settings = {key: value for key, value in settings.items() if key not in NO_OPTIONS}
         words = []
         for key, value in (settings or {}).items():
             option = "--" + str(key).replace("_", "-")

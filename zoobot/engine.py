@@ -207,6 +207,7 @@ def fit(
     settings: Settings,
     run: Run,
     resume_from: dict | None = None,
+    collect: Callable[[dict, torch.Tensor], None] = ignore,
 ) -> Progress:
     """Train until ``epochs`` are done or ``patience`` epochs brought nothing better.
 
@@ -215,6 +216,7 @@ def fit(
         optimizer: with groups as ``optim.parameter_groups`` makes them.
         run: writes metrics and checkpoints.
         resume_from: a state that ``run.save`` wrote; the run goes on as if never interrupted.
+        collect: called with each validation batch and its outputs, see ``evaluate``.
 
     Raises:
         ValueError: if an epoch's loss is not finite, or too many steps in a row were skipped, or
@@ -253,7 +255,9 @@ def fit(
         while progress.is_going_on(*limits):
             if ddp_module is None or progress.epoch == settings.frozen_epochs:
                 if settings.frozen_epochs:
-                    module.freeze_encoder(progress.epoch < settings.frozen_epochs)
+                    is_frozen = progress.epoch < settings.frozen_epochs
+                    module.freeze_encoder(is_frozen)
+                    run.say(f"the encoder {'is frozen' if is_frozen else 'is trained from here'}")
                 ddp_module = distributed.wrap(module, settings.device)
             buffers = [(b, b.clone()) for b in module.buffers() if b.is_floating_point()]
             train_loader.set_epoch(progress.epoch, progress.epoch_step)
@@ -263,12 +267,13 @@ def fit(
                 ddp_module, train_loader, optimizer, scheduler, scaler, settings, progress,
                 means, watch, bar,
             )  # fmt: skip
+            run.end_training(means.num_galaxies)
             train["learning_rate"] = optimizer.param_groups[0]["lr"]
             if progress.skipped:
                 train["skipped_steps"] = progress.skipped
             if ranks_differ:
                 distributed.average_buffers(module)
-            validation = evaluate(module, val_loader, settings, watch)
+            validation = evaluate(module, val_loader, settings, watch, collect)
             loss = run.log_epoch(progress.epoch + 1, train, validation, module.measure.names[0])
             before = dataclasses.replace(progress)
             progress.record(loss, settings.save_top_k)

@@ -5,6 +5,7 @@ python -m zoobot.evaluate --predictions test.parquet --catalog cat.parquet --rep
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,10 +23,14 @@ from zoobot.evaluation.page import thumbnail
 from zoobot.evaluation.pictures import Pictures
 from zoobot.evaluation.report import Report
 from zoobot.evaluation.sections import report_classes, report_numbers, report_tree
+from zoobot.models.finetune_base import FinetuneableZoobotAbstract
+from zoobot.models.tree import ZoobotTree
 from zoobot.predictions.collect import Collector
 from zoobot.predictions.files import Predictions, read_predictions, write_predictions
+from zoobot.runs.folder import read_metrics
 from zoobot.schemas import Schema
 from zoobot.script import run_script
+from zoobot.system import distributed
 from zoobot.system.errors import UserError
 from zoobot.trainer import Trainer
 
@@ -210,6 +215,28 @@ def report_run(
         for column in several or [None]
     ]
     return pages[0]
+
+
+def leave_report(trainer: Trainer, model: nn.Module, data: object) -> None:
+    """Leave what scripts leave after a fit from Python: ``curves.png``, and a report.
+
+    The report is of test galaxies, if a data module of ours has any. What can't be reported on is
+    said in a warning: the fit is done. Every process must call it.
+    """
+    if distributed.is_main():
+        run_figures.plot_curves(read_metrics(trainer.save_dir), trainer.save_dir / "curves.png")
+    is_known = isinstance(model, ZoobotTree | FinetuneableZoobotAbstract) and model.task in TASKS
+    if not is_known or not isinstance(data, CatalogDataModule) or not data.num_galaxies("test"):
+        return
+    fitted = trainer.callback_metrics
+    try:
+        _, predictions = evaluate_run(trainer, model, data)
+        if distributed.is_main():
+            page = report_run(predictions, data, trainer.save_dir, trainer.save_dir.name)
+            print(f"report {page}")
+    except UserError as error:
+        warnings.warn(f"the fit is done, but has no report: {error}", stacklevel=2)
+    trainer.callback_metrics = fitted
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

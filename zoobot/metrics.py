@@ -4,7 +4,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
+from scipy.optimize import minimize
+from scipy.special import digamma, gammaln
 
 from zoobot.losses import dirichlet_multinomial_nll
 from zoobot.schemas import Schema
@@ -18,12 +21,16 @@ class Means:
     Sums and weights stay on the device. Only ``result`` adds those of all ranks, and only there the
     host waits for the GPU. So a mean does not depend on how galaxies are divided into batches. A
     device without float64 sums a batch in float32, and the CPU adds up the batches.
+
+    Attributes:
+        num_galaxies: of all ranks, those with a weight for the first quantity, at the last result.
     """
 
     def __init__(self, names: Sequence[str], device: torch.device):
         self.names = list(names)
         self._dtype = widest_float(device)
         place = device if self._dtype == torch.float64 else "cpu"
+        self.num_galaxies = 0
         self.totals = torch.zeros(2, len(self.names), dtype=torch.float64, device=place)
 
     def update(
@@ -52,6 +59,7 @@ class Means:
         and ``rmse/COLUMN`` the values are squared errors, and the result is the root of their mean.
         """
         sums, counts = distributed.all_reduce_sum(self.totals.cpu().clone()).tolist()
+        self.num_galaxies = int(counts[0])
         means = {n: s / c for n, s, c in zip(self.names, sums, counts, strict=True) if c > 0}
         return {n: math.sqrt(m) if n.split("/")[0] == "rmse" else m for n, m in means.items()}
 
@@ -155,20 +163,53 @@ class VoteMeasures:
             self._campaigns = self._campaigns.to(device)
 
 
-def best_constant(votes: torch.Tensor, schema: Schema, num_steps: int = 300) -> torch.Tensor:
+def best_constant(votes: torch.Tensor, schema: Schema) -> torch.Tensor:
     """The concentrations (A,), the same for all galaxies, that fit the votes (N, A) best.
 
-    A model that does not look at the images can't do better. They are between 1 and 101, and are
-    found by Adam on the mean loss, starting at 5.7.
+    A model that does not look at the images can't do better. They are between 1 and 101, as those
+    of a ``DirichletHead``; 1 for a question without votes. How often each count occurs is all that
+    their likelihood depends on, so the time that it takes hardly grows with N.
     """
-    logits = torch.full((votes.shape[1],), -3.0, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.Adam([logits], lr=0.3)
-    for _ in range(num_steps):
-        optimizer.zero_grad()
-        concentrations = (1 + 100 * torch.sigmoid(logits)).expand(len(votes), -1)
-        vote_loss(concentrations, votes, schema).backward()
-        optimizer.step()
-    return (1 + 100 * torch.sigmoid(logits)).detach()
+    counts = votes.numpy()
+    fitted = [_fit_constant(counts[:, q.start_index : q.end_index + 1]) for q in schema.questions]
+    return torch.from_numpy(np.concatenate(fitted))
+
+
+def _fit_constant(votes: np.ndarray) -> np.ndarray:
+    """The best concentrations (K,) for votes (N, K) on one question."""
+    totals = votes.sum(axis=1)
+    asked = int((totals > 0).sum())
+    if not asked:
+        return np.ones(votes.shape[1])
+    of_total, *of_answers = (
+        np.unique(values[values > 0], return_counts=True) for values in (totals, *votes.T)
+    )
+
+    def loss(a: np.ndarray) -> tuple[float, np.ndarray]:
+        pairs = [(a.sum(), of_total), *zip(a, of_answers, strict=True)]
+        values = [((gammaln(x + k) - gammaln(x)) * times).sum() for x, (k, times) in pairs]
+        slopes = [((digamma(x + k) - digamma(x)) * times).sum() for x, (k, times) in pairs]
+        return (values[0] - sum(values[1:])) / asked, (slopes[0] - np.array(slopes[1:])) / asked
+
+    start = 1 + 10 * votes.sum(axis=0) / totals.sum()
+    return minimize(loss, start, jac=True, bounds=[(1, 101)] * len(start), method="L-BFGS-B").x
+
+
+def vote_constants(votes: torch.Tensor, schema: Schema) -> tuple[torch.Tensor, torch.Tensor]:
+    """Concentrations (A,) for all galaxies alike: those with the lowest loss, and a guess.
+
+    The guess has the most frequent leading answer of each question, so its accuracy is the highest.
+
+    Args:
+        votes: (N, A) of the training galaxies.
+    """
+    guess = torch.ones(votes.shape[1])
+    for question in schema.questions:
+        counts = votes[:, question.start_index : question.end_index + 1]
+        most = counts.amax(1, keepdim=True)
+        leads = ((counts == most) & (most > 0)).sum(0)
+        guess[question.start_index + int(leads.argmax())] = 2.0
+    return best_constant(votes, schema), guess
 
 
 def vote_loss(concentrations: torch.Tensor, votes: torch.Tensor, schema: Schema) -> torch.Tensor:
@@ -198,23 +239,39 @@ def vote_marks(
     }
 
 
-def question_table(metrics: dict[str, float], votes: torch.Tensor, schema: Schema) -> str:
-    """A table (as text) of each question: number of galaxies with a vote, loss, and accuracy.
+def question_table(
+    metrics: dict[str, float],
+    votes: torch.Tensor,
+    schema: Schema,
+    constants: dict[str, float] | None = None,
+) -> str:
+    """A table (as text) of each question: galaxies with a vote, loss, accuracy; and a constant's.
 
     Args:
         metrics: the means of ``VoteMeasures``.
         votes: (N, A).
+        constants: those of the best constant prediction, and of the most frequent answer.
     """
+    constants = constants or {}
     width = max(len(question.text) for question in schema.questions)
-    lines = [f"{'question':{width}}  galaxies    loss  leading answer right"]
+    lines = [
+        f"{'question':{width}}  galaxies    loss  constant  leading answer right  most frequent"
+    ]
     for question in schema.questions:
         if f"question_loss/{question.text}" not in metrics:
-            lines.append(f"{question.text:{width}}  {0:8d}       -  -")
+            lines.append(f"{question.text:{width}}  {0:8d}       -         -  -")
             continue
-        asked = votes[:, question.start_index : question.end_index + 1].any(1).sum()
-        loss = metrics[f"question_loss/{question.text}"]
-        accuracy = metrics[f"question_accuracy/{question.text}"]
-        lines.append(f"{question.text:{width}}  {asked:8d}  {loss:6.3f}  {accuracy:.3f}")
-    total = metrics["supervised_loss"]
-    lines.append(f"{'all, summed':{width}}  {len(votes):8d}  {total:6.3f}")
+        asked = int(votes[:, question.start_index : question.end_index + 1].any(1).sum())
+        loss, accuracy = f"question_loss/{question.text}", f"question_accuracy/{question.text}"
+        lines.append(
+            f"{question.text:{width}}  {asked:8d}  {metrics[loss]:6.3f}  "
+            f"{_or_dash(constants.get(loss)):>8}  {metrics[accuracy]:<20.3f}  "
+            f"{_or_dash(constants.get(accuracy))}"
+        )
+    total, constant = metrics["supervised_loss"], _or_dash(constants.get("supervised_loss"))
+    lines.append(f"{'all, summed':{width}}  {len(votes):8d}  {total:6.3f}  {constant:>8}")
     return "\n".join(lines)
+
+
+def _or_dash(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -13,6 +13,8 @@ from zoobot.system.errors import UserError
 PRECISIONS = ("bf16", "fp16", "fp32")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 ON_SAVE_ERROR = ("stop", "continue")
+FITS_SCALINGS = ("asinh", "linear", "none")  # of 8-bit images
+BAND_SCALINGS = ("asinh", "percentiles", "lupton", "linear", "none")
 COMPILE = ("auto", "on", "max", "off")
 TF32 = ("auto", "on", "off")
 LARGEST_SEED = 2**32 - 1
@@ -95,12 +97,28 @@ def add_image_check_options(group: argparse._ActionsContainer) -> None:
 def add_brightness_options(group: argparse._ActionsContainer) -> None:
     """Bands of images in floats, or how they become 8-bit images; see ``settle_brightness``."""
     add = group.add_argument
-    add("--channels", type=int, choices=[1, 3], help="of 8-bit images, by default 3")
-    add("--fits-scaling", help="brightness of FITS images as 8-bit images, by default asinh")
+    add(
+        "--channels",
+        type=int,
+        choices=[1, 3],
+        help="3: the model sees colour images (the default); 1: it sees grey ones. Images of the "
+        "other kind are converted",
+    )
+    add_fits_scaling_option(group, "asinh")
     add_band_options(group)
     add(
         "--scaling",
-        help="of bands: asinh (the default), percentiles, lupton, linear or none",
+        choices=BAND_SCALINGS,
+        help="with --bands: how bright the numbers in the files become, by default asinh",
+    )
+
+
+def add_fits_scaling_option(group: argparse._ActionsContainer, default: str) -> None:
+    """How bright FITS images become; ``default``, in words, is not filled in here."""
+    group.add_argument(
+        "--fits-scaling",
+        choices=FITS_SCALINGS,
+        help=f"how bright FITS images become when they are made 8-bit images, by default {default}",
     )
 
 
@@ -184,8 +202,8 @@ def add_data_options(parser: Parser, *, catalog: str | None) -> argparse._Argume
         type=non_negative,
         nargs=2,
         metavar=("LOW", "HIGH"),
-        help="of training views, by default 1.2 to 1.4; validation and prediction use the "
-        "midpoint, by default 1.2",
+        help="enlarge the middle of each image by a random factor between these when training, "
+        "and by the one halfway when validating and predicting; by default 1.2 to 1.4, and 1.2",
     )
     add(
         "--augment",

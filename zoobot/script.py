@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 
 from zoobot.runs.numerics import set_numerics
-from zoobot.runs.watch import Interrupted, Preempted
+from zoobot.runs.watch import Interrupted
 from zoobot.system import distributed
 from zoobot.system.errors import OneProcessError, UserError, one_line
 from zoobot.system.memory import keep_freed_memory
@@ -57,10 +57,6 @@ def run_script(
         distributed.tell_failure(LOST_ANOTHER)
         time.sleep(LAST_WORDS_S)  # for the other to end first: torchrun reports the first
         sys.exit(1)
-    except Preempted as stop:
-        if distributed.is_main():
-            print(f"stopped: {stop.told}", file=sys.stderr, flush=True)
-        raise
     except KeyboardInterrupt as error:
         if debug:
             traceback.print_exc()

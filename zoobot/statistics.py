@@ -262,11 +262,17 @@ def recalibrate(concentrations: ArrayLike, temperatures: ArrayLike, schema: Sche
     return scaled.reshape(np.shape(concentrations))
 
 
-def summary_table(ids: ArrayLike, concentrations: ArrayLike, schema: Schema) -> pd.DataFrame:
+def summary_table(
+    ids: ArrayLike,
+    concentrations: ArrayLike,
+    schema: Schema,
+    temperatures: ArrayLike | None = None,
+) -> pd.DataFrame:
     """A table of fractions, their 90% intervals, and the share of volunteers who are asked.
 
     Args:
         ids: (N,) ``id_str`` of each galaxy.
+        temperatures: (Q,) by which concentrations are recalibrated first; None: they are not.
 
     Returns:
         Columns ``id_str``; for each answer ``{answer}_fraction``,
@@ -276,6 +282,8 @@ def summary_table(ids: ArrayLike, concentrations: ArrayLike, schema: Schema) -> 
     Raises:
         ValueError: if there is not one id for each galaxy.
     """
+    if temperatures is not None:
+        concentrations = recalibrate(concentrations, temperatures, schema)
     intervals = fraction_intervals(concentrations, schema, level=0.9)
     of_answers = np.stack((fractions(concentrations, schema), *intervals), axis=2)
     of_answers = of_answers.reshape(len(of_answers), 3 * len(schema.label_cols))

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from zoobot import engine, optim
+from zoobot import baselines, engine, optim
 from zoobot.contracts import DataModule, Loader, TrainableModel, check_trainable, loader_of
 from zoobot.data.classes import one_class_notes
 from zoobot.data.datamodule import CatalogDataModule
@@ -19,17 +19,21 @@ from zoobot.models import bands, speed
 from zoobot.models.finetune import FinetuneableZoobotClassifier
 from zoobot.models.rebuild import check_rebuilds
 from zoobot.models.wrapped import unwrapped
+from zoobot.predictions.gallery import Gallery
 from zoobot.predictions.linear_check import check_with_linear_model
 from zoobot.runs import checkpoint, numerics
 from zoobot.runs.changes import check_same_run
 from zoobot.runs.data_digest import Known, known_galaxies
 from zoobot.runs.folder import Run
+from zoobot.runs.log import told_metrics
 from zoobot.runs.mistakes import told_as_mistakes
-from zoobot.runs.resume import find_state
+from zoobot.runs.resume import Progress, find_state
 from zoobot.runs.watch import Interrupted
 from zoobot.system import distributed
 from zoobot.system.devices import keep_generators, put_back
 from zoobot.system.errors import UserError, check_count
+
+LOG_NAMES = {"val": "validation"}  # of splits
 
 
 def _puts_model_back(method: Callable) -> Callable:
@@ -49,10 +53,15 @@ class Trainer:
     Args:
         tf32, deterministic: see ``runs.numerics.set_numerics``; for the whole process.
         compile: of ``fit``: one of ``options.COMPILE``; see ``models.speed.choose``.
+        after_fit: called at the end of ``fit`` with this trainer, the model and the data module,
+            if there is one, on every process.
 
     Attributes:
         callback_metrics: name -> float: of the best epoch after ``fit``, then of ``validate`` or
             ``test``.
+        constants: split (``train``, ``validation``, ``test``) -> name -> what the best constant
+            prediction reaches, after ``fit``; empty if its labels are not known.
+        best_epoch: the epoch with the lowest validation loss, after ``fit``.
         best_model_path: the checkpoint of the best epoch so far, after ``fit`` or Ctrl-C: a file in
             ``checkpoints/best/`` whose name no other run takes.
     """
@@ -80,6 +89,7 @@ class Trainer:
         on_save_error: str = "stop",
         own_share: bool | None = None,
         allow_changes: bool = False,
+        after_fit: Callable[["Trainer", nn.Module, DataModule | None], None] | None = None,
     ):
         self.save_dir = Path(save_dir)
         self.file_template = file_template
@@ -101,9 +111,12 @@ class Trainer:
         self.on_save_error = on_save_error
         self.own_share = own_share
         self.allow_changes = allow_changes
+        self.after_fit = after_fit
         numerics.set_numerics(deterministic, tf32)
         self.device = distributed.choose_device(device)
         self.callback_metrics: dict[str, float] = {}
+        self.constants: dict[str, dict[str, float]] = {}
+        self.best_epoch = 0
         self.best_model_path = ""
         self._run: Run | None = None
         distributed.join(self.device)
@@ -165,6 +178,7 @@ class Trainer:
         validated = own_loader(val_dataloaders, self.device)
         reading = prepare_reading((ours, validated), self.device, settings.epochs)
         model.learn_from_labels(tables.get("train"))
+        constants = baselines.measure_constants(model, tables)
         model.to(self.device)
         optimizer = model.configure_optimizers()
         if self.device.type == "cuda":
@@ -181,6 +195,8 @@ class Trainer:
         # The loop seeds torch at each step: the caller's generators are left as they were.
         with keep_generators(self.device), self._start_run(*opening) as run:
             self._run = run
+            run.log.constants = {LOG_NAMES.get(split, split): v for split, v in constants.items()}
+            self.constants = {split: run.log.named_constants(split) for split in run.log.constants}
             how = (self.device, settings.dtype, self.compile, self.max_epochs)
             told = numerics.describe(*how[:2]) + speed.set_up(model, *how, ours, validated)
             run.say(
@@ -197,15 +213,23 @@ class Trainer:
             try:
                 with told_as_mistakes():
                     state = run.resume_from
-                    progress = engine.fit(model, optimizer, train, val, settings, run, state)
+                    if state is not None:
+                        told = Progress(**state["progress"]).told()
+                        run.say(f"going on from {state.get('path', 'a state')}, {told}")
+                    show = Gallery(model, run)
+                    progress = engine.fit(model, optimizer, train, val, settings, run, state, show)
+                    run.say(progress.told_end(settings.epochs))
             except KeyboardInterrupt as error:  # a second Ctrl-C comes to each process at any place
                 self.best_model_path = run.keep_best(together=isinstance(error, Interrupted))
                 raise
             self.best_model_path = run.keep_best()
             if self.best_model_path:
                 self._load(model, "best")
-                self.callback_metrics = distributed.from_main(run.metrics_of(progress.best_epoch))
+                self.best_epoch = progress.best_epoch
+                self.callback_metrics = distributed.from_main(run.log.metrics_of(self.best_epoch))
             run.check_saved()
+        if self.after_fit is not None:
+            self.after_fit(self, model, datamodule)
 
     def _start_run(
         self,
@@ -236,6 +260,8 @@ class Trainer:
             file_template=self.file_template,
             show_progress=self.show_progress,
             on_save_error=self.on_save_error,
+            num_epochs=self.max_epochs,
+            device=self.device,
         )
 
     def validate(
@@ -315,8 +341,7 @@ class Trainer:
         if self._run is not None and split == "test":
             self._run.log_later(split, metrics)
         elif verbose and distributed.is_main():
-            told = [f"{k} {v:.5g}" for k, v in self.callback_metrics.items() if k.count("/") == 1]
-            print("  ".join(told))
+            print(f"{split}: {told_metrics(self.callback_metrics, self.constants.get(split, {}))}")
         return [self.callback_metrics]
 
     def _load(self, model: nn.Module, ckpt_path: str | Path | None) -> nn.Module:

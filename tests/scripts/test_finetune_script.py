@@ -56,6 +56,34 @@ def test_text_labels_are_classes_by_name(run, precision):
     assert "finetuning/test_acc" in lines[-1]
 
 
+def test_numbered_classes_are_named(run):
+    folder = run("--label-col", "label", "--class-names", "spiral", "elliptical", "odd")
+    model = FinetuneableZoobotClassifier.load_from_checkpoint(folder / "best.safetensors")
+    assert model.class_names == ["spiral", "elliptical", "odd"]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--label-col", "kind", "--class-names", "a", "b"], "has the names elliptical, spiral"),
+        (["--label-col", "label", "--class-names", "a"], "1 --class-names for 2 classes"),
+        (["--task", "regression", "--class-names", "a"], "are of --task classification"),
+    ],
+)
+def test_names_that_classes_can_not_have_are_refused(run, words, line):
+    with pytest.raises(ValueError, match=line):
+        run(*words)
+
+
+def test_training_from_scratch_has_rates_of_its_own_and_says_so(run, capsys):
+    opt = script.parse(["--from-scratch", "--layer-decay", "0.5"])
+    assert (opt.learning_rate, opt.layer_decay) == (1e-3, 0.5)
+    opt = script.parse([])
+    assert (opt.learning_rate, opt.layer_decay) == (1e-4, 0.75)
+    run("--label-col", "kind", "--epochs", "1")
+    assert "--learning-rate 0.001, --layer-decay 1\n" in capsys.readouterr().out
+
+
 def test_a_run_ends_with_predictions_and_a_report_of_the_test_galaxies(run):
     folder = run("--label-col", "kind", report=True)
     predicted = pd.read_parquet(folder / "test_predictions.parquet")

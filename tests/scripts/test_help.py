@@ -22,7 +22,7 @@ def test_help_is_answered_before_torch_is_imported(script, tmp_path):
         env={"PYTHONPATH": f"{tmp_path}:{REPO}"},
     )
     assert done.returncode == 0, done.stderr
-    assert "--config RUN.yaml" in done.stdout
+    assert "--config FILE" in done.stdout
 
 
 def test_the_package_is_imported_without_torch():

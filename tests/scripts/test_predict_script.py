@@ -58,7 +58,36 @@ def test_a_catalog_is_predicted_with_summary(folder, tree, capsys):
     assert len(table["smooth_yes"][0]) == 4
     summary = pd.read_parquet("p_summary.parquet")
     assert {"bar_weak_90pc-upper", "bar_proportion-asked"} <= set(summary.columns)
-    assert "predictions p.parquet" in capsys.readouterr().out
+    assert "predictions p.parquet\nsummary p_summary.parquet" in capsys.readouterr().out
+
+
+def test_a_summary_is_recalibrated_on_the_way_out_and_the_predictions_are_not(folder, tree):
+    before = run("--catalog", "catalog.csv", "--summary")
+    summary = pd.read_parquet("p_summary.parquet")
+    (folder / "t.json").write_text('{"smooth": 4.0, "merging": 1.0, "bar": 1.0}')
+    after = run("--catalog", "catalog.csv", "--summary", "--temperatures", "t.json")
+    pd.testing.assert_frame_equal(before, after)
+    recalibrated = pd.read_parquet("p_summary.parquet")
+    width = "smooth_yes_90pc-upper", "smooth_yes_90pc-lower"
+    narrower = recalibrated[width[0]] - recalibrated[width[1]]
+    assert (narrower < 0.7 * (summary[width[0]] - summary[width[1]])).all()
+    rest = [name for name in summary if not name.startswith("smooth_")]
+    pd.testing.assert_frame_equal(summary[rest], recalibrated[rest])
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "line"),
+    [
+        ('{"smooth": 1, "bar": 1, "merging": 1}', [], "recalibrate a summary: ask for it too"),
+        ('{"smooth": 1, "bar": 1}', ["--summary"], "t.json are not one a question (smooth, bar,"),
+        ('{"smooth": 1, "bar": 0, "merging": 1}', ["--summary"], "t.json: 'bar' is 0, not above"),
+        ("[", ["--summary"], "temperatures t.json can't be read"),
+    ],
+)
+def test_what_are_no_temperatures_of_the_tree_is_refused(folder, capsys, text, words, line):
+    (folder / "t.json").write_text(text)
+    told = refusal(capsys, "--catalog", "catalog.csv", "--temperatures", "t.json", *words)
+    assert line in told
 
 
 def test_the_mean_over_views_differs_from_one_view_and_repeats(folder):

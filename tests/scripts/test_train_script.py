@@ -95,6 +95,14 @@ def test_options_from_a_file_yield_to_the_command_line(folder):
     assert (opt.catalog, opt.epochs, opt.betas, opt.grad_clip) == ("catalog.csv", 3, [0.8, 0.9], 1)
 
 
+def test_the_configuration_of_a_run_is_taken_by_another(folder):
+    run_train("--catalog", "catalog.csv", *QUICK, "--zoom", "1.1", "1.5", "--save-top-k", "-1")
+    opt = train.parse(["--config", "run/config.json", "--save-dir", "again"])
+    before = json.loads((folder / "run" / "config.json").read_text())
+    differing = {key for key, value in vars(opt).items() if before[key] != value}
+    assert differing == {"config", "save_dir"}
+
+
 @pytest.mark.parametrize(
     ("words", "yaml_text", "compile_", "tf32"),
     [

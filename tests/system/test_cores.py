@@ -30,7 +30,7 @@ def machine(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("num_cores", "local_ranks", "on_gpu", "wanted"),
     [(64, 1, True, 14), (16, 1, True, 14), (8, 1, True, 6), (2, 1, True, 1), (1, 1, True, 1),
-     (64, 8, True, 6), (64, 1, False, 2), (1, 1, False, 2)],
+     (64, 8, True, 6), (64, 1, False, 2), (1, 1, False, 1)],
 )  # fmt: skip
 def test_auto_takes_the_cores_of_a_process_but_two_on_a_gpu(
     machine, num_cores, local_ranks, on_gpu, wanted
@@ -39,8 +39,9 @@ def test_auto_takes_the_cores_of_a_process_but_two_on_a_gpu(
     assert cores.choose_num_workers("auto", on_gpu) == wanted
 
 
-def test_a_number_of_workers_is_kept_and_anything_else_refused():
-    assert [cores.choose_num_workers(n, on_gpu=True) for n in (0, 3, 40)] == [0, 3, 40]
+def test_a_number_of_workers_is_at_most_that_of_the_cores_and_anything_else_refused(machine):
+    machine(4)
+    assert [cores.choose_num_workers(n, on_gpu=True) for n in (0, 3, 40)] == [0, 3, 4]
     for wrong in (-1, 2.0, True, "many", None):
         with pytest.raises(ValueError, match=r"num_workers=.*: give 'auto', or a whole number"):
             cores.choose_num_workers(wrong, on_gpu=True)

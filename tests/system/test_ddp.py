@@ -79,7 +79,7 @@ def test_the_training_script_runs_under_torchrun(galaxies):
     expected = pd.read_parquet(alone)
     assert list(predicted["id_str"]) == list(expected["id_str"])
     np.testing.assert_allclose(predicted.iloc[:, 1:], expected.iloc[:, 1:], rtol=1e-4)
-    assert done.stdout.count("validation/supervised_loss") == 2
+    assert done.stdout.count("validation: supervised_loss") == 2
     lines = (galaxies.parent / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["split"] for line in lines] == ["train", "validation"] * 2 + ["test"]
 

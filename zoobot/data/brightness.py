@@ -4,7 +4,6 @@ import numpy as np
 
 from zoobot.system.errors import UserError
 
-FITS_SCALINGS = ("asinh", "linear", "none")
 ASINH_Q = 1.0  # q in ``scale_to_8bit``
 HIGH_PERCENTILE = 99.7  # of the pixels: this becomes white
 LOW_PERCENTILE = 2.0  # of the pixels: at most these are cut off below, if they lie far out
@@ -36,7 +35,7 @@ def scale_to_8bit(values: np.ndarray, scaling: str) -> tuple[np.ndarray, list[fl
 
     Args:
         values: (H, W) or (H, W, C) numbers of any type.
-        scaling: one of ``FITS_SCALINGS``.
+        scaling: one of ``options.FITS_SCALINGS``.
 
     Returns:
         uint8 pixels of the same shape, and the values that were taken for no data.

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from zoobot.data.bands.image import read_band_image
 from zoobot.data.bands.read import check_bands
@@ -30,6 +29,7 @@ from zoobot.data.sources import Galaxies, image_sources, label_frame
 from zoobot.system import distributed
 from zoobot.system.errors import UserError
 from zoobot.system.files import delete_files, write_whole
+from zoobot.system.progress import open_bar
 
 CHECKS = ("headers", "all", "none")
 ON_BAD_IMAGE = ("error", "drop")
@@ -223,11 +223,10 @@ def _look_at_all(
             looks.append((row, look(image, name, bool(with_pixels[row]))))
         return looks
 
-    shown = None if distributed.is_main() else True  # None: in a terminal only
     seen = {}
     threads = ThreadPoolExecutor(THREADS)
     try:
-        with tqdm(total=len(mine), desc="looking at images", unit="image", disable=shown) as bar:
+        with open_bar("looking at images", len(mine), "image", shown=distributed.is_main()) as bar:
             for looks in threads.map(look_at_some, _pieces(mine)):
                 seen |= {row: look for row, look in looks if look != Look()}
                 bar.update(len(looks))

@@ -19,9 +19,10 @@ import torch
 from PIL import Image
 
 from zoobot.data.bands.stored import Stored, only_image
-from zoobot.data.brightness import FITS_SCALINGS, scale_to_8bit
+from zoobot.data.brightness import scale_to_8bit
 from zoobot.data.file_kinds import BZIP2_MAGIC, FITS_MAGIC, GZIP_MAGIC, ends_well, what_it_is
 from zoobot.data.fits_images import open_fits, unpack
+from zoobot.options import FITS_SCALINGS
 from zoobot.system.errors import OneProcessError, UserError
 
 MAX_PIXELS = 100_000_000  # 400 MB decoded; a larger image is refused before it is decoded

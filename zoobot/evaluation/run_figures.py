@@ -11,12 +11,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from zoobot.evaluation.pictures import Pictures
+from zoobot.runs.log import constant_metrics, constant_of, model_metrics, short_name
 from zoobot.schemas import Schema
 from zoobot.system.files import write_whole
 
 MAX_FIGURE_PIXELS = 50_000_000
 # For figures with names from files: a dollar sign in a name does not start a formula.
 plain_text = functools.partial(matplotlib.rc_context, {"text.parse_math": False})
+MOST_PANELS = 3
+WORDS = {
+    "supervised_loss": "loss a galaxy, summed over questions",
+    "acc": "accuracy",
+    "rmse": "RMSE",
+}
 BLUE, ORANGE, GREY = "#2a6fbb", "#d9722e", "#777777"
 
 
@@ -34,62 +41,74 @@ def tidy(axis: Axes, lines: str = "y") -> None:
     axis.grid(axis=lines, color="0.92")
 
 
-def plot_curves(
-    lines: list[dict],
-    path: str | Path,
-    marks: dict[str, float] | None = None,
-    label: str = "loss a galaxy, summed over questions",
-) -> None:
-    """Draw the loss of training and validation against the epoch, and save the figure.
+def plot_curves(lines: list[dict], path: str | Path, marks: dict[str, float] | None = None) -> None:
+    """Draw the metrics of training and validation against the epoch, and save the figure.
+
+    They are the loss and, if there are any, the accuracy or RMSE, each with what the best constant
+    prediction reaches on the validation galaxies. Those of single questions are left out.
 
     Args:
         lines: of ``metrics.jsonl``, as ``zoobot.runs.folder.read_metrics`` returns them.
-        marks: name -> loss of a horizontal line.
-        label: of the vertical axis.
+        marks: name -> loss of another horizontal line.
     """
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axis = figure.subplots()
+    by_split = {
+        split: [line for line in lines if line["split"] == split]
+        for split in ("train", "validation")
+    }
+    last = by_split["validation"][-1]
+    names = [name for name in model_metrics(last) if name.count("/") == 1][:MOST_PANELS]
+    figure = Figure(figsize=(7, 4.2 * len(names)), layout="constrained")
+    axes = figure.subplots(len(names), squeeze=False)[:, 0]
+    best = int(np.argmin([line[names[0]] for line in by_split["validation"]]))
+    for place, (axis, name) in enumerate(zip(axes, names, strict=True)):
+        beside = constant_metrics(last)
+        levels = {constant_of(name): beside[name]} if name in beside else {}
+        _plot_metric(axis, by_split, place, best, levels | ((marks or {}) if not place else {}))
+        axis.set_ylabel(WORDS.get(short_name(name), short_name(name)))
+    axes[-1].set_xlabel("epoch")
+    save(figure, path)
+
+
+def _plot_metric(
+    axis: Axes, by_split: dict[str, list[dict]], place: int, best: int, levels: dict[str, float]
+) -> None:
+    """Draw the metric at this place among those that are shown of a line.
+
+    Args:
+        best: the place of the best epoch among the validation lines.
+        levels: name -> height of a horizontal line.
+    """
     for split, colour in (("train", BLUE), ("validation", ORANGE)):
-        points = [
-            (x["epoch"], next(iter(_metrics(x).values()))) for x in lines if x["split"] == split
-        ]
-        if points:
-            epochs, losses = zip(*points, strict=True)
-            axis.plot(epochs, losses, "o-", color=colour, ms=4, label=split)
-            if split == "validation":
-                best = int(np.argmin(losses))
-                axis.plot(epochs[best], losses[best], "o", color=colour, ms=10, mfc="none")
-                axis.annotate(
-                    f"best {losses[best]:.3f}",
-                    (epochs[best], losses[best]),
-                    xytext=(0, -14),
-                    textcoords="offset points",
-                    ha="center",
-                    color=colour,
-                )
-    for name, loss in (marks or {}).items():
-        axis.axhline(loss, color=GREY, ls="--", lw=1)
+        points = [(x["epoch"], [*model_metrics(x).values()][place]) for x in by_split[split]]
+        if not points:
+            continue
+        epochs, values = zip(*points, strict=True)
+        axis.plot(epochs, values, "o-", color=colour, ms=4, label=split)
+        if split == "validation":
+            axis.plot(epochs[best], values[best], "o", color=colour, ms=10, mfc="none")
+            axis.annotate(
+                f"best {values[best]:.3f}",
+                (epochs[best], values[best]),
+                xytext=(0, -14),
+                textcoords="offset points",
+                ha=("left" if best == 0 else "right" if best == len(epochs) - 1 else "center"),
+                color=colour,
+            )
+    for name, level in levels.items():
+        axis.axhline(level, color=GREY, ls="--", lw=1)
         axis.annotate(
-            f"{name} {loss:.3f}",
-            (1, loss),
+            f"{name} {level:.3f}",
+            (1, level),
             xycoords=("axes fraction", "data"),
             xytext=(-4, 3),
             textcoords="offset points",
             ha="right",
             color=GREY,
         )
-    axis.set_xlabel("epoch")
-    axis.set_ylabel(label)
     axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     axis.margins(y=0.12)
     axis.legend(frameon=False)
     tidy(axis)
-    save(figure, path)
-
-
-def _metrics(line: dict) -> dict[str, float]:
-    """The metrics in a line. The first is the loss."""
-    return {key: value for key, value in line.items() if key not in ("epoch", "split")}
 
 
 @plain_text()

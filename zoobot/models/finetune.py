@@ -23,7 +23,7 @@ from zoobot.data.catalog import check_not_reserved
 from zoobot.data.classes import check_class_names, check_classes
 from zoobot.data.labels import check_some_votes, check_varied, votes
 from zoobot.limits.models import LARGEST_SETTING
-from zoobot.metrics import ExampleMeasures, VoteMeasures
+from zoobot.metrics import ExampleMeasures, VoteMeasures, vote_constants
 from zoobot.models.arguments import plain
 from zoobot.models.finetune_base import FinetuneableZoobotAbstract
 from zoobot.models.heads import DirichletHead, LinearHead, label_tensor, one_a_galaxy
@@ -40,6 +40,7 @@ __all__ = [
     "l1_loss",
     "mse_loss",
 ]
+MOST_TOLD = 20  # classes
 MOST_CLASSES = LARGEST_SETTING  # as many as a checkpoint may tell
 
 
@@ -166,6 +167,20 @@ class FinetuneableZoobotClassifier(FinetuneableZoobotAbstract):
             weights = len(table) / (self.num_classes * counts)
             self._weights = torch.tensor(weights, dtype=torch.float32)
 
+    def introduce(self) -> str:
+        """What a run says of its model at the start, with the names of the classes."""
+        more = ", ..." if self.num_classes > MOST_TOLD else ""
+        return f"{super().introduce()}\nclasses: {', '.join(self.class_names[:MOST_TOLD])}{more}"
+
+    def constants(self, table: pd.DataFrame) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (C,): of the best constant probabilities, and of the classes' shares."""
+        counts = np.bincount(table[self.label_col].astype(int), minlength=self.num_classes)
+        shares = torch.from_numpy(np.maximum(counts, 0.5) / len(table))  # absent: not impossible
+        smoothed = (1 - self.label_smoothing) * shares + self.label_smoothing / self.num_classes
+        if self._weights is not None:
+            smoothed = smoothed * self._weights.double().cpu()
+        return (smoothed / smoothed.sum()).clamp(min=1e-9).log(), shares.log()
+
     def prediction_columns(self) -> list[str]:
         """The classes' names; numbered classes follow the label column's name."""
         if self.class_names == [str(i) for i in range(self.num_classes)]:
@@ -243,6 +258,11 @@ class FinetuneableZoobotTree(FinetuneableZoobotAbstract):
         """ValueError if no galaxy to train on has a vote."""
         if table is not None:
             check_some_votes(table, self.schema.label_cols, "train")
+
+    def constants(self, table: pd.DataFrame) -> tuple[torch.Tensor, torch.Tensor]:
+        """The best constant concentrations; see ``metrics.vote_constants``."""
+        counts = votes(table, self.schema.label_cols, "train")
+        return vote_constants(torch.from_numpy(counts), self.schema)
 
     def prediction_columns(self) -> list[str]:
         """Names of the predicted columns: those of the votes."""

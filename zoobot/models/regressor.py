@@ -135,6 +135,15 @@ class FinetuneableZoobotRegressor(FinetuneableZoobotAbstract):
                     )
             self.label_scale, self.scale = scale.to_dict(), scale
 
+    def constants(self, table: pd.DataFrame) -> tuple[torch.Tensor, torch.Tensor]:
+        """The best constant number, () or (L,): of the loss, and of the RMSE (the mean)."""
+        labels = torch.from_numpy(table[self._label_cols].to_numpy(np.float64, copy=True))
+        labels = labels[:, 0] if len(self._label_cols) == 1 else labels
+        scaled = self.scale.standardised(labels.to(self.scale.mean)).double()
+        best = scaled.mean(0) if self.loss_name == "mse" else scaled.median(0).values
+        in_own_unit = self.scale.in_own_unit(best.to(self.scale.mean))
+        return in_own_unit.reshape(labels.shape[1:]), labels.mean(0)
+
     def introduce(self) -> str:
         """What a run says of its model at the start, with the scale of the labels."""
         told = super().introduce()

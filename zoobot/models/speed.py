@@ -9,6 +9,7 @@ them.
 import contextlib
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -51,6 +52,7 @@ class FixedSize:
         eval_size: int = 0,
     ):
         caches.keep_compiled_privately()
+        warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")  # see --tf32
         self._model = model
         self._compiled = torch.compile(model._call_impl, backend=BACKEND, mode=mode, dynamic=False)
         self._device = device

@@ -10,7 +10,7 @@ from torch import nn
 from zoobot import losses, optim
 from zoobot.data.dataset import ImagesSeen
 from zoobot.data.labels import check_some_votes, votes
-from zoobot.metrics import VoteMeasures
+from zoobot.metrics import VoteMeasures, vote_constants
 from zoobot.models.architectures import check_set_elsewhere, get_pytorch_encoder
 from zoobot.models.arguments import check_overrides
 from zoobot.models.descriptions import describe, layout
@@ -144,6 +144,11 @@ class ZoobotTree(nn.Module):
         """ValueError if no galaxy to train on has a vote."""
         if table is not None:
             check_some_votes(table, self.schema.label_cols, "train")
+
+    def constants(self, table: pd.DataFrame) -> tuple[torch.Tensor, torch.Tensor]:
+        """The best constant concentrations; see ``metrics.vote_constants``."""
+        counts = votes(table, self.schema.label_cols, "train")
+        return vote_constants(torch.from_numpy(counts), self.schema)
 
     def introduce(self) -> str:
         """What a run says of its model at the start."""

@@ -47,6 +47,7 @@ class Work:
         schema: the decision tree, if a summary is wanted; else None.
         seed: of the dropout.
         num_views: number of views of each galaxy.
+        temperatures: (Q,) by which the summary is recalibrated; None: it is not.
         plan_hash: hash of everything that the values depend on. Each part stores it in its
             checksum, so that parts of another prediction are refused.
     """
@@ -58,6 +59,7 @@ class Work:
     schema: Schema | None
     seed: int
     num_views: int = 1
+    temperatures: np.ndarray | None = None
     plan_hash: str = ""
 
     @property
@@ -234,14 +236,19 @@ def join_parts(work: Work, galaxies: Galaxies, save_loc: Path, carried: pa.Table
     """
     files = [save_loc]
     if work.schema is not None:
-        suffix = save_loc.suffix if save_loc.suffix in OF_ASTROPY else ".parquet"
-        files.insert(0, save_loc.with_name(f"{save_loc.stem}_summary{suffix}"))
+        files.insert(0, summary_path(save_loc))
         template = dataclasses.replace(summary_template(work), carried=carried)
         _write_joined(work, galaxies, work.folder / files[0].name, "summary", template)
     template = dataclasses.replace(work.template, carried=carried)
     _write_joined(work, galaxies, work.folder / save_loc.name, "predictions", template)
     for path in files:
         move_file(work.folder / path.name, path)
+
+
+def summary_path(save_loc: Path) -> Path:
+    """The file of the summary that goes with a file of predictions."""
+    suffix = save_loc.suffix if save_loc.suffix in OF_ASTROPY else ".parquet"
+    return save_loc.with_name(f"{save_loc.stem}_summary{suffix}")
 
 
 def summary_template(work: Work) -> Predictions:

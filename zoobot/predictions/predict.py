@@ -49,6 +49,7 @@ from zoobot.predictions.parts import (
     write_part,
 )
 from zoobot.predictions.progress import progress_bar
+from zoobot.predictions.temperatures import read_temperatures
 from zoobot.runs import numerics
 from zoobot.schemas import Schema
 from zoobot.system import distributed, locks
@@ -81,6 +82,7 @@ def predict_to_file(
     on_bad_image: str = "error",
     summary: bool = False,
     carry: Sequence[str] = (),
+    temperatures: str | Path | None = None,
     split: str = "",
     seed: int = 42,
     id_from: str | None = "path",
@@ -112,6 +114,8 @@ def predict_to_file(
             gives its galaxy NaN, and the reason in a column ``error``.
         summary: also write ``STEM_summary.parquet``, or ``.fits`` or ``.vot`` as ``save_loc``, with
             fractions, 90% intervals and the proportion asked; for trees.
+        temperatures: ``temperatures.json`` of an evaluation, by which the summary is recalibrated;
+            the predictions themselves are left as they are.
         carry: other columns of the catalog, or labels of shards, that both files get too, such as
             ``["ra", "dec"]``; their types stay.
         split: only galaxies with this value in the catalog's column ``split``.
@@ -147,6 +151,8 @@ def predict_to_file(
     schema = Schema.from_dict(template.metadata["schema"]) if summary else None
     carry = check_carry(carry, columns)
 
+    if temperatures is not None and not summary:
+        raise UserError("temperatures recalibrate a summary: ask for it too (--summary)")
     folder = save_loc.with_name(save_loc.name + ".parts")
     lock = folder / "lock"
     only = locks.only_run(lock) if distributed.is_main() else nullcontext()
@@ -160,6 +166,8 @@ def predict_to_file(
         if told and show_progress and distributed.is_main():
             tqdm.write(told)
         work = Work(folder, len(galaxies), batch_size, template, schema, seed, num_views)
+        if temperatures is not None:
+            work.temperatures = read_temperatures(temperatures, schema)
         if distributed.is_main():
             carried = carried_as_kept(save_loc.suffix, work, galaxies, carried)
         plan = _plan(work, dataset, digest, settings, compiled)
@@ -220,6 +228,7 @@ def _plan(
         "precision": str(settings.dtype),
         "compiled": {"on": True, "off": False}.get(compiled, compiled),
         "summary": work.schema is not None,
+        "temperatures": None if work.temperatures is None else work.temperatures.tolist(),
         "seed": work.seed,
     }
 
@@ -318,6 +327,7 @@ def _write_part(
     values = copied().numpy()
     tensors = {"predictions": values}
     if work.schema is not None:
-        table = statistics.summary_table(work.rows(part), values, work.schema)  # ids come later
+        rows = work.rows(part)  # ids come later
+        table = statistics.summary_table(rows, values, work.schema, work.temperatures)
         tensors["summary"] = table.drop(columns="id_str").to_numpy(dtype=np.float32)
     write_part(work, part, tensors, errors)

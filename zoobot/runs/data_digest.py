@@ -125,7 +125,8 @@ class Known:
         if not ("train" in self.splits and "val" in self.splits):
             return ""
         train, val = len(self.splits["train"]), len(self.splits["val"])
-        return f"{train} galaxies to train on, {val} to validate\n"
+        test = f", {len(self.splits['test'])} to test" if len(self.splits.get("test", ())) else ""
+        return f"{train} galaxies to train on, {val} to validate{test}\n"
 
     def digest(self) -> DataDigest | None:
         """Hashes of the galaxies; None without any.

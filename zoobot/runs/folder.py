@@ -1,15 +1,14 @@
 """The files of a run: config.json, metrics.jsonl, TensorBoard, checkpoints, best weights."""
 
 import contextlib
-import functools
 import json
 import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
+import torch
+from tqdm.auto import tqdm
 
 from zoobot.runs import checkpoint
 from zoobot.runs.best import NEXT, keep_best, restore_best
@@ -17,6 +16,8 @@ from zoobot.runs.data_digest import DataDigest
 from zoobot.runs.earlier import set_aside
 from zoobot.runs.environment import environment
 from zoobot.runs.lines import METRICS, SKIPPED_STEPS, keep_lines, read_lines, text_of
+from zoobot.runs.log import MetricsLog
+from zoobot.runs.pace import Pace
 from zoobot.runs.save_dir import only_run_in, refused_in_words
 from zoobot.system import distributed
 from zoobot.system.errors import UserError
@@ -48,6 +49,11 @@ class Run:
         show_progress: draw progress bars.
         on_save_error: what to do if the disk is full: ``stop``, or ``continue`` and try again next
             time. What was saved before is whole in any case.
+        num_epochs: of the run, at most; by default it is not told how long an epoch's rest takes.
+        device: whose memory is told; by default the CPU.
+
+    Attributes:
+        log: writes the metrics; on other ranks than the main one it is not open.
 
     Raises:
         ValueError: if ``file_template`` lacks the epoch or names something else; if another process
@@ -66,6 +72,8 @@ class Run:
         file_template: str = "{epoch}",
         show_progress: bool = True,
         on_save_error: str = "stop",
+        num_epochs: int | None = None,
+        device: torch.device | None = None,
     ):
         self.save_dir = Path(save_dir)
         self._on_save_error = on_save_error
@@ -76,10 +84,11 @@ class Run:
         self.checkpoint_dir = self.save_dir / "checkpoints"
         self._config = config
         self._description = description
-        self._metric_key = metric_key
+        self.log = MetricsLog(self.save_dir, metric_key, num_epochs)
+        self._num_epochs = num_epochs
+        self._pace = Pace(device or torch.device("cpu"))
         self._data = None if data is None else data.summary
         self._is_main = distributed.is_main()
-        self._lines: list[dict] = []
         self._best_weights: str | None = None  # SHA-256
         self._unsaved: list[int] = []  # epochs
         self.resume_from = resume_from
@@ -89,7 +98,7 @@ class Run:
                 resources.enter_context(only_run_in(self.save_dir))
                 with refused_in_words(self.save_dir):
                     self._open(resume_from, data)
-                resources.callback(self._tensorboard.close)
+                resources.callback(self.log.close)
                 self._resources = resources.pop_all()
         if resume_from is not None:
             told = distributed.from_main((resume_from["progress"], self._best_weights))
@@ -116,31 +125,29 @@ class Run:
             self._best_weights = restore_best(
                 self.save_dir, resume_from, self._epoch_path, self._description
             )
-        self._lines = keep_lines(
-            self.save_dir / METRICS,
-            lambda line: line["epoch"] <= resumed_epoch and line["split"] != "test",
-        )
+        self.log.open(resumed_epoch)
         keep_lines(self.save_dir / SKIPPED_STEPS, lambda line: line["step"] <= resumed_step)
         if data is not None:
             data.save(self.checkpoint_dir / "data.safetensors")
         text = json.dumps({**self._config, "environment": environment()}, indent=2)
         write_text(self.save_dir / "config.json", text + "\n")
-        self._tensorboard = SummaryWriter(
-            self.save_dir / "tensorboard", purge_step=resumed_epoch + 1
-        )
 
-    def progress_bar(self, text: str, total: int | None = None, done: int = 0) -> Callable:
-        """Wraps an iterable in a tqdm bar: on the main process and in a terminal only."""
-        shown = self._is_main and self._show_progress
-        disable = None if shown else True  # None: where stderr is no terminal
-        return functools.partial(
-            tqdm, desc=text, total=total, initial=done, disable=disable, leave=False
-        )
+    def progress_bar(self, text: str, total: int, done: int = 0) -> Callable:
+        """Wraps the steps of an epoch, which begins here, in a bar: on the main process only.
+
+        Where there is no terminal it is a line now and then; see ``system.progress``.
+        """
+        return self._pace.shown(text, total, done, self._is_main and self._show_progress)
+
+    def end_training(self, num_galaxies: int) -> None:
+        """The epoch has trained on so many galaxies, of all ranks, and goes on to validate."""
+        self._pace.end_training(num_galaxies)
 
     def say(self, text: str) -> None:
         """Print on the main process only, without tearing a progress bar."""
         if self._is_main:
             tqdm.write(text)
+            sys.stdout.flush()  # a log file shows it at once
 
     def warn(self, text: str) -> None:
         """Print a warning to stderr, on the main process only."""
@@ -150,16 +157,19 @@ class Run:
     @property
     def last_epoch(self) -> int:
         """The last epoch that was logged."""
-        return max((line["epoch"] for line in self._lines), default=0)
+        return self.log.last_epoch
 
     def log_epoch(self, epoch: int, train: dict, validation: dict, loss_name: str) -> float:
-        """Log an epoch's metrics; returns its validation loss.
+        """Log an epoch's metrics, and print them in a line; returns its validation loss.
+
+        Every rank must call it, so that all stop if they can't be written.
 
         Raises:
             ValueError: if a loss is not finite.
         """
-        for split, metrics in (("train", train), ("validation", validation)):
-            loss = metrics.get(loss_name, math.nan)
+        metrics = {"train": train, "validation": validation}
+        for split, values in metrics.items():
+            loss = values.get(loss_name, math.nan)
             if not math.isfinite(loss):
                 before = "nothing is saved yet"
                 if self._progress is not None:
@@ -168,39 +178,25 @@ class Run:
                     f"the {split} loss of epoch {epoch} is {loss}: lower the learning rate or use "
                     f"--precision fp32; {before}"
                 )
-            self.log(epoch, split, metrics)
+        paces = self._pace.end_epoch()
+        of = f" of {self._num_epochs}" if self._num_epochs else ""
+        self._write(
+            METRICS,
+            lambda: self.say(f"epoch {epoch:3d}{of}  {self.log.add(epoch, metrics, paces)}"),
+        )
         return loss
 
-    def log(self, epoch: int, split: str, metrics: dict[str, float]) -> None:
-        """Add one line to metrics.jsonl, write TensorBoard's scalars, print the loss.
-
-        Every rank must call it, so that all stop if it can't be written.
-        """
-        self._write(METRICS, lambda: self._log(epoch, split, metrics))
-
-    def _log(self, epoch: int, split: str, metrics: dict[str, float]) -> None:
-        named = {self._metric_key(split, name): value for name, value in metrics.items()}
-        self._lines = [x for x in self._lines if (x["epoch"], x["split"]) != (epoch, split)]
-        self._lines.append({"epoch": epoch, "split": split, **named})
-        write_text(self.save_dir / METRICS, text_of(self._lines))
-        for name, value in named.items():
-            self._tensorboard.add_scalar(name, value, epoch)
-        self._tensorboard.flush()
-        told = [f"{name} {value:.5g}" for name, value in named.items() if name.count("/") == 1]
-        self.say(f"epoch {epoch:3d}  {'  '.join(told)}")
-
     def log_later(self, split: str, metrics: dict[str, float]) -> None:
-        """``log`` of the last epoch, after the run's end; not if another run changed the folder.
+        """Log metrics of the last epoch after the run's end, unless another run has the folder.
 
         Every rank must call it.
         """
 
         def write() -> None:
-            path = self.save_dir / METRICS
             try:
                 with only_run_in(self.save_dir):
-                    if path.exists() and path.read_text(encoding="utf-8") == text_of(self._lines):
-                        return self._log(self.last_epoch, split, metrics)
+                    if self.log.is_unchanged():
+                        return self.say(self.log.add(self.last_epoch, {split: metrics}, {}))
                     told = f"{self.save_dir} is another run's by now"
             except UserError as error:
                 told = str(error)
@@ -225,11 +221,6 @@ class Run:
             more = ", ..." if len(bad_galaxies) > 5 else ""
             what = f"the loss of {', '.join(bad_galaxies[:5])}{more} is not finite"
         self.warn(f"step {step} skipped: {what} (skipped_steps.jsonl)")
-
-    def metrics_of(self, epoch: int) -> dict[str, float]:
-        """The metrics that were logged for an epoch, of all splits."""
-        lines = [line for line in self._lines if line["epoch"] == epoch]
-        return {k: v for line in lines for k, v in line.items() if k not in ("epoch", "split")}
 
     def save(self, state: dict, weights: dict) -> bool:
         """Write the state: ``last.ckpt``; what it was before becomes ``previous.ckpt``.

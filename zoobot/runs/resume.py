@@ -52,6 +52,27 @@ class Progress:
             before.kept,
         )
 
+    def told(self) -> str:
+        """Where the run stands, in words."""
+        if self.epoch_step:
+            return (
+                f"within epoch {self.epoch + 1}, after {self.epoch_step} of {self.num_steps} steps"
+            )
+        return f"after epoch {self.epoch}" if self.epoch else "from its beginning"
+
+    def told_end(self, epochs: int) -> str:
+        """How a run of at most so many epochs has ended, in a line."""
+        done = f"finished: {self.epoch} of {epochs} epochs"
+        if self.epoch < epochs:
+            waited = self.epoch - self.best_epoch
+            done = (
+                f"stopped early: {self.epoch} of {epochs} epochs; the last {waited} brought no "
+                "lower validation loss (--patience)"
+            )
+        return (
+            f"{done}; best weights: epoch {self.best_epoch}, validation loss {self.best_loss:.5g}"
+        )
+
     def is_going_on(self, epochs: int, patience: int, frozen_epochs: int) -> bool:
         """Whether there is another epoch to train, or to finish; see ``engine.Settings``."""
         waited = self.epoch - max(self.best_epoch, frozen_epochs)

@@ -8,6 +8,7 @@ waits for the step that it has just launched.
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -31,15 +32,10 @@ SAVED, NOT_SAVED = "the state is saved", "the state could not be saved"
 
 
 class Preempted(SystemExit):
-    """A signal asked the run to stop: every rank exits with this code, once the state is saved.
+    """A signal asked the run to stop: every rank exits with this code, once the state is saved."""
 
-    Attributes:
-        told: what to say of it.
-    """
-
-    def __init__(self, saved: bool = True):
+    def __init__(self):
         super().__init__(EXIT_PREEMPTED)
-        self.told = _how_to_go_on(saved)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -190,7 +186,9 @@ class Watch:
                 f"{SAVED if self._is_saved else NOT_SAVED}, and none of these steps was taken"
             )
         if stop:
-            raise Preempted(self._is_saved)
+            if distributed.is_main():
+                print(f"stopped: {_how_to_go_on(self._is_saved)}", file=sys.stderr, flush=True)
+            raise Preempted
         if interrupted:
             raise Interrupted(self._is_saved)
 

@@ -19,7 +19,7 @@ OWN_CGROUP = Path("/proc/self/cgroup")
 
 
 def choose_num_workers(num_workers: int | str, on_gpu: bool) -> int:
-    """The number of image-reading workers of this process.
+    """The number of image-reading workers of this process, at most its cores.
 
     Args:
         num_workers: a number, or ``auto``: on a GPU the process's cores but two, 14 at most; on a
@@ -31,10 +31,10 @@ def choose_num_workers(num_workers: int | str, on_gpu: bool) -> int:
     """
     if num_workers == "auto":
         cores = num_cores() - NOT_FOR_WORKERS
-        return min(MOST_WORKERS, max(1, cores)) if on_gpu else WORKERS_ON_CPU
+        num_workers = min(MOST_WORKERS, max(1, cores)) if on_gpu else WORKERS_ON_CPU
     if not isinstance(num_workers, int) or isinstance(num_workers, bool) or num_workers < 0:
         raise UserError(f"num_workers={num_workers!r}: give 'auto', or a whole number of 0 or more")
-    return num_workers
+    return min(num_workers, num_cores())
 
 
 def num_cores() -> int:

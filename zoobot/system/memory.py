@@ -1,9 +1,11 @@
-"""Keep freed memory in the process for the next batch, instead of returning it to the system."""
+"""Memory: keep what is freed for the next batch, and tell how much has been used."""
 
 import ctypes
 import os
 import platform
 from functools import cache
+
+import torch
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # constants of malloc.h
 OF_THE_USER = ("MALLOC_", "GLIBC_TUNABLES")  # environment variables with which users tune malloc
@@ -26,3 +28,20 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, -1))
+
+
+def peak_memory_gb(device: torch.device) -> float | None:
+    """The most memory that this process has taken, in GB (10^9 bytes); None where it is unknown.
+
+    It is the GPU's if the device is one (on Apple's, what is taken now), else the computer's.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device) / 1e9
+    if device.type == "mps" and torch.backends.mps.is_available():
+        return torch.mps.driver_allocated_memory() / 1e9
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if platform.system() == "Darwin" else 1024  # bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

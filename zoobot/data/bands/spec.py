@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from zoobot.limits.text import read_json
+from zoobot.options import BAND_SCALINGS
 from zoobot.system.errors import UserError, did_you_mean
 
-SCALINGS = ("asinh", "percentiles", "lupton", "linear", "none")
 MOST_BANDS = 100
 PLACE = re.compile(r"(?P<key>[^\[\]=]*)(\[(?P<plane>\d{1,4})\])?")
 
@@ -67,7 +67,7 @@ class ImageSpec:
     Attributes:
         bands: their names.
         places: band -> where it is; of bands that are not in it, see the module's docstring.
-        scaling: one of ``SCALINGS``, see ``bands.scaling``.
+        scaling: one of ``options.BAND_SCALINGS``, see ``bands.scaling``.
         softening: for asinh, in units of the sky noise: below it, the scaling is nearly linear.
         noise: sky noise of each band in the file's units; None: measured in each image.
         pixel_scale: of each band, in any one unit: then all bands show the square of sky that all
@@ -95,9 +95,9 @@ class ImageSpec:
             raise UserError(f"bands {' '.join(bands):.200}: give 1 to {MOST_BANDS}, each once")
         for band in self.places.keys() - {*bands}:
             raise UserError(f"a place is given for band {band!r}, but bands are {' '.join(bands)}")
-        if self.scaling not in SCALINGS:
-            near = did_you_mean(str(self.scaling), SCALINGS)
-            raise UserError(f"scaling {self.scaling!r:.40}: use one of {', '.join(SCALINGS)}{near}")
+        if self.scaling not in BAND_SCALINGS:
+            near, known = did_you_mean(str(self.scaling), BAND_SCALINGS), ", ".join(BAND_SCALINGS)
+            raise UserError(f"scaling {self.scaling!r:.40}: use one of {known}{near}")
         if self.scaling == "lupton" and len(bands) != 3:
             raise UserError(f"scaling lupton is for 3 bands, blue to red, not {len(bands)}")
         for name in ("noise", "pixel_scale", "std"):

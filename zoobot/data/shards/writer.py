@@ -46,6 +46,7 @@ from zoobot.limits.text import read_json
 from zoobot.system import locks
 from zoobot.system.errors import UserError
 from zoobot.system.files import delete_files, remove_leftovers, write_text
+from zoobot.system.progress import open_bar
 
 LARGEST_EXACT_FLOAT = 2**24  # float32 holds every whole number up to here
 
@@ -292,7 +293,7 @@ def _write_all(
     """
     num_galaxies = sum(map(len, parts.values()))
     entries, unreadable = {}, []
-    with tqdm(total=num_galaxies, desc="writing", unit="galaxy", disable=not show_progress) as bar:
+    with open_bar("writing", num_galaxies, "galaxy", shown=show_progress, leave=True) as bar:
         for file, (entry, errors) in zip(parts, _run(tasks, num_workers), strict=True):
             entries[file] = entry
             unreadable += errors

@@ -4,6 +4,7 @@ import warnings
 from pathlib import Path
 
 from zoobot import engine
+from zoobot.evaluate import leave_report
 from zoobot.system import distributed
 from zoobot.system.errors import UserError, did_you_mean
 from zoobot.trainer import Trainer
@@ -43,6 +44,7 @@ def get_trainer(
     enable_progress_bar: bool = True,
     seed: int | None = None,
     allow_changes: bool = False,
+    report: bool = True,
     **trainer_kwargs,
 ) -> Trainer:
     """A trainer that stops when the validation loss no longer falls, and keeps the best weights.
@@ -72,6 +74,8 @@ def get_trainer(
             each process's loader has galaxies of its own.
         seed: of dropout, with the step; by default the model's.
         allow_changes: ``fit(ckpt_path=...)`` goes on although arguments or galaxies have changed.
+        report: ``fit`` leaves ``curves.png``, and if its data module has test galaxies their
+            predictions and ``report/``, as the scripts do.
 
     Raises:
         ValueError: for an argument that is not known, or has no such value.
@@ -107,6 +111,7 @@ def get_trainer(
         show_progress=enable_progress_bar,
         seed=seed,
         allow_changes=allow_changes,
+        after_fit=leave_report if report else None,
     )
 
 
