@@ -6,6 +6,7 @@ from typing import Protocol
 
 import torch
 
+from zoobot import baselines
 from zoobot.losses import dirichlet_multinomial_nll
 from zoobot.schemas import Schema
 from zoobot.system import distributed
@@ -155,22 +156,6 @@ class VoteMeasures:
             self._campaigns = self._campaigns.to(device)
 
 
-def best_constant(votes: torch.Tensor, schema: Schema, num_steps: int = 300) -> torch.Tensor:
-    """The concentrations (A,), the same for all galaxies, that fit the votes (N, A) best.
-
-    A model that does not look at the images can't do better. They are between 1 and 101, and are
-    found by Adam on the mean loss, starting at 5.7.
-    """
-    logits = torch.full((votes.shape[1],), -3.0, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.Adam([logits], lr=0.3)
-    for _ in range(num_steps):
-        optimizer.zero_grad()
-        concentrations = (1 + 100 * torch.sigmoid(logits)).expand(len(votes), -1)
-        vote_loss(concentrations, votes, schema).backward()
-        optimizer.step()
-    return (1 + 100 * torch.sigmoid(logits)).detach()
-
-
 def vote_loss(concentrations: torch.Tensor, votes: torch.Tensor, schema: Schema) -> torch.Tensor:
     """The loss summed over questions and averaged over galaxies: a scalar tensor."""
     losses = dirichlet_multinomial_nll(concentrations, votes, schema.question_sizes)
@@ -180,7 +165,7 @@ def vote_loss(concentrations: torch.Tensor, votes: torch.Tensor, schema: Schema)
 def vote_marks(
     train_votes: torch.Tensor, votes: torch.Tensor, truth: torch.Tensor, schema: Schema
 ) -> dict[str, float]:
-    """Two mean losses of ``votes`` (N, A) to compare a model with.
+    """Mean losses of ``votes`` (N, A) to compare a model with.
 
     Args:
         train_votes: the votes to which the best constant prediction is fitted.
@@ -190,12 +175,29 @@ def vote_marks(
         ``constant``: the loss of the best constant prediction, which a model should be below.
         ``truth``: the loss of the true probabilities, the lowest that a model can expect. Votes
         then follow a multinomial distribution, the limit of large concentrations: 1e6 is used.
+        ``constant (any)`` is that of any model, ``constant`` that of a model whose concentrations
+        are within ``baselines.HEAD_BOUNDS``; ``truth (head)`` is of the true probabilities within
+        those bounds: the largest concentration of each question is the highest that is allowed.
     """
-    constant = best_constant(train_votes, schema).expand(len(votes), -1)
-    return {
-        "constant": vote_loss(constant, votes, schema).item(),
-        "truth": vote_loss(1e6 * truth.double().clamp(min=1e-9), votes, schema).item(),
+    lowest, highest = baselines.HEAD_BOUNDS
+    truth = truth.double().clamp(min=1e-9)
+    largest = [p.amax(1, keepdim=True).expand_as(p) for p in truth.split(schema.question_sizes, 1)]
+    predictions = {
+        "constant": _constant(train_votes, schema, baselines.HEAD_BOUNDS),
+        "constant (any)": _constant(train_votes, schema, baselines.NO_BOUNDS),
+        "truth": 1e6 * truth,
+        "truth (head)": (highest * truth / torch.cat(largest, 1)).clamp(min=lowest),
     }
+    return {
+        name: vote_loss(a.expand(len(votes), -1), votes, schema).item()
+        for name, a in predictions.items()
+    }
+
+
+def _constant(votes: torch.Tensor, schema: Schema, bounds: tuple[float, float]) -> torch.Tensor:
+    """The best constant concentrations (A,) as a tensor."""
+    found = baselines.constant_concentrations(votes.cpu().numpy(), schema.question_sizes, bounds)
+    return torch.from_numpy(found)
 
 
 def question_table(metrics: dict[str, float], votes: torch.Tensor, schema: Schema) -> str:
