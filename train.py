@@ -159,9 +159,9 @@ def report(
         closed = (marks["constant"] - loss) / (marks["constant"] - marks["truth"])
         print(
             f"\nvalidation loss {loss:.3f}: {closed:.0%} of the way from the best constant "
-            f"prediction ({marks['constant']:.3f}) to the true probabilities ({marks['truth']:.3f})\n"
-            f"without the head's bounds on concentrations the constant has {marks['constant (any)']:.3f}"
-            f"; within them the true probabilities have {marks['truth (head)']:.3f}"
+            f"prediction ({marks['constant']:.3f}) to the true probabilities ({marks['truth']:.3f})"
+            f"\nwithout the head's bounds the constant's loss is {marks['constant (any)']:.3f}; "
+            f"within them the truth's is {marks['truth (head)']:.3f}"
         )
     folder = Path(opt.save_dir)
     run_figures.plot_curves(read_metrics(folder), folder / "curves.png", marks)
