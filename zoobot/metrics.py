@@ -109,8 +109,8 @@ class VoteMeasures:
     - ``question_loss/Q``: the loss of the question, for galaxies with a vote on it.
     - ``campaign_loss/C``: the sum over the campaign's questions, for galaxies with a vote on one.
     - ``question_accuracy/Q``: 1 if the answer with the highest predicted fraction is the one with
-      most votes, else 0, for galaxies with a vote on the question. If several answers have most
-      votes, each of them is right.
+      most votes, else 0, for galaxies with a vote on the question. Galaxies of which several
+      answers have most votes do not count.
     """
 
     def __init__(self, schema: Schema):
@@ -138,14 +138,15 @@ class VoteMeasures:
         self._to(losses.device)
         votes_by_question = torch.where(self._exists, votes[:, self._padded].float(), -1.0)
         predicted = torch.where(self._exists, concentrations[:, self._padded].float(), -1.0)
-        most_votes = votes_by_question.amax(-1)
-        asked = (most_votes > 0).float()
+        most_votes = votes_by_question.amax(-1, keepdim=True)
+        asked = (most_votes[..., 0] > 0).float()
+        is_clear = ((votes_by_question == most_votes).sum(-1) == 1).float()
         chosen = predicted.argmax(-1, keepdim=True)
-        right = (votes_by_question.gather(-1, chosen).squeeze(-1) == most_votes).float()
+        right = (votes_by_question.gather(-1, chosen) == most_votes).squeeze(-1).float()
         total = losses.sum(1, keepdim=True)
         values = torch.cat([total, losses, losses @ self._campaigns, right], dim=1)
         in_campaign = ((asked @ self._campaigns) > 0).float()
-        weights = torch.cat([torch.ones_like(total), asked, in_campaign, asked], dim=1)
+        weights = torch.cat([torch.ones_like(total), asked, in_campaign, asked * is_clear], dim=1)
         return values, weights
 
     def _to(self, device: torch.device) -> None:
