@@ -156,6 +156,7 @@ def main(opt: argparse.Namespace) -> None:
             split="" if opt.shards else opt.split,
             seed=opt.seed,
             id_from=(opt.id_from or "path") if opt.images else None,
+            checkpoint=opt.checkpoint,
         )
         if distributed.is_main():
             print(f"predictions {path}")

@@ -164,6 +164,8 @@ def report(
         print(
             f"\nvalidation loss {loss:.3f}: {closed:.0%} of the way from the best constant "
             f"prediction ({marks['constant']:.3f}) to the true probabilities ({marks['truth']:.3f})"
+            f"\nwithout the head's bounds the constant's loss is {marks['constant (any)']:.3f}; "
+            f"within them the truth's is {marks['truth (head)']:.3f}"
         )
     folder = Path(opt.save_dir)
     truth = {"truth": marks["truth"]} if marks else {}

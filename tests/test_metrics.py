@@ -3,6 +3,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from zoobot import metrics
 from zoobot.losses import dirichlet_multinomial_nll
@@ -63,7 +64,7 @@ def test_question_and_campaign_losses_are_means_over_galaxies_with_votes():
         assert result[f"campaign_loss/{campaign}"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_accuracy_counts_the_leading_answer_among_galaxies_with_votes():
+def test_accuracy_counts_the_leading_answer_where_there_is_one():
     schema = Schema({"a": ["_x", "_y", "_z"], "b": ["_x", "_y"]}, {"a": None, "b": None})
     votes = torch.tensor([[5, 1, 0, 0, 0], [0, 3, 3, 1, 0], [0, 0, 0, 0, 2], [9, 0, 1, 0, 4]])
     predicted = torch.tensor([[9.0, 2, 3, 1, 5], [1, 2, 5, 2, 1], [4, 1, 1, 1, 9], [1, 2, 9, 7, 6]])
@@ -71,30 +72,28 @@ def test_accuracy_counts_the_leading_answer_among_galaxies_with_votes():
     means = metrics.Means(measure.names, torch.device("cpu"))
     losses = dirichlet_multinomial_nll(predicted, votes, schema.question_sizes)
     means.update(*measure(losses, predicted, votes))
-    assert means.result()["question_accuracy/a"] == pytest.approx(2 / 3)  # a tie counts as right
+    assert means.result()["question_accuracy/a"] == pytest.approx(1 / 2)
     assert means.result()["question_accuracy/b"] == pytest.approx(2 / 3)
 
 
-def test_the_best_constant_beats_its_neighbours_and_truth_beats_it(tree):
+def test_marks_are_the_losses_of_the_best_constant_and_of_the_truth_with_and_without_bounds(tree):
     rng = np.random.default_rng(0)
-    p = rng.random(400)
+    p = rng.beta(0.3, 0.3, 400)  # more extreme than concentrations between 1 and 101 can be
     votes = np.zeros((400, 7), dtype=np.int64)
     votes[:, 0] = rng.binomial(30, p)
     votes[:, 1] = 30 - votes[:, 0]
-    votes = torch.from_numpy(votes)
-    truth = torch.full((400, 7), 1 / 3)
-    truth[:, :2] = torch.from_numpy(np.stack([p, 1 - p], axis=1)).float()
-    constant = metrics.best_constant(votes, tree)
-    best = metrics.vote_loss(constant.expand(400, -1), votes, tree)
-    for shift in (0.8, 1.25):
-        other = (1 + shift * (constant - 1)).expand(400, -1)
-        assert metrics.vote_loss(other, votes, tree) >= best - 1e-4
-    marks = metrics.vote_marks(votes, votes, truth, tree)
-    assert marks["truth"] < marks["constant"] == pytest.approx(best.item())
-    expected = -torch.distributions.Binomial(30, truth[:, 0].double()).log_prob(
-        votes[:, 0].double()
-    )
-    assert marks["truth"] == pytest.approx(expected.mean().item(), abs=1e-3)
+    truth = np.full((400, 7), 1 / 3)
+    truth[:, :2] = np.stack([p, 1 - p], axis=1)
+    marks = metrics.vote_marks(*map(torch.from_numpy, (votes, votes, truth)), tree)
+    k = votes[:, 0]
+    assert marks["truth"] == pytest.approx(-stats.binom.logpmf(k, 30, p).mean(), abs=1e-3)
+    top = truth[:, :2].max(1)
+    a, b = (np.maximum(101 * x / top, 1) for x in (p, 1 - p))
+    assert marks["truth (head)"] == pytest.approx(-stats.betabinom.logpmf(k, 30, a, b).mean())
+    assert marks["constant"] == pytest.approx(-stats.betabinom.logpmf(k, 30, 1, 1).mean())
+    free = -stats.betabinom.logpmf(k, 30, 0.3, 0.3).mean()
+    assert free - 0.05 < marks["constant (any)"] <= free
+    assert marks["truth"] < marks["truth (head)"] < marks["constant (any)"] < marks["constant"]
 
 
 def test_the_table_lists_every_question(tree):

@@ -331,3 +331,13 @@ def test_rows_keep_their_order_whatever_index_the_ids_have(tree):
 def test_mistakes_are_explained(tree, call, message):
     with pytest.raises(ValueError, match=message):
         call(np.ones((2, 7)), np.ones((2, 7)), tree)
+
+
+def test_a_few_galaxies_do_not_give_an_extreme_temperature(tree):
+    """Two galaxies whose votes are exactly as predicted: without a prior the factor is 100."""
+    a = np.full((2, 7), 10.0)
+    votes = np.array([[5, 5, 0, 0, 0, 0, 0]] * 2)
+    few = fit_temperatures(a, votes, tree)[0]
+    assert 1 < few < 3
+    many = fit_temperatures(np.repeat(a, 500, 0), np.repeat(votes, 500, 0), tree)[0]
+    assert many > 10

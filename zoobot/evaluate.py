@@ -1,6 +1,8 @@
 """Judge predictions by labels: tables, figures, and a page on which to look at the galaxies.
 
 python -m zoobot.evaluate --predictions test.parquet --catalog cat.parquet --report-dir report
+
+Judge a model by galaxies that it was not trained on: with a column 'split', add --split test.
 """
 
 import argparse
@@ -15,14 +17,18 @@ from torch import nn
 
 from zoobot import from_options, options
 from zoobot.data.bands.spec import ImageSpec
+from zoobot.data.catalog import SPLITS, read_catalog
 from zoobot.data.datamodule import CatalogDataModule
 from zoobot.data.demo.catalog import demo_catalog
-from zoobot.evaluation import run_figures
+from zoobot.evaluation import run_figures, terminal
+from zoobot.evaluation.class_sections import report_classes
 from zoobot.evaluation.join import TASKS, Joined, join
+from zoobot.evaluation.number_sections import report_numbers
 from zoobot.evaluation.page import thumbnail
 from zoobot.evaluation.pictures import Pictures
+from zoobot.evaluation.provenance import Provenance
 from zoobot.evaluation.report import Report
-from zoobot.evaluation.sections import report_classes, report_numbers, report_tree
+from zoobot.evaluation.vote_sections import report_tree
 from zoobot.models.finetune_base import FinetuneableZoobotAbstract
 from zoobot.models.tree import ZoobotTree
 from zoobot.predictions.collect import Collector
@@ -51,11 +57,14 @@ def evaluate(
     min_votes: int | None = None,
     round_votes: bool = False,
     recalibrate_on: tuple | None = None,
+    split: str | None = None,
+    checkpoint: str | Path | None = None,
     max_galaxies: int = MAX_GALAXIES,
     title: str | None = None,
     subtitle: str | None = None,
     rgb_bands: Sequence[str] | None = None,
     spec: ImageSpec | None = None,
+    verbose: bool = False,
 ) -> Path:
     """Write ``report.html``, its figures as PNG, and ``metrics.json``.
 
@@ -68,10 +77,14 @@ def evaluate(
         round_votes: round weighted counts of the catalog to whole numbers.
         recalibrate_on: predictions and catalog of other galaxies, to which a temperature for each
             question is fitted; the report then also tells the coverage with them.
+        split: only galaxies with this value in the catalog's column ``split``.
+        checkpoint: of the model, to find out which galaxies it was trained on; by default what the
+            predictions say.
         max_galaxies: how many may be looked at on the page.
         rgb_bands: of images of bands: red, green and blue of the pictures, or one for grey; see
             ``data.bands.rgb.rgb_bands``.
         spec: of images of bands; by default what the predictions say.
+        verbose: print the scores too.
 
     Returns:
         The page's path.
@@ -80,9 +93,14 @@ def evaluate(
         ValueError: for unreadable files, labels that are missing or don't fit, bands that the
             images don't have, or if no prediction belongs to a galaxy of the catalog.
     """
+    beside = None
     if not isinstance(predictions, Predictions):
-        title = title or f"How good are {Path(predictions).name}?"
+        title, beside = title or _title(predictions), Path(predictions).parent
         predictions = read_predictions(predictions)
+    where = "" if isinstance(catalog, pd.DataFrame) else str(catalog)
+    made = Provenance.of(where, checkpoint or predictions.metadata.get("checkpoint"), beside)
+    if split:
+        catalog = _only(catalog, split)
     pictures = Pictures(spec or bands_of(predictions), rgb_bands)
     joined = join(predictions, catalog, task, schema, label_col, class_names, round_votes)
     out = Report(Path(report_dir))
@@ -90,6 +108,8 @@ def evaluate(
         raise UserError(f"report folder {out.folder} is a file: write the report elsewhere")
     out.folder.mkdir(parents=True, exist_ok=True)
     pictures = pictures.balanced_on(joined.table)
+    seen, is_warning = made.seen_in_training(joined.table, joined.predictions.ids)
+    (out.warnings if is_warning else joined.notes).append(seen)
     if joined.task == "tree":
         errors, questions, describe = report_tree(out, joined, min_votes, recalibrate_on)
     elif joined.task == "classification":
@@ -98,10 +118,11 @@ def evaluate(
         errors, questions, describe = report_numbers(out, joined)
     shown, how = _choose(errors, max_galaxies)
     galaxies = _galaxies(joined, pictures, shown, errors, describe(shown))
-    return out.write(
+    path = out.write(
         {
             "title": title or "How good are the predictions?",
             "subtitle": subtitle or f"{len(errors)} galaxies with predictions and labels",
+            "about": made.lines(),
             "task": joined.task,
             "pictures": pictures.caption,
             "notes": [*joined.notes, how],
@@ -109,6 +130,26 @@ def evaluate(
             "galaxies": galaxies,
         }
     )
+    if verbose:
+        print("\n".join(joined.notes[:-1]), terminal.summary(out), sep="\n\n", end="\n\n")
+    return path
+
+
+def _title(path: str | Path) -> str:
+    return f"How good are {Path(path).name}?"
+
+
+def _only(catalog: pd.DataFrame | str | Path, split: str) -> pd.DataFrame:
+    """The galaxies of one split of a catalog."""
+    where = "in memory" if isinstance(catalog, pd.DataFrame) else str(catalog)
+    table = catalog if isinstance(catalog, pd.DataFrame) else read_catalog(catalog)
+    if "split" not in table:
+        raise UserError(f"catalog {where} has no column 'split': leave --split out")
+    chosen = table[table["split"] == split].reset_index(drop=True)
+    if chosen.empty:
+        there = ", ".join(sorted(map(str, table["split"].unique())))
+        raise UserError(f"catalog {where} has no galaxies in split {split!r}, but in {there}")
+    return chosen
 
 
 def bands_of(predictions: Predictions) -> ImageSpec | None:
@@ -207,6 +248,7 @@ def report_run(
             folder / (column or ""),
             label_col=column,
             recalibrate_on=other,
+            checkpoint=save_dir / "best.safetensors",
             title=": ".join(filter(None, (title, column))),
             subtitle=f"{data.num_galaxies(last)} {name} galaxies",
             rgb_bands=pictures and pictures.bands,
@@ -256,6 +298,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="PREDICTIONS",
         help="of other galaxies of the catalog: fit one temperature a question to them",
     )
+    add("--split", choices=SPLITS, help="only these galaxies of the catalog")
+    add("--checkpoint", help="that predicted: tells which galaxies it was trained on")
     add("--max-galaxies", type=options.positive_int, default=MAX_GALAXIES, help="on the page")
     add("--title", help="of the page")
     options.add_rgb_option(parser)
@@ -264,12 +308,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(opt: argparse.Namespace) -> None:
-    predictions, catalog = read_predictions(opt.predictions), opt.catalog
-    spec = from_options.image_spec(opt) or bands_of(predictions)
+    catalog, spec = opt.catalog, from_options.image_spec(opt)
     if catalog == "demo":
+        spec = spec or bands_of(read_predictions(opt.predictions))
         catalog = demo_catalog(bands=spec and spec.bands)
     path = evaluate(
-        predictions,
+        opt.predictions,
         catalog,
         opt.report_dir,
         task=opt.task,
@@ -279,10 +323,13 @@ def main(opt: argparse.Namespace) -> None:
         min_votes=opt.min_votes,
         round_votes=opt.round_votes,
         recalibrate_on=(opt.recalibrate_on, catalog) if opt.recalibrate_on else None,
+        split=opt.split,
+        checkpoint=opt.checkpoint,
         max_galaxies=opt.max_galaxies,
-        title=opt.title or f"How good are {Path(opt.predictions).name}?",
+        title=opt.title,
         rgb_bands=opt.rgb_bands,
         spec=spec,
+        verbose=True,
     )
     print(f"report {path}")
 

@@ -4,11 +4,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-import numpy as np
 import torch
-from scipy.optimize import minimize
-from scipy.special import digamma, gammaln
 
+from zoobot import baselines
 from zoobot.losses import dirichlet_multinomial_nll
 from zoobot.schemas import Schema
 from zoobot.system import distributed
@@ -116,8 +114,8 @@ class VoteMeasures:
     - ``question_loss/Q``: the loss of the question, for galaxies with a vote on it.
     - ``campaign_loss/C``: the sum over the campaign's questions, for galaxies with a vote on one.
     - ``question_accuracy/Q``: 1 if the answer with the highest predicted fraction is the one with
-      most votes, else 0, for galaxies with a vote on the question. If several answers have most
-      votes, each of them is right.
+      most votes, else 0, for galaxies with a vote on the question. Galaxies of which several
+      answers have most votes do not count.
     """
 
     def __init__(self, schema: Schema):
@@ -145,14 +143,15 @@ class VoteMeasures:
         self._to(losses.device)
         votes_by_question = torch.where(self._exists, votes[:, self._padded].float(), -1.0)
         predicted = torch.where(self._exists, concentrations[:, self._padded].float(), -1.0)
-        most_votes = votes_by_question.amax(-1)
-        asked = (most_votes > 0).float()
+        most_votes = votes_by_question.amax(-1, keepdim=True)
+        asked = (most_votes[..., 0] > 0).float()
+        is_clear = ((votes_by_question == most_votes).sum(-1) == 1).float()
         chosen = predicted.argmax(-1, keepdim=True)
-        right = (votes_by_question.gather(-1, chosen).squeeze(-1) == most_votes).float()
+        right = (votes_by_question.gather(-1, chosen) == most_votes).squeeze(-1).float()
         total = losses.sum(1, keepdim=True)
         values = torch.cat([total, losses, losses @ self._campaigns, right], dim=1)
         in_campaign = ((asked @ self._campaigns) > 0).float()
-        weights = torch.cat([torch.ones_like(total), asked, in_campaign, asked], dim=1)
+        weights = torch.cat([torch.ones_like(total), asked, in_campaign, asked * is_clear], dim=1)
         return values, weights
 
     def _to(self, device: torch.device) -> None:
@@ -161,38 +160,6 @@ class VoteMeasures:
             self._padded = self._padded.to(device)
             self._exists = self._exists.to(device)
             self._campaigns = self._campaigns.to(device)
-
-
-def best_constant(votes: torch.Tensor, schema: Schema) -> torch.Tensor:
-    """The concentrations (A,), the same for all galaxies, that fit the votes (N, A) best.
-
-    A model that does not look at the images can't do better. They are between 1 and 101, as those
-    of a ``DirichletHead``; 1 for a question without votes. How often each count occurs is all that
-    their likelihood depends on, so the time that it takes hardly grows with N.
-    """
-    counts = votes.numpy()
-    fitted = [_fit_constant(counts[:, q.start_index : q.end_index + 1]) for q in schema.questions]
-    return torch.from_numpy(np.concatenate(fitted))
-
-
-def _fit_constant(votes: np.ndarray) -> np.ndarray:
-    """The best concentrations (K,) for votes (N, K) on one question."""
-    totals = votes.sum(axis=1)
-    asked = int((totals > 0).sum())
-    if not asked:
-        return np.ones(votes.shape[1])
-    of_total, *of_answers = (
-        np.unique(values[values > 0], return_counts=True) for values in (totals, *votes.T)
-    )
-
-    def loss(a: np.ndarray) -> tuple[float, np.ndarray]:
-        pairs = [(a.sum(), of_total), *zip(a, of_answers, strict=True)]
-        values = [((gammaln(x + k) - gammaln(x)) * times).sum() for x, (k, times) in pairs]
-        slopes = [((digamma(x + k) - digamma(x)) * times).sum() for x, (k, times) in pairs]
-        return (values[0] - sum(values[1:])) / asked, (slopes[0] - np.array(slopes[1:])) / asked
-
-    start = 1 + 10 * votes.sum(axis=0) / totals.sum()
-    return minimize(loss, start, jac=True, bounds=[(1, 101)] * len(start), method="L-BFGS-B").x
 
 
 def vote_constants(votes: torch.Tensor, schema: Schema) -> tuple[torch.Tensor, torch.Tensor]:
@@ -209,7 +176,8 @@ def vote_constants(votes: torch.Tensor, schema: Schema) -> tuple[torch.Tensor, t
         most = counts.amax(1, keepdim=True)
         leads = ((counts == most) & (most > 0)).sum(0)
         guess[question.start_index + int(leads.argmax())] = 2.0
-    return best_constant(votes, schema), guess
+    best = baselines.constant_concentrations(votes.numpy(), schema.question_sizes)
+    return torch.from_numpy(best), guess
 
 
 def vote_loss(concentrations: torch.Tensor, votes: torch.Tensor, schema: Schema) -> torch.Tensor:
@@ -221,7 +189,7 @@ def vote_loss(concentrations: torch.Tensor, votes: torch.Tensor, schema: Schema)
 def vote_marks(
     train_votes: torch.Tensor, votes: torch.Tensor, truth: torch.Tensor, schema: Schema
 ) -> dict[str, float]:
-    """Two mean losses of ``votes`` (N, A) to compare a model with.
+    """Mean losses of ``votes`` (N, A) to compare a model with.
 
     Args:
         train_votes: the votes to which the best constant prediction is fitted.
@@ -231,12 +199,29 @@ def vote_marks(
         ``constant``: the loss of the best constant prediction, which a model should be below.
         ``truth``: the loss of the true probabilities, the lowest that a model can expect. Votes
         then follow a multinomial distribution, the limit of large concentrations: 1e6 is used.
+        ``constant (any)`` is that of any model, ``constant`` that of a model whose concentrations
+        are within ``baselines.HEAD_BOUNDS``; ``truth (head)`` is of the true probabilities within
+        those bounds: the largest concentration of each question is the highest that is allowed.
     """
-    constant = best_constant(train_votes, schema).expand(len(votes), -1)
-    return {
-        "constant": vote_loss(constant, votes, schema).item(),
-        "truth": vote_loss(1e6 * truth.double().clamp(min=1e-9), votes, schema).item(),
+    lowest, highest = baselines.HEAD_BOUNDS
+    truth = truth.double().clamp(min=1e-9)
+    largest = [p.amax(1, keepdim=True).expand_as(p) for p in truth.split(schema.question_sizes, 1)]
+    predictions = {
+        "constant": _constant(train_votes, schema, baselines.HEAD_BOUNDS),
+        "constant (any)": _constant(train_votes, schema, baselines.NO_BOUNDS),
+        "truth": 1e6 * truth,
+        "truth (head)": (highest * truth / torch.cat(largest, 1)).clamp(min=lowest),
     }
+    return {
+        name: vote_loss(a.expand(len(votes), -1), votes, schema).item()
+        for name, a in predictions.items()
+    }
+
+
+def _constant(votes: torch.Tensor, schema: Schema, bounds: tuple[float, float]) -> torch.Tensor:
+    """The best constant concentrations (A,) as a tensor."""
+    found = baselines.constant_concentrations(votes.cpu().numpy(), schema.question_sizes, bounds)
+    return torch.from_numpy(found)
 
 
 def question_table(

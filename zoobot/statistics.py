@@ -27,6 +27,7 @@ from zoobot.system.errors import UserError
 
 TABLE_CELLS = 1_000_000  # cells of a table of probabilities: 8 MB in float64; a few exist at once
 MAX_TEMPERATURE = 100
+TEMPERATURE_SPREAD = 1.0  # of the logarithm of temperatures that are expected: by a factor of 2.7
 
 
 def fractions(concentrations: ArrayLike, schema: Schema) -> np.ndarray:
@@ -203,7 +204,8 @@ def fit_temperatures(concentrations: ArrayLike, votes: ArrayLike, schema: Schema
     minimises the Dirichlet-Multinomial negative log likelihood of ``votes`` (see
     ``zoobot.losses``); the likelihood is averaged over samples. It is the inverse of the
     temperature by which C. Guo et al. (2017, "On calibration of modern neural networks") divide
-    logits.
+    logits. So that few galaxies do not give an extreme factor, its logarithm has a normal prior
+    with mean 0 and standard deviation ``TEMPERATURE_SPREAD``; among many galaxies it has no weight.
 
     Args:
         votes: (N, A) whole numbers, 0 if the question was not asked.
@@ -234,7 +236,8 @@ def _fit_temperature(a: np.ndarray, votes: np.ndarray) -> float:
         x, x_total = a * np.exp(log_t), total * np.exp(log_t)
         log_likelihood = (gammaln(x + votes) - gammaln(x)).sum(axis=1)
         log_likelihood += gammaln(x_total) - gammaln(x_total + n)
-        return -np.logaddexp.reduce(log_likelihood, axis=1).mean()
+        prior = -0.5 * (log_t / TEMPERATURE_SPREAD) ** 2
+        return -np.logaddexp.reduce(log_likelihood, axis=1).sum() - prior
 
     bound = np.log(MAX_TEMPERATURE)
     return np.exp(minimize_scalar(loss, bounds=(-bound, bound), method="bounded").x)

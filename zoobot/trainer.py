@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from zoobot import baselines, engine, optim
+from zoobot import constant_predictions, engine, optim
 from zoobot.contracts import DataModule, Loader, TrainableModel, check_trainable, loader_of
 from zoobot.data.classes import one_class_notes
 from zoobot.data.datamodule import CatalogDataModule
@@ -178,7 +178,7 @@ class Trainer:
         validated = own_loader(val_dataloaders, self.device)
         reading = prepare_reading((ours, validated), self.device, settings.epochs)
         model.learn_from_labels(tables.get("train"))
-        constants = baselines.measure_constants(model, tables)
+        constants = constant_predictions.measure_constants(model, tables)
         model.to(self.device)
         optimizer = model.configure_optimizers()
         if self.device.type == "cuda":

@@ -4,17 +4,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 from sklearn import metrics as sk
 
 from zoobot.evaluation.scores import (
-    assess_votes,
+    binned_residuals,
     calibration,
     class_scores,
     confusion_counts,
-    enough_votes,
+    mean_f1,
     regression_scores,
-    vote_losses,
+    selection,
 )
 
 
@@ -48,66 +47,65 @@ def test_calibration_error_is_zero_where_confidence_is_accuracy_and_the_gap_else
     assert certain.error == pytest.approx(0.25)
 
 
-def test_votes_are_assessed_where_there_are_enough(tree):
-    concentrations = np.tile([8.0, 2, 1, 1, 8, 1, 9], (4, 1))[..., None]
-    votes = np.array(
-        [
-            [18, 2, 0, 0, 2, 0, 20],  # smooth, volunteers agree
-            [11, 9, 1, 0, 8, 0, 20],  # smooth, they don't
-            [2, 8, 7, 1, 0, 0, 10],  # featured
-            [3, 0, 0, 0, 0, 0, 0],  # too few votes
-        ]
-    )
-    smooth, bar, merging = assess_votes(concentrations, votes, tree, min_votes=5)
-    assert (smooth.galaxies, smooth.confident) == (3, 1)
-    assert smooth.accuracy == pytest.approx(2 / 3)
-    assert smooth.confident_accuracy == 1
-    np.testing.assert_array_equal(smooth.confusion, [[2, 0], [1, 0]])
-    errors = np.array([0.8 - 18 / 20, 0.8 - 11 / 20, 0.8 - 2 / 10])
-    assert smooth.rmse == pytest.approx(math.sqrt((errors**2).mean()))
-    np.testing.assert_array_equal(bar.confusion, [[0, 0, 1], [0, 0, 0], [0, 0, 1]])
-    assert merging.accuracy == 1
-    losses = [-stats.betabinom.logpmf(k, n, 8, 2) for k, n in ((18, 20), (11, 20), (2, 10), (3, 3))]
-    assert smooth.loss == pytest.approx(np.mean(losses))
-    assert math.isnan(smooth.recalibrated_coverage)
-
-
-def test_a_question_without_votes_has_no_scores(tree):
-    votes = np.array([[5, 5, 0, 0, 0, 10, 0]] * 3)
-    bar = assess_votes(np.full((3, 7, 2), 5.0), votes, tree, 5)[1]
-    assert bar.galaxies == bar.confusion.sum() == 0
-    assert math.isnan(bar.accuracy)
-    assert math.isnan(bar.rmse)
-    assert math.isnan(bar.coverage)
-
-
-def test_the_loss_of_several_passes_is_that_of_their_mixture(tree):
+def test_the_calibration_error_of_a_perfect_model_is_that_of_drawn_labels():
     rng = np.random.default_rng(0)
-    concentrations = rng.uniform(1, 50, (5, 7, 3))
-    votes = rng.integers(0, 9, (5, 7))
-    losses = vote_losses(concentrations, votes, tree)
-    n, k = votes[:, :2].sum(axis=1), votes[:, 0]
-    a, b = concentrations[:, 0], concentrations[:, 1]
-    expected = -np.log(stats.betabinom.pmf(k[:, None], n[:, None], a, b).mean(axis=1))
-    np.testing.assert_allclose(losses[:, 0], expected, rtol=1e-6)
+    confidence = rng.uniform(0.5, 1, 300)
+    errors = [calibration(confidence, rng.random(300) < confidence) for _ in range(100)]
+    seen = np.array([each.error for each in errors])
+    assert errors[0].perfect == pytest.approx(seen.mean(), rel=0.1)
+    assert errors[0].perfect > 0.03  # far from 0, for a few galaxies
+    assert errors[0].perfect_high == pytest.approx(np.quantile(seen, 0.95), rel=0.15)
+    many = rng.uniform(0.5, 1, 100_000)
+    assert calibration(many, rng.random(100_000) < many).perfect < 0.005
 
 
-def test_temperatures_show_what_the_coverage_would_be(tree):
-    rng = np.random.default_rng(1)
-    truth = rng.dirichlet([4, 4], 600)
-    votes = np.zeros((600, 7), dtype=int)
-    votes[:, 0] = rng.binomial(40, truth[:, 0])
-    votes[:, 1] = 40 - votes[:, 0]
-    sure = np.full((600, 7, 1), 4.0 * 10)
-    before = assess_votes(sure, votes, tree, 10, np.array([0.1, 1, 1]))[0]
-    assert before.coverage < 0.7
-    assert before.recalibrated_coverage == pytest.approx(0.9, abs=0.03)
+def test_mean_f1_counts_classes_alike_or_by_their_number():
+    rng = np.random.default_rng(0)
+    truth, predicted = rng.choice(3, 100, p=[0.8, 0.15, 0.05]), rng.integers(0, 3, 100)
+    confusion = confusion_counts(truth, predicted, 3)
+    assert mean_f1(confusion) == pytest.approx(sk.f1_score(truth, predicted, average="macro"))
+    weighted = sk.f1_score(truth, predicted, average="weighted")
+    assert mean_f1(confusion, weighted=True) == pytest.approx(weighted)
+    assert math.isnan(mean_f1(np.zeros((2, 2), dtype=int)))
 
 
-def test_enough_votes_are_ten_or_one_where_nobody_has_ten(tree):
-    one_each = np.array([[1, 0, 0, 1, 0, 0, 1]])
-    assert enough_votes(one_each, tree) == 1
-    assert enough_votes(one_each * 10, tree) == 10
+def test_completeness_and_purity_are_recall_and_precision_at_each_threshold():
+    rng = np.random.default_rng(0)
+    is_class = rng.random(200) < 0.3
+    probability = np.clip(rng.normal(0.4 + 0.3 * is_class, 0.2), 0, 1)
+    each = selection(probability, is_class)
+    precision, recall, _, _ = sk.precision_recall_fscore_support(
+        is_class, probability >= each.thresholds[50], pos_label=True, average="binary"
+    )
+    assert each.completeness[50] == pytest.approx(recall)
+    assert each.purity[50] == pytest.approx(precision)
+    assert each.chosen[50] == (probability >= 0.5).sum()
+    assert (each.completeness[0], each.purity[0]) == (1, is_class.mean())
+
+
+def test_nmad_is_the_standard_deviation_that_outliers_do_not_change():
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=5000)
+    predicted = truth + rng.normal(0.1, 0.5, 5000)
+    assert regression_scores(truth, predicted)["nmad"] == pytest.approx(0.5, rel=0.03)
+    assert regression_scores(truth, predicted)["outliers"] < 0.006
+    predicted[:250] += 50
+    scores = regression_scores(truth, predicted)
+    assert scores["nmad"] == pytest.approx(0.5, rel=0.1)
+    assert scores["outliers"] == pytest.approx(0.05, abs=0.005)
+    assert scores["median"] == pytest.approx(0.1, abs=0.06)
+
+
+def test_binned_residuals_follow_a_trend_and_few_galaxies_are_one_bin():
+    rng = np.random.default_rng(0)
+    truth = rng.uniform(0, 10, 2000)
+    binned = binned_residuals(truth, truth - 0.2 * (truth - 5) + rng.normal(0, 0.3, 2000))
+    assert len(binned.median) == 12
+    assert binned.counts.sum() == 2000
+    expected = -0.2 * (binned.truth - 5)
+    assert (np.abs(binned.median - expected) < 4 * binned.error + 0.02).all()
+    np.testing.assert_allclose((binned.high - binned.low) / 2, 0.3, atol=0.06)
+    assert len(binned_residuals(truth[:5], truth[:5]).median) == 1
 
 
 def test_regression_scores_are_those_of_scikit_learn():

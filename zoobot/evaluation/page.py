@@ -21,6 +21,7 @@ from zoobot.system.files import write_text
 
 TEMPLATE = Path(__file__).with_name("page.html")
 WIDE_PX = 1200  # wider figures take the whole width of the page
+PHONE = "(max-width: 640px)"  # the page's style has the same
 NO_VALUE = "\N{EN DASH}"
 
 
@@ -28,13 +29,15 @@ def write_page(path: str | Path, page: dict) -> None:
     """Write the report page.
 
     Args:
-        page: the contents. ``title``, ``subtitle``, ``notes``, ``headlines`` and ``sections`` (each
-            with ``figures`` and ``tables``) become HTML here. The gallery's script shows ``task``
+        page: the contents. ``title``, ``subtitle``, ``about`` (pairs of a name and a value),
+            ``warnings``, ``notes``, ``headlines`` and ``sections`` (each with ``figures`` and
+            ``tables``) become HTML here. The gallery's script shows ``task``
             ("tree", "classification" or "regression"), ``pictures`` (of which bands they
             are, '' where there is nothing to tell), ``questions`` and ``galaxies``.
 
-            A question has ``name``, ``answers`` and ``asked_after``: the answers that lead to it,
-            as numbers that count the answers of all questions in order.
+            A question has ``name``, ``answers``, ``beats_constant`` (whether its answers are better
+            than a constant's) and ``asked_after``: the answers that lead to it, as numbers that
+            count the answers of all questions in order.
 
             A galaxy has ``id``, ``image`` (a data URI or None) and ``error`` (larger is worse). For
             trees and classes it has ``fractions``, ``lower`` and ``upper`` with one value per
@@ -44,6 +47,10 @@ def write_page(path: str | Path, page: dict) -> None:
     parts = {
         "TITLE": html.escape(page["title"]),
         "SUBTITLE": html.escape(page["subtitle"]),
+        "ABOUT": _about(page["about"]),
+        "WARNINGS": "".join(
+            f'<p class="warning" role="note">{html.escape(each)}</p>' for each in page["warnings"]
+        ),
         "NOTES": _list("notes", [html.escape(note) for note in page["notes"]]),
         "HEADLINES": _headlines(page["headlines"]),
         "CONTENTS": _contents(page["sections"], bool(page["galaxies"])),
@@ -98,9 +105,18 @@ def _list(css_class: str, items: list[str]) -> str:
     return f'<ul class="{css_class}">{rows}</ul>' if rows else ""
 
 
+def _about(about: list[tuple[str, str]]) -> str:
+    rows = "".join(
+        f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>"
+        for name, value in about
+    )
+    return f'<dl class="about">{rows}</dl>' if rows else ""
+
+
 def _headlines(headlines: list[dict]) -> str:
     tiles = "".join(
-        f"<div><dt>{html.escape(tile['label'])}</dt><dd>{html.escape(tile['value'])}"
+        f"<div{' class=weak' if tile['is_weak'] else ''}><dt>{html.escape(tile['label'])}</dt>"
+        f"<dd>{html.escape(tile['value'])}"
         f"<small>{html.escape(tile['detail'])}</small></dd></div>"
         for tile in headlines
     )
@@ -135,8 +151,10 @@ def _figure(figure: dict) -> str:
     name = html.escape(Path(figure["file"]).stem.replace("_", " "))
     width, _ = Image.open(io.BytesIO(figure["png"])).size
     wide = " class=wide" if width > WIDE_PX else ""
+    image = f'<img src="{_data_uri("image/png", figure["png"])}" alt="{name}">'
+    narrow = _data_uri("image/png", figure["narrow"])
     return (
-        f'<figure{wide}><img src="{_data_uri("image/png", figure["png"])}" alt="{name}">'
+        f'<figure{wide}><picture><source media="{PHONE}" srcset="{narrow}">{image}</picture>'
         f"<figcaption>{html.escape(figure['caption'])}</figcaption></figure>"
     )
 
@@ -146,7 +164,7 @@ def _table(table: dict) -> str:
     numeric = [any(map(_is_number, column)) for column in zip(*rows, strict=True)]
     numeric = numeric or [False] * len(table["columns"])
     head = _row("th", table["columns"], numeric)
-    body = "\n".join(_row("td", row, numeric) for row in rows)
+    body = "\n".join(_row("td", row, numeric, table["columns"]) for row in rows)
     caption = html.escape(table["caption"])
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{caption}">'
@@ -159,12 +177,17 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _row(tag: str, values: list, numeric: list[bool]) -> str:
-    """A table row of ``td`` or ``th`` cells. Numeric columns get the class "number"."""
-    cells = (
-        f"<{tag}{' class=number' if right else ''}>{html.escape(_cell(value))}</{tag}>"
-        for value, right in zip(values, numeric, strict=True)
-    )
+def _row(tag: str, values: list, numeric: list[bool], names: list[str] | None = None) -> str:
+    """A table row of ``td`` or ``th`` cells. Numeric columns get the class "number".
+
+    Args:
+        names: of the columns, which a phone shows beside each value.
+    """
+    cells = []
+    for i, (value, right) in enumerate(zip(values, numeric, strict=True)):
+        shown = f' data-name="{html.escape(names[i])}"' if names else ""
+        right = " class=number" if right else ""
+        cells.append(f"<{tag}{right}{shown}>{html.escape(_cell(value))}</{tag}>")
     return f"<tr>{''.join(cells)}</tr>"
 
 

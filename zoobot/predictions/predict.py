@@ -86,6 +86,7 @@ def predict_to_file(
     split: str = "",
     seed: int = 42,
     id_from: str | None = "path",
+    checkpoint: str | Path | None = None,
     resume: bool = True,
     show_progress: bool = True,
 ) -> Path:
@@ -120,6 +121,7 @@ def predict_to_file(
             ``["ra", "dec"]``; their types stay.
         split: only galaxies with this value in the catalog's column ``split``.
         seed: of the dropout.
+        checkpoint: of the model, which the file then tells.
         id_from: ids of images in a folder: ``path`` (below it) or ``stem`` (the file's name), both
             without suffix. None: a folder is no folder of images but a catalog of Parquet files.
         resume: go on from the parts of a killed run; False deletes them.
@@ -171,6 +173,8 @@ def predict_to_file(
         if distributed.is_main():
             carried = carried_as_kept(save_loc.suffix, work, galaxies, carried)
         plan = _plan(work, dataset, digest, settings, compiled)
+        if checkpoint:  # after the plan: a killed run goes on, wherever its weights are now
+            template.metadata["checkpoint"] = str(checkpoint)
         todo, work.plan_hash = distributed.from_main(
             open_parts(work, plan, resume) if distributed.is_main() else None
         )

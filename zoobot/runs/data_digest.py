@@ -33,6 +33,7 @@ from zoobot.system.files import write_whole
 ROWS = 2**16  # galaxies whose labels are hashed at a time
 IMAGES = 2**10  # galaxies whose images are
 ID, LABELS, IMAGE = range(3)
+DIGEST_FILE = Path("checkpoints", "data.safetensors")  # in a run's folder
 
 
 @dataclasses.dataclass
@@ -207,6 +208,21 @@ def _hash_numbers(values: np.ndarray) -> np.ndarray:
 def _checksum(hashes: np.ndarray, about: dict) -> str:
     names = [about["label_cols"], about["source"]]
     return hashlib.sha256(repr(names).encode() + hashes.tobytes()).hexdigest()
+
+
+def splits_of(ids: pd.Series, path: Path) -> np.ndarray | None:
+    """In which split of a run galaxies were, by their ids: (N,), '' for galaxies of none.
+
+    None if the run's hashes, ``path``, can't be read.
+    """
+    try:
+        found = safetensors.numpy.load_file(path)
+    except (OSError, safetensors.SafetensorError):
+        return None
+    splits, hashes = np.full(len(ids), "", dtype=object), hash_ids(ids.astype(str), 0)
+    for split, known in found.items():
+        splits[np.isin(hashes, known[:, ID])] = split
+    return splits
 
 
 def _read_hashes(path: Path, summary: dict[str, dict]) -> dict[str, np.ndarray] | None:

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from zoobot.runs import checkpoint
 from zoobot.runs.best import NEXT, keep_best, restore_best
-from zoobot.runs.data_digest import DataDigest
+from zoobot.runs.data_digest import DIGEST_FILE, DataDigest
 from zoobot.runs.earlier import set_aside
 from zoobot.runs.environment import environment
 from zoobot.runs.lines import METRICS, SKIPPED_STEPS, keep_lines, read_lines, text_of
@@ -128,7 +128,7 @@ class Run:
         self.log.open(resumed_epoch)
         keep_lines(self.save_dir / SKIPPED_STEPS, lambda line: line["step"] <= resumed_step)
         if data is not None:
-            data.save(self.checkpoint_dir / "data.safetensors")
+            data.save(self.save_dir / DIGEST_FILE)
         text = json.dumps({**self._config, "environment": environment()}, indent=2)
         write_text(self.save_dir / "config.json", text + "\n")
 
