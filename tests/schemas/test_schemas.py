@@ -56,7 +56,7 @@ def test_named_trees_are_the_published_facts_but_for_the_surveys_routing(real_da
 
 
 def answers_before(schema, question):
-    return [answer.text for answer in schema.get_question(question).asked_after]
+    return [answer.text for answer in schema.get_question(question).parents]
 
 
 @pytest.mark.parametrize(
@@ -74,10 +74,10 @@ def test_who_sees_no_arms_is_not_asked_of_them_and_who_sees_an_artifact_of_no_me
     schema = get_schema(name)
     for question in schema.questions:
         if question.text.startswith(tuple(AFTER_ARMS)):
-            assert [a.pretty_text for a in question.asked_after] == ["yes"]
-            assert question.asked_after[0].question.text.startswith("has-spiral-arms")
+            assert [a.pretty_text for a in question.parents] == ["yes"]
+            assert question.parents[0].question.text.startswith("has-spiral-arms")
         if question.text.startswith(tuple(NOT_OF_ARTIFACTS)):
-            told = [answer.pretty_text for answer in question.asked_after]
+            told = [answer.pretty_text for answer in question.parents]
             assert told in (["smooth", "featured or disk"], ["smooth", "features"])
 
 
@@ -93,7 +93,7 @@ def test_real_volunteers_were_asked_what_the_tree_says(real_data, file, name, le
     votes, schema = pd.read_csv(real_data / file), get_schema(name)
     checked = 0
     for question in schema.questions:
-        before = [answer.text for answer in question.asked_after]
+        before = [answer.text for answer in question.parents]
         if before and {*before, *question.label_cols} <= {*votes}:
             asked, answered = votes[before].sum(axis=1), votes[question.label_cols].sum(axis=1)
             if question.text.startswith("merging"):  # answers changed within the campaign

@@ -56,7 +56,8 @@ class MetricsLog:
 
     def is_unchanged(self) -> bool:
         """Whether the file is there and holds the lines of this log."""
-        return self._path.exists() and self._path.read_text(encoding="utf-8") == text_of(self._lines)
+        found = self._path.read_text(encoding="utf-8") if self._path.exists() else None
+        return found == text_of(self._lines)
 
     def add(self, epoch: int, metrics: Mapping[str, Metrics], paces: Mapping[str, Metrics]) -> str:
         """Add a line to the file for each split, and scalars to TensorBoard's.
