@@ -535,7 +535,7 @@ def test_wrong_arguments_of_the_trainer_are_told(tmp_path, arguments, told):
 
 
 def test_what_has_no_effect_is_warned_of(tmp_path):
-    with pytest.warns(UserWarning, match="without effect: log_every_n_steps, logger"):
+    with pytest.warns(UserWarning, match="without effect: log_every_n_steps, logger object"):
         get_trainer(tmp_path, logger=object(), log_every_n_steps=5)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
