@@ -64,13 +64,16 @@ OWN_CALLBACK = "metrics.jsonl, or a loop of your own (docs/editing_the_loop.md)"
 KNOWN = ("precision", "gradient_clip_val", "accumulate_grad_batches", "max_epochs", "patience")
 
 
-def check_options(options: dict, logger: object = None, callbacks: object = None) -> None:
+def check_options(
+    options: dict, logger: object = None, callbacks: object = None, of: str = "get_trainer"
+) -> None:
     """Warn of what has no effect, in one warning; refuse what would change the result.
 
     Args:
         options: further arguments of Lightning's ``Trainer``.
         logger: of Lightning, or a list of them: metrics are in files of the run's own.
         callbacks: of Lightning.
+        of: whose arguments they are, for messages.
 
     Raises:
         ValueError: for an option that is not known, and an option or a callback that would change
@@ -84,7 +87,7 @@ def check_options(options: dict, logger: object = None, callbacks: object = None
                 raise UserError(f"{name}={value!r:.40} of Lightning's is not supported: {instead}")
         elif name not in WITHOUT_EFFECT:
             known = (*KNOWN, *REFUSED, *WITHOUT_EFFECT)
-            raise UserError(f"get_trainer has no argument {name!r}{did_you_mean(name, known)}")
+            raise UserError(f"{of} has no argument {name!r}{did_you_mean(name, known)}")
         elif repr(value) not in WITHOUT_EFFECT[name].split():
             ignored.append(name)
     ignored.sort()
@@ -97,7 +100,7 @@ def check_options(options: dict, logger: object = None, callbacks: object = None
     ignored += [f"logger {type(each).__name__}" for each in loggers]
     if ignored:
         files = " (metrics are in metrics.jsonl and tensorboard/)" if loggers else ""
-        warnings.warn(f"get_trainer: without effect: {', '.join(ignored)}{files}", stacklevel=3)
+        warnings.warn(f"{of}: without effect: {', '.join(ignored)}{files}", stacklevel=3)
 
 
 def refuse_callback(callback: object) -> None:
