@@ -1,5 +1,6 @@
 """Modules that are given batches rather than images, as Lightning gives them."""
 
+import warnings
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -28,22 +29,28 @@ class TakesBatches(nn.Module):
         super().__init__()
         self.module = module
         self._has_step = isinstance(module, PredictsSteps) and not _is_lightnings(module)
-        self._takes_images = True
+        self._takes_images: bool | None = None  # known from the first batch on
 
     def forward(self, images: torch.Tensor) -> Any:
         batch = {"image": images}
         if self._has_step:
             return self.module.predict_step(batch, 0)
-        if not self._takes_images:
-            return self.module(batch)
+        if self._takes_images is None:
+            return self._first(images, batch)
+        return self.module(images if self._takes_images else batch)
+
+    def _first(self, images: torch.Tensor, batch: dict) -> Any:
         try:
-            return self.module(images)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Using a non-tuple sequence")  # images["image"]
+                outputs = self.module(images)
+            self._takes_images = True
         except (IndexError, TypeError) as error:
             try:
                 outputs = self.module(batch)
             except (AttributeError, LookupError, TypeError):
                 raise error from None  # it takes neither, so it was not the batch that it lacked
-        self._takes_images = False
+            self._takes_images = False
         return outputs
 
 
