@@ -102,6 +102,7 @@ def test_galaxy_mnist_end_to_end(tmp_path, catalog, encoder_name):
     # vfgalabo/Coding_portfolio, Deep_Learning_projects/Zoobot (notebook)
     label_cols = ["label"]
     datamodule = of_classes({"catalog": catalog})
+    datamodule.prepare_data()
     datamodule.setup()
     batch = next(iter(datamodule.train_dataloader()))
     assert batch["image"].shape[1:] == (3, SIZE_PX, SIZE_PX)

@@ -62,7 +62,7 @@ def _is_lightnings(module: nn.Module) -> bool:
 
 def takes_images(model: nn.Module) -> nn.Module:
     """A model as it is, if it is one of this package; any other module so that it takes images."""
-    if isinstance(unwrapped(model), Predictor):
+    if not isinstance(model, nn.Module) or isinstance(unwrapped(model), Predictor):
         return model
     named = type(type(model).__name__, (TakesBatches,), {})  # the class that messages tell
     return named(model)
