@@ -173,6 +173,35 @@ def test_what_is_no_model_to_train_is_told(frame, tmp_path):
         trainer(tmp_path).fit(torch.nn.Linear(2, 2), data_module(frame, "label"))
 
 
+def test_without_a_model_the_fitted_one_is_tested_and_predicts(frame, tmp_path):
+    data, run = data_module(frame, "label"), trainer(tmp_path, max_epochs=2)
+    for call in (run.validate, run.test, run.predict):
+        with pytest.raises(ValueError, match="has fitted no model yet: give one"):
+            call(datamodule=data)
+    with pytest.raises(ValueError, match="a CatalogDataModule is no model: give it as datamodule="):
+        run.test(data)
+    model = classifier()
+    run.fit(model, data)
+    assert (run.current_epoch, run.global_step) == (2, 6)
+    expected = run.test(model, data, verbose=False)
+    assert run.test(datamodule=data, verbose=False) == expected
+    loss = run.callback_metrics["finetuning/test_loss"]
+    assert loss.item() == loss == expected[0]["finetuning/test_loss"]
+    assert json.dumps(run.callback_metrics) == json.dumps(expected[0])
+    parts = run.predict(dataloaders=data.test_dataloader())
+    assert torch.equal(torch.cat(parts), torch.cat(run.predict(model, data.test_dataloader())))
+
+
+def test_a_run_goes_on_whose_checkpoints_names_tell_their_loss(frame, tmp_path):
+    data, template = data_module(frame, "label"), "{epoch}-{finetuning/val_loss:.5f}"
+    for epochs in (1, 3):
+        run = trainer(tmp_path, max_epochs=epochs, file_template=template)
+        run.fit(classifier(), data, ckpt_path="last")
+    best = run.callback_metrics["finetuning/val_loss"]
+    (kept,) = (tmp_path / "checkpoints").glob("epoch=*.ckpt")
+    assert kept.name.endswith(f"-val_loss={best:.5f}.ckpt")
+
+
 def test_wrong_test_labels_are_told_before_training(frame, tmp_path):
     parts = {"train_catalog": frame[:40], "val_catalog": frame[40:50]}
     bad = frame[50:].assign(label=7)
@@ -535,7 +564,7 @@ def test_wrong_arguments_of_the_trainer_are_told(tmp_path, arguments, told):
 
 
 def test_what_has_no_effect_is_warned_of(tmp_path):
-    with pytest.warns(UserWarning, match="without effect: log_every_n_steps, logger"):
+    with pytest.warns(UserWarning, match="without effect: log_every_n_steps, logger object"):
         get_trainer(tmp_path, logger=object(), log_every_n_steps=5)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -21,9 +21,11 @@ from zoobot.models.rebuild import check_rebuilds
 from zoobot.models.wrapped import unwrapped
 from zoobot.predictions.gallery import Gallery
 from zoobot.predictions.linear_check import check_with_linear_model
+from zoobot.predictions.models import as_predictor
 from zoobot.runs import checkpoint, numerics
 from zoobot.runs.changes import check_same_run
 from zoobot.runs.data_digest import Known, known_galaxies
+from zoobot.runs.epoch_names import check_template
 from zoobot.runs.folder import Run
 from zoobot.runs.log import told_metrics
 from zoobot.runs.mistakes import told_as_mistakes
@@ -37,10 +39,15 @@ LOG_NAMES = {"val": "validation"}  # of splits
 
 
 def _puts_model_back(method: Callable) -> Callable:
-    """A method of a trainer that leaves its model on the device where it was."""
+    """A method that leaves its model, by default the one fitted, on the device where it was."""
 
     @functools.wraps(method)
-    def wrapped(trainer: "Trainer", model: nn.Module, *args, **kwargs):
+    def wrapped(trainer: "Trainer", model: nn.Module | None = None, *args, **kwargs):
+        model = trainer._fitted if model is None else model
+        if model is None:
+            raise UserError("this trainer has fitted no model yet: give one")
+        if not isinstance(model, nn.Module):
+            raise UserError(f"a {type(model).__name__} is no model: give it as datamodule=")
         with put_back(model):
             return method(trainer, model, *args, **kwargs)
 
@@ -64,6 +71,7 @@ class Trainer:
         best_epoch: the epoch with the lowest validation loss, after ``fit``.
         best_model_path: the checkpoint of the best epoch so far, after ``fit`` or Ctrl-C: a file in
             ``checkpoints/best/`` whose name no other run takes.
+        current_epoch, global_step: epochs and optimiser's steps behind the last ``fit``.
     """
 
     def __init__(
@@ -118,13 +126,10 @@ class Trainer:
         self.constants: dict[str, dict[str, float]] = {}
         self.best_epoch = 0
         self.best_model_path = ""
+        self.current_epoch = self.global_step = 0
         self._run: Run | None = None
+        self._fitted: nn.Module | None = None
         distributed.join(self.device)
-
-    @property
-    def checkpoint_callback(self) -> "Trainer":
-        """Where scripts for Lightning look for ``best_model_path``."""
-        return self
 
     @_puts_model_back
     def fit(
@@ -222,6 +227,8 @@ class Trainer:
             except KeyboardInterrupt as error:  # a second Ctrl-C comes to each process at any place
                 self.best_model_path = run.keep_best(together=isinstance(error, Interrupted))
                 raise
+            self._fitted, self.current_epoch = model, progress.epoch
+            self.global_step = progress.step
             self.best_model_path = run.keep_best()
             if self.best_model_path:
                 self._load(model, "best")
@@ -242,6 +249,8 @@ class Trainer:
         """Open the run's folder, to start anew or go on from a state."""
         description = {**model.describe(), **model.images_seen.to_dict()}
         check_rebuilds(model, description)
+        names = [(split, name) for split in ("train", "validation") for name in model.measure.names]
+        check_template(self.file_template, [model.metric_key(*pair) for pair in names])
         config = config or {**self._plain_settings(), "model": description}
         if ckpt_path is not None:
             resume = "auto" if ckpt_path == "last" else str(ckpt_path)
@@ -266,7 +275,7 @@ class Trainer:
 
     def validate(
         self,
-        model: nn.Module,
+        model: nn.Module | None = None,
         dataloaders: DataModule | Loader | None = None,
         ckpt_path: str | Path | None = None,
         verbose: bool = True,
@@ -279,7 +288,7 @@ class Trainer:
 
     def test(
         self,
-        model: nn.Module,
+        model: nn.Module | None = None,
         dataloaders: DataModule | Loader | None = None,
         ckpt_path: str | Path | None = None,
         verbose: bool = True,
@@ -289,6 +298,7 @@ class Trainer:
         """Metrics of the test galaxies, in a list of one dict.
 
         Args:
+            model: by default the one that was fitted.
             dataloaders: a loader, or a data module.
             ckpt_path: ``best`` loads the best weights of this trainer's ``fit`` first, or without
                 one those in its folder; a path that file's; None takes the model as it is.
@@ -299,7 +309,7 @@ class Trainer:
     @_puts_model_back
     def predict(
         self,
-        model: nn.Module,
+        model: nn.Module | None = None,
         dataloaders: DataModule | Loader | None = None,
         datamodule: DataModule | None = None,
         ckpt_path: str | Path | None = None,
@@ -310,9 +320,9 @@ class Trainer:
         galaxy.
 
         Args:
-            model: one of this package, ``ZoobotEncoder`` too.
+            model: one of this package, ``ZoobotEncoder`` too; by default the one that was fitted.
         """
-        model = self._load(model, ckpt_path)
+        model = as_predictor(self._load(model, ckpt_path))
         settings = engine.Settings(self.device, engine.choose_dtype(self.precision, self.device))
         given = loader_of(datamodule or dataloaders, "predict")
         loader = own_loader(given, self.device)
@@ -337,12 +347,13 @@ class Trainer:
         known_galaxies(None, {name: loader}).checked_labels(model.check_labels)
         model.to(self.device)
         metrics = engine.evaluate(model, loader, self._settings(model), collect=collect)
-        self.callback_metrics = {model.metric_key(split, k): v for k, v in metrics.items()}
+        named = {model.metric_key(split, k): v for k, v in metrics.items()}
+        self.callback_metrics = named
         if self._run is not None and split == "test":
             self._run.log_later(split, metrics)
         elif verbose and distributed.is_main():
-            print(f"{split}: {told_metrics(self.callback_metrics, self.constants.get(split, {}))}")
-        return [self.callback_metrics]
+            print(f"{split}: {told_metrics(named, self.constants.get(split, {}))}")
+        return [named]
 
     def _load(self, model: nn.Module, ckpt_path: str | Path | None) -> nn.Module:
         """The model, unwrapped, with the weights of a checkpoint if one is named."""

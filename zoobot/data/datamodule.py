@@ -190,6 +190,9 @@ class CatalogDataModule:
         self.decode = decode
         self.datasets: dict[str, CatalogDataset] = {}
 
+    def prepare_data(self) -> None:
+        """Nothing: scripts for Lightning call it, where data modules may download."""
+
     def look_at_images(self, save_dir: str | Path) -> None:
         """Look at the images of training, validation and test galaxies, once.
 

@@ -17,6 +17,15 @@ OF_SOURCE = ("name", "encoder", "zoobot_checkpoint_loc", "timm_kwargs", "fresh_s
 NOT_KEPT = (*OF_SOURCE, "prog_bar", "visualize_images")
 
 
+class Arguments(dict):
+    """Arguments by name, as keys and as attributes: ``arguments["seed"]``, ``arguments.seed``."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self:
+            raise AttributeError(f"no argument {name!r}: {', '.join(self)}")
+        return self[name]
+
+
 def by_name(cls: type, args: tuple, kwargs: dict) -> dict:
     """Arguments of a class by their names, those of ``**kwargs`` too."""
     signature = inspect.signature(cls.__init__)
@@ -34,16 +43,28 @@ def by_name(cls: type, args: tuple, kwargs: dict) -> dict:
     return named
 
 
-def accepted_by(cls: type) -> set[str]:
-    """Names of the arguments that a class takes, and through ``**kwargs`` its bases."""
-    names = set()
+def _parameters(cls: type) -> dict[str, inspect.Parameter]:
+    """The arguments that a class takes, and through ``**kwargs`` its bases, by name."""
+    found = {}
     for base in cls.__mro__[: cls.__mro__.index(nn.Module)]:
         if "__init__" in vars(base):
             parameters = inspect.signature(base.__init__).parameters.values()
-            names |= {p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+            named = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+            found = {p.name: p for p in named} | found
             if not any(p.kind is p.VAR_KEYWORD for p in parameters):
                 break
-    return names - {"self"}
+    return {name: parameter for name, parameter in found.items() if name != "self"}
+
+
+def accepted_by(cls: type) -> set[str]:
+    """Names of the arguments that a class takes, and through ``**kwargs`` its bases."""
+    return set(_parameters(cls))
+
+
+def defaults_of(cls: type) -> dict:
+    """The arguments of a class and its bases that have a default, and that."""
+    parameters = _parameters(cls).items()
+    return {name: p.default for name, p in parameters if p.default is not p.empty}
 
 
 def check_overrides(cls: type, overrides: dict, of_source: Collection[str] = ()) -> None:

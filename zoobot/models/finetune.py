@@ -91,6 +91,9 @@ class FinetuneableZoobotClassifier(FinetuneableZoobotAbstract):
             features as they are and print its accuracy: what finetuning should beat.
         super_kwargs: of ``FinetuneableZoobotAbstract``.
 
+    Attributes:
+        class_weights: (num_classes,), or None; ``balanced`` ones are there from ``fit`` on.
+
     Raises:
         ValueError: for fewer than 2 classes or more than 100,000, weights or names of another
             number, a label column or class with a reserved name (``catalog.RESERVED``), or a
@@ -124,10 +127,10 @@ class FinetuneableZoobotClassifier(FinetuneableZoobotAbstract):
         self.label_col = label_col
         self.label_smoothing = label_smoothing
         self.class_names = class_names
-        self.class_weights = plain(class_weights)
-        self.register_buffer("_weights", None, persistent=False)
-        if self.class_weights not in (None, "balanced"):
-            self._weights = _class_weights(self.class_weights, num_classes)
+        self._weighting = plain(class_weights)
+        self.register_buffer("class_weights", None, persistent=False)
+        if self._weighting not in (None, "balanced"):
+            self.class_weights = _class_weights(self._weighting, num_classes)
         if run_linear_sanity_check and importlib.util.find_spec("sklearn") is None:
             raise UserError("run_linear_sanity_check needs: pip install scikit-learn")
         self.run_linear_sanity_check = run_linear_sanity_check
@@ -138,7 +141,7 @@ class FinetuneableZoobotClassifier(FinetuneableZoobotAbstract):
 
     def loss(self, y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Cross-entropy (B,), smoothed and weighted."""
-        return cross_entropy_loss(y_pred, y, self.label_smoothing, self._weights)
+        return cross_entropy_loss(y_pred, y, self.label_smoothing, self.class_weights)
 
     def predictions(self, outputs: torch.Tensor) -> torch.Tensor:
         """Softmax probabilities."""
@@ -157,7 +160,7 @@ class FinetuneableZoobotClassifier(FinetuneableZoobotAbstract):
         """
         if table is not None:
             check_varied(table, self.label_col, "train")
-        if self.class_weights == "balanced":
+        if self._weighting == "balanced":
             if table is None:
                 raise UserError("class_weights='balanced' needs zoobot.data.CatalogDataModule")
             counts = np.bincount(table[self.label_col].astype(int), minlength=self.num_classes)
@@ -165,7 +168,7 @@ class FinetuneableZoobotClassifier(FinetuneableZoobotAbstract):
                 absent = self.class_names[int(counts.argmin())]
                 raise UserError(f"balanced class weights: class {absent!r} has no galaxy")
             weights = len(table) / (self.num_classes * counts)
-            self._weights = torch.tensor(weights, dtype=torch.float32)
+            self.class_weights = torch.tensor(weights, dtype=torch.float32)
 
     def introduce(self) -> str:
         """What a run says of its model at the start, with the names of the classes."""
@@ -192,7 +195,7 @@ class FinetuneableZoobotClassifier(FinetuneableZoobotAbstract):
 
     def arguments(self) -> dict:
         """With ``balanced`` class weights as the numbers that they came to."""
-        weights = self.class_weights if self._weights is None else self._weights.tolist()
+        weights = self._weighting if self.class_weights is None else self.class_weights.tolist()
         return super().arguments() | {
             "num_classes": self.num_classes,
             "label_col": self.label_col,
@@ -232,10 +235,8 @@ class FinetuneableZoobotTree(FinetuneableZoobotAbstract):
     def __init__(self, schema: Schema, **super_kwargs):
         super().__init__(**super_kwargs)
         self.schema = schema
-        dropout = self.head_dropout_prob
-        self.head = self._seeded(
-            lambda: DirichletHead(self.encoder_dim, len(schema.answers), dropout)
-        )
+        self.output_dim, dropout = len(schema.answers), self.head_dropout_prob
+        self.head = self._seeded(lambda: DirichletHead(self.encoder_dim, self.output_dim, dropout))
         self.measure = VoteMeasures(schema)
 
     def label_columns(self) -> list[str]:
@@ -246,9 +247,9 @@ class FinetuneableZoobotTree(FinetuneableZoobotAbstract):
         """Images, and the votes (B, A)."""
         return batch["image"], label_tensor(batch, self.schema.label_cols)
 
-    def losses(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def loss(self, y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Loss of every question: (B, Q). A galaxy's loss is their sum."""
-        return losses.dirichlet_multinomial_nll(outputs, labels, self.schema.question_sizes)
+        return losses.dirichlet_multinomial_nll(y_pred, y, self.schema.question_sizes)
 
     def check_labels(self, table: pd.DataFrame, where: str) -> None:
         """ValueError unless every vote count is a whole number of 0 or more."""

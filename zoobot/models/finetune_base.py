@@ -14,10 +14,11 @@ from zoobot import optim
 from zoobot.data.dataset import ImagesSeen
 from zoobot.metrics import ExampleMeasures
 from zoobot.models.architectures import download
-from zoobot.models.arguments import OF_SOURCE, by_name, check_overrides, kept, known_to, unkept
+from zoobot.models.arguments import OF_SOURCE, check_overrides, kept, known_to, unkept
 from zoobot.models.descriptions import build_encoder, describe_encoder
 from zoobot.models.encoders import from_one_source
 from zoobot.models.features import check_channels, get_encoder_dim, pooled
+from zoobot.models.galaxy_model import GalaxyModel
 from zoobot.models.heads import label_tensor
 from zoobot.models.loading import Location, load_built
 from zoobot.models.stem import channels_of, check_stem_options, rates_of_stem, warn_of_frozen_stem
@@ -26,7 +27,7 @@ from zoobot.system.errors import UserError, did_you_mean
 TRAINING_MODES = ("full", "head_only")
 
 
-class FinetuneableZoobotAbstract(nn.Module):
+class FinetuneableZoobotAbstract(GalaxyModel):
     """A pretrained encoder, to be finetuned under a head. Subclass it for another task.
 
     A subclass sets ``head``, ``loss`` (not reduced) and ``label_col``, and may set ``measure``; see
@@ -66,12 +67,6 @@ class FinetuneableZoobotAbstract(nn.Module):
 
     task = "custom"
     label_col = "label"
-
-    def __new__(cls, *args, **kwargs):
-        """Note the arguments: a checkpoint keeps those that a subclass has of its own."""
-        model = super().__new__(cls)
-        model.__dict__["_given"] = by_name(cls, args, kwargs)
-        return model
 
     def __init__(
         self,

@@ -53,7 +53,7 @@ class LinearHead(nn.Module):
         activation: Callable | None = None,
     ):
         super().__init__()
-        self.output_dim = output_dim
+        self.input_dim, self.output_dim = input_dim, output_dim
         self.dropout = nn.Dropout(head_dropout_prob)
         self.linear = nn.Linear(input_dim, output_dim)
         self.activation = activation

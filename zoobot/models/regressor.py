@@ -19,7 +19,8 @@ from zoobot.system.errors import UserError
 
 SMALLEST, LARGEST = 1e-37, 1e37  # of labels, in float32
 FINEST = 1e-5  # spread of labels by their mean, for float32
-LOSSES = {"mse": "mse", "mean_squared_error": "mse", "mae": "mae", "mean_absolute_error": "mae"}
+SQUARED, ABSOLUTE = ("mse", "mean_squared_error"), ("mae", "mean_absolute_error", "l1", "l1_loss")
+LOSSES = dict.fromkeys(SQUARED, "mse") | dict.fromkeys(ABSOLUTE, "mae")
 
 
 def mse_loss(y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -46,7 +47,7 @@ class FinetuneableZoobotRegressor(FinetuneableZoobotAbstract):
 
     Args:
         label_col: its column; several columns in a list.
-        loss: ``mse`` (or ``mean_squared_error``) or ``mae`` (or ``mean_absolute_error``).
+        loss: ``mse`` or ``mae``, or another name of these in ``LOSSES``.
         unit_interval: labels lie within 0-1, and a sigmoid keeps predictions there. They are
             learned as they are.
         label_scale: ``linear`` standardises labels, ``log`` their logarithms, ``auto`` chooses (see

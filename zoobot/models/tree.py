@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import nn
 
 from zoobot import losses, optim
 from zoobot.data.dataset import ImagesSeen
@@ -15,13 +14,14 @@ from zoobot.models.architectures import check_set_elsewhere, get_pytorch_encoder
 from zoobot.models.arguments import check_overrides
 from zoobot.models.descriptions import describe, layout
 from zoobot.models.features import get_encoder_dim, pooled
+from zoobot.models.galaxy_model import GalaxyModel
 from zoobot.models.heads import DirichletHead, label_tensor
 from zoobot.models.loading import Location, load_built
 from zoobot.schemas import Schema
 from zoobot.system.errors import UserError
 
 
-class ZoobotTree(nn.Module):
+class ZoobotTree(GalaxyModel):
     """An encoder and a Dirichlet head that predict the volunteers' votes down a decision tree.
 
     Args:
@@ -75,6 +75,7 @@ class ZoobotTree(nn.Module):
                 f"output_dim is {output_dim}, but the tree has {len(schema.answers)} answers"
             )
         self.schema = schema
+        self.output_dim = len(schema.answers)
         self.architecture_name = architecture_name
         self.channels = channels
         self.timm_kwargs = dict(timm_kwargs or {})
@@ -90,7 +91,7 @@ class ZoobotTree(nn.Module):
         self.encoder_dim = get_encoder_dim(self.encoder, channels)
         self.head = DirichletHead(
             self.encoder_dim,
-            len(schema.answers),
+            self.output_dim,
             dropout_rate,
             dropout_always=test_time_dropout,
         )

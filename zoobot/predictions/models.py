@@ -14,6 +14,7 @@ from zoobot.data.views import get_galaxy_transform, minimal_view_config
 from zoobot.models import encoders
 from zoobot.models.architectures import is_file
 from zoobot.models.features import get_encoder_dim, pooled
+from zoobot.models.galaxy_model import GalaxyModel
 from zoobot.models.loading import Location, device_of
 from zoobot.models.rebuild import MODELS
 from zoobot.models.stem import channels_before, warn_of_frozen_stem
@@ -47,7 +48,7 @@ class Predictor(Protocol):
         """``task``, ``label_col``, ``class_names`` and ``schema``, as plain types."""
 
 
-class ZoobotEncoder(nn.Module):
+class ZoobotEncoder(GalaxyModel):
     """An encoder, to predict representations: the features ``feat_0``, ``feat_1``, ...
 
     Args:

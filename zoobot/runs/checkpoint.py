@@ -30,6 +30,7 @@ READING_ERRORS = (
     *(RuntimeError, MemoryError),
 )
 LONGEST_REASON = 120  # characters
+UNDER = ("state_dict", "model", "model_state_dict")  # where files of others have their weights
 # Errors of the system that tell of the file: damaged, it names places outside itself; a folder.
 OF_FILE = (errno.EINVAL, errno.EOVERFLOW, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
@@ -167,6 +168,7 @@ def _is_of_system(error: BaseException) -> bool:
 def load_model(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
     """Weights and description of a model: a ``.safetensors`` or ``.ckpt`` of ours, or Lightning's.
 
+    Or any file of ``torch.save`` with a model's weights, by their names, in a dict of ``UNDER``.
     A description of Lightning's has ``class`` None, the ``arguments`` with which the model was
     made, where they are plain, and the ``encoder`` if they tell.
 
@@ -180,8 +182,10 @@ def load_model(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
         if isinstance(state, dict) and "format_version" in state:
             state = _checked(path, state)
             weights, description = state.get("model"), state.get("description")
-        elif isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-            weights, description = _read_lightning(path, state)
+        elif isinstance(state, dict) and (
+            names := [n for n in UNDER if isinstance(state.get(n), dict)]
+        ):
+            weights, description = _read_lightning(path, state, state[names[0]])
         else:
             raise UserError(f"{path} is no checkpoint of this package or of Zoobot 2.x")
     check_model(path, weights, description)
@@ -202,10 +206,12 @@ def _check_bands(path: str | Path, description: dict) -> None:
         raise UserError(f"{path} describes {num_bands} bands for an encoder of {channels} channels")
 
 
-def _read_lightning(path: str | Path, state: dict) -> tuple[dict[str, torch.Tensor], dict]:
+def _read_lightning(
+    path: str | Path, state: dict, weights: dict
+) -> tuple[dict[str, torch.Tensor], dict]:
     """Weights of encoder and head, without Zoobot 2.x's metrics; and a description."""
     try:
-        named = ((_key_without_wrappers(key), x) for key, x in state["state_dict"].items())
+        named = ((_key_without_wrappers(key), x) for key, x in weights.items())
         weights = {key: x for key, x in named if key.startswith(("encoder.", "head."))}
         return weights, _describe_lightning(state.get("hyper_parameters") or {})
     except (TypeError, ValueError, AttributeError) as error:
@@ -213,8 +219,9 @@ def _read_lightning(path: str | Path, state: dict) -> tuple[dict[str, torch.Tens
 
 
 def _key_without_wrappers(key: str) -> str:
-    """Zoobot 2.x's names as ours: no torch.compile prefix, one name for a tree's linear layer."""
-    return key.replace("_orig_mod.", "").replace("head.1.0.", "head.linear.")
+    """Zoobot 2.x's names as ours: no wrapper's prefix, one name for a tree's linear layer."""
+    key = key.replace("_orig_mod.", "").removeprefix("module.").removeprefix("model.")
+    return key.replace("head.1.0.", "head.linear.")
 
 
 def _describe_lightning(hyper_parameters) -> dict:

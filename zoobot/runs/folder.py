@@ -15,6 +15,7 @@ from zoobot.runs.best import NEXT, keep_best, restore_best
 from zoobot.runs.data_digest import DIGEST_FILE, DataDigest
 from zoobot.runs.earlier import set_aside
 from zoobot.runs.environment import environment
+from zoobot.runs.epoch_names import check_template, epoch_name
 from zoobot.runs.lines import METRICS, SKIPPED_STEPS, keep_lines, read_lines, text_of
 from zoobot.runs.log import MetricsLog
 from zoobot.runs.pace import Pace
@@ -45,7 +46,7 @@ class Run:
             Without it, or if it is another run's, an earlier run's files are moved to
             ``earlier-1``, ``earlier-2``, ... Its progress is changed if its best weights are lost.
         data: what is known of the galaxies, on the main process; every state tells it.
-        file_template: names checkpoints; ``{epoch}`` becomes ``epoch=N``.
+        file_template: names checkpoints, see ``epoch_names.epoch_name``.
         show_progress: draw progress bars.
         on_save_error: what to do if the disk is full: ``stop``, or ``continue`` and try again next
             time. What was saved before is whole in any case.
@@ -56,7 +57,7 @@ class Run:
         log: writes the metrics; on other ranks than the main one it is not open.
 
     Raises:
-        ValueError: if ``file_template`` lacks the epoch or names something else; if another process
+        ValueError: if ``file_template`` lacks the epoch or names a folder; if another process
             or thread has a run at work in ``save_dir``; or if nothing can be written to it.
     """
 
@@ -79,8 +80,7 @@ class Run:
         self._on_save_error = on_save_error
         self._template = file_template
         self._show_progress = show_progress
-        if self._file_name(1) == self._file_name(2):
-            raise UserError(f"file_template {file_template!r} lacks {{epoch}}")
+        check_template(file_template)
         self.checkpoint_dir = self.save_dir / "checkpoints"
         self._config = config
         self._description = description
@@ -122,10 +122,11 @@ class Run:
         if resume_from is not None:
             progress = resume_from["progress"]
             resumed_epoch, resumed_step = progress["epoch"], progress["step"]
+        self.log.open(resumed_epoch)
+        if resume_from is not None:  # once the lines are read, which checkpoints' names may tell
             self._best_weights = restore_best(
                 self.save_dir, resume_from, self._epoch_path, self._description
             )
-        self.log.open(resumed_epoch)
         keep_lines(self.save_dir / SKIPPED_STEPS, lambda line: line["step"] <= resumed_step)
         if data is not None:
             data.save(self.save_dir / DIGEST_FILE)
@@ -320,13 +321,8 @@ class Run:
         return False
 
     def _epoch_path(self, epoch: int) -> Path:
-        return self.checkpoint_dir / self._file_name(epoch)
-
-    def _file_name(self, epoch: int) -> str:
-        try:
-            return self._template.format(epoch=f"epoch={epoch}") + ".ckpt"
-        except (KeyError, IndexError, ValueError) as error:
-            raise UserError(f"file_template {self._template!r} may name {{epoch}} only") from error
+        name = epoch_name(self._template, epoch, self.metrics_of(epoch))
+        return self.checkpoint_dir / f"{name}.ckpt"
 
 
 def read_metrics(save_dir: str | Path) -> list[dict]:
