@@ -17,11 +17,12 @@ from zoobot.models.descriptions import describe, layout
 from zoobot.models.features import get_encoder_dim, pooled
 from zoobot.models.heads import DirichletHead, label_tensor
 from zoobot.models.loading import Location, load_built
+from zoobot.models.sharing import Shareable
 from zoobot.schemas import Schema
 from zoobot.system.errors import UserError
 
 
-class ZoobotTree(nn.Module):
+class ZoobotTree(Shareable, nn.Module):
     """An encoder and a Dirichlet head that predict the volunteers' votes down a decision tree.
 
     Args:

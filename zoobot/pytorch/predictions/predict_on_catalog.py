@@ -14,7 +14,7 @@ from zoobot.system.errors import UserError
 
 def predict(
     catalog: pd.DataFrame,
-    model: nn.Module,
+    model: nn.Module | str | Path,
     save_loc: str | Path,
     label_cols: Sequence[str] | None = None,
     inference_transform: Callable | None = None,
@@ -29,7 +29,8 @@ def predict(
 
     Args:
         catalog: with ``id_str`` and ``file_loc`` (or ``image``, encoded bytes).
-        model: one of this package, or for ``n_samples=1`` any module, images to (B, A).
+        model: one of this package, or for ``n_samples=1`` any module, images to (B, A); or where
+            one is, as ``zoobot.predictions.models.load_predictor`` takes it.
         save_loc: ``.parquet``, ``.csv`` or ``.hdf5``.
         label_cols: names of the predicted columns; by default the model's.
         inference_transform: a view, or any torchvision v2 transform; by default that with which
