@@ -4,6 +4,7 @@ import shutil
 
 import timm
 import torch
+from torch import nn
 
 from zoobot.data import minimal_view_config
 from zoobot.data.bands.spec import ImageSpec
@@ -14,6 +15,7 @@ from zoobot.models.finetune import (
     FinetuneableZoobotTree,
 )
 from zoobot.models.tree import ZoobotTree
+from zoobot.predictions.models import ZoobotEncoder
 from zoobot.runs import checkpoint
 
 SIZE_PX = 32
@@ -60,6 +62,28 @@ def every_model(tree) -> dict[str, torch.nn.Module]:
         if model.channels == 3:
             model.images_seen = seen_at()
         model.eval()
+    return models
+
+
+def tiny_encoder(channels=3):
+    """Smaller than any of timm's, so that it is exported fast."""
+    torch.manual_seed(0)
+    layers = nn.Conv2d(channels, 4, 3, 2), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    return nn.Sequential(*layers).eval()
+
+
+def tiny_classifier():
+    return classifier(encoder=tiny_encoder())
+
+
+def tiny_models(tree) -> dict:
+    models = every_model(tree)
+    for kind in ("classifier", "regressor", "finetuned-tree", "bands"):
+        model = models[kind]
+        model.encoder, model.encoder_dim = tiny_encoder(model.channels), 4
+        model.head.linear = nn.Linear(4, model.head.linear.out_features)
+    models["encoder"] = ZoobotEncoder(tiny_encoder()).eval()
+    models["encoder"].images_seen = seen_at()
     return models
 
 

@@ -1,40 +1,28 @@
 import json
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from processes import script_error
-from small_models import SIZE_PX, band_classifier, classifier, every_model, seen_at, write_run
+from small_models import (
+    SIZE_PX,
+    band_classifier,
+    classifier,
+    every_model,
+    seen_at,
+    tiny_classifier,
+    tiny_encoder,
+    tiny_models,
+    write_run,
+)
 from torch import nn
 
 from zoobot import export
 from zoobot.models.finetune import FinetuneableZoobotClassifier
-from zoobot.predictions.models import ZoobotEncoder
 
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
 FORMATS = {"torch": ".pt2", "onnx": ".onnx"}
-
-
-def tiny_encoder(channels=3):
-    """Smaller than any of timm's, so that it is exported fast."""
-    torch.manual_seed(0)
-    layers = nn.Conv2d(channels, 4, 3, 2), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-    return nn.Sequential(*layers).eval()
-
-
-def tiny_classifier():
-    return classifier(encoder=tiny_encoder())
-
-
-def tiny(tree) -> dict:
-    models = every_model(tree)
-    for kind in ("classifier", "regressor", "finetuned-tree", "bands"):
-        model = models[kind]
-        model.encoder, model.encoder_dim = tiny_encoder(model.channels), 4
-        model.head.linear = nn.Linear(4, model.head.linear.out_features)
-    models["encoder"] = ZoobotEncoder(tiny_encoder()).eval()
-    models["encoder"].images_seen = seen_at()
-    return models
 
 
 def predicted(model, images):
@@ -68,7 +56,7 @@ def run_file(path, images) -> tuple[np.ndarray, dict]:
 )
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_file_predicts_what_the_model_does_for_any_number_of_images(tree, tmp_path, format, kind):
-    model = tiny(tree)[kind]
+    model = tiny_models(tree)[kind]
     path = export.export(model, tmp_path / f"a{FORMATS[format]}", format)
     for num in (1, 3, 70):
         images = torch.rand(num, model.channels, SIZE_PX, SIZE_PX)

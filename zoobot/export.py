@@ -24,7 +24,13 @@ import zoobot
 from zoobot import options
 from zoobot.models.features import reason_of
 from zoobot.models.preparation import AS_SCALED, preparation
-from zoobot.predictions.models import column_names, hash_weights, load_predictor, view_of
+from zoobot.predictions.models import (
+    as_predictor,
+    column_names,
+    hash_weights,
+    load_predictor,
+    view_of,
+)
 from zoobot.script import run_script
 from zoobot.system.errors import UserError
 from zoobot.system.files import write_whole
@@ -106,7 +112,7 @@ def export(
             or a file that predicts something else; no file is left then.
         OSError: if the file can't be written.
     """
-    save_loc = _check_save_loc(Path(save_loc), format)
+    save_loc, model = _check_save_loc(Path(save_loc), format), as_predictor(model)
     told = describe(model, image_size)
     whole = Exported(copy.deepcopy(model).cpu().float(), told).eval().requires_grad_(False)
     images = comparison_images(told["images"])

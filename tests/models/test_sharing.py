@@ -1,5 +1,6 @@
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ def test_the_card_of_every_model_tells_what_it_predicts_and_sees(tree, tmp_path)
     assert "The bands g, r, in this order" in bands
     assert "scaled (asinh): arcsinh((x - sky) / (5 * noise))" in bands
     assert "g 0.5 ± 2, r 0.25 ± 4 after scaling by asinh" in bands
-    assert "`scaling `asinh`" not in card_of(tmp_path / "classifier")
+    assert "A FITS image is made one by the scaling `asinh`." in card_of(tmp_path / "classifier")
 
 
 def test_the_card_tells_what_the_user_tells(tmp_path):
@@ -128,9 +129,7 @@ class Hub:
             raise RuntimeError("403 Forbidden: not yours")
 
     def upload_folder(self, *, repo_id, folder_path, **options):
-        import pathlib
-
-        files = {path.name: path.read_bytes() for path in pathlib.Path(folder_path).iterdir()}
+        files = {path.name: path.read_bytes() for path in Path(folder_path).iterdir()}
         self.calls.append(("upload", repo_id, files))
         return f"https://hub/{repo_id}/commit/1"
 
@@ -157,3 +156,14 @@ def test_a_hub_that_refuses_is_told_with_the_way_to_log_in(monkeypatch):
 def test_a_model_of_an_encoder_that_was_given_is_shared(tmp_path):
     FinetuneableZoobotClassifier(2, encoder=resnet()).save_pretrained(tmp_path / "a")
     assert "a view that is not told; its size is not known" in card_of(tmp_path / "a")
+
+
+class Wider(FinetuneableZoobotClassifier):
+    """A subclass of a user's own."""
+
+
+def test_the_card_of_a_class_of_ones_own_says_how_to_load_it(tmp_path):
+    Wider(2, encoder=resnet()).save_pretrained(tmp_path / "a", name="someone/wide")
+    assert 'model = Wider.load_from_checkpoint("hf_hub:someone/wide")' in card_of(tmp_path / "a")
+    assert "--checkpoint hf_hub" not in card_of(tmp_path / "a")
+    assert isinstance(Wider.load_from_checkpoint(tmp_path / "a"), Wider)

@@ -36,6 +36,19 @@ predict_to_file("catalog.csv", "{source}", "predictions.csv")
 The model itself, a torch module, is `zoobot.predictions.models.load_predictor("{source}")`.
 The weights are safetensors: nothing is executed to load them.
 """
+USE_OF_A_CLASS_OF_THEIR_OWN = """\
+## Use
+
+`{name}` is a class of the authors' own, over
+[zoobot-torch](https://pypi.org/project/zoobot-torch). With its code:
+
+```python
+model = {name}.load_from_checkpoint("{source}")
+```
+
+Then give `model` to `zoobot.predictions.predict.predict_to_file`. The encoder alone needs no code:
+`python finetune.py --encoder {source}`.
+"""
 
 
 def model_card(
@@ -44,6 +57,7 @@ def model_card(
     name: str,
     columns: Sequence[str] | None,
     channels: int,
+    is_of_package: bool = True,
     training_data: str | None = None,
     metrics: Mapping[str, float] | None = None,
     license: str | None = None,
@@ -55,10 +69,12 @@ def model_card(
         name: ``OWNER/NAME``.
         columns: that it predicts; None if they are not known.
         channels: that it takes.
+        is_of_package: whether its class is one of this package's, which any user has.
         training_data, metrics, license: see ``Shareable.save_pretrained``.
     """
     images = preparation(ImagesSeen.from_dict(description), channels)
     encoder = description["encoder"]
+    use = USE if is_of_package else USE_OF_A_CLASS_OF_THEIR_OWN
     parts = [
         _head(license),
         f"# {_text(name.rpartition('/')[2])}\n",
@@ -74,7 +90,7 @@ def model_card(
         "the result.\n",
         f"## Training data\n\n{training_data or UNTOLD}\n",
         f"## Metrics\n\n{_table(metrics) if metrics else UNTOLD}\n",
-        USE.format(source=f"hf_hub:{name}"),
+        use.format(source=f"hf_hub:{name}", name=description["class"]),
     ]
     return "\n".join(parts)
 

@@ -49,12 +49,13 @@ class Shareable:
         """
         folder = Path(folder)
         _check_folder(folder)
-        description = _describe(self)
+        description, is_of_package = _describe(self)
         card = model_card(
             description,
             name=name or f"OWNER/{folder.resolve().name}",
             columns=self.prediction_columns(),
             channels=self.channels,
+            is_of_package=is_of_package,
             training_data=training_data,
             metrics=_metrics(metrics),
             license=license,
@@ -127,9 +128,13 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def _describe(model: Shareable) -> dict:
-    """What a file tells of a model; ValueError unless it is enough to build the model again."""
-    from zoobot.models.rebuild import check_rebuilds  # it imports the models, and they this module
+def _describe(model: Shareable) -> tuple[dict, bool]:
+    """What a file tells of a model, and whether its class is one of this package's.
+
+    ValueError unless it is enough to build the model again.
+    """
+    # Here, because that module imports the models, and they this one.
+    from zoobot.models.rebuild import MODELS, check_rebuilds
 
     description = {**model.describe(), **model.images_seen.to_dict()}
     if description["encoder"] is None:
@@ -138,7 +143,7 @@ def _describe(model: Shareable) -> dict:
             "could not load the model: only encoders that timm can build can be shared"
         )
     check_rebuilds(model, description)
-    return description
+    return description, type(model) in MODELS.values()
 
 
 def _metrics(given: Mapping[str, float] | str | Path | None) -> dict[str, float]:
