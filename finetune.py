@@ -61,7 +61,8 @@ def make_parser() -> options.Parser:
     add(
         "--encoder",
         default="hf_hub:mwalmsley/zoobot-encoder-convnext_nano",
-        help="NAME of timm, hf_hub:OWNER/NAME, local-dir:FOLDER, PATH.ckpt or PATH.safetensors",
+        help="NAME of timm, hf_hub:OWNER/NAME, local-dir:FOLDER, a run's folder, PATH.ckpt or "
+        "PATH.safetensors",
     )
     add(
         "--from-scratch",
@@ -143,7 +144,8 @@ from zoobot.evaluation import run_figures
 from zoobot.evaluation.join import MAX_CLASSES
 from zoobot.evaluation.pictures import Pictures
 from zoobot.models import finetune
-from zoobot.models.architectures import NoWeights, is_file, is_outside
+from zoobot.models.architectures import NoWeights, is_outside
+from zoobot.models.hub import is_model
 from zoobot.runs.folder import read_metrics
 from zoobot.runs.log import told_metrics
 from zoobot.runs.save_dir import only_run_in
@@ -284,9 +286,9 @@ def encoder_arguments(opt: argparse.Namespace, resume_from: dict | None = None) 
         described = resume_from["description"]["encoder"]
         kwargs = described["timm_kwargs"] | {"pretrained": False}
         return {"name": described["architecture"], "timm_kwargs": kwargs}
-    if opt.from_scratch and (is_file(opt.encoder) or is_outside(opt.encoder)):
+    if opt.from_scratch and (is_outside(opt.encoder) or is_model(opt.encoder)):
         raise UserError(f"--from-scratch needs a timm name, not {opt.encoder}")
-    if is_file(opt.encoder):
+    if is_model(opt.encoder):
         return {"zoobot_checkpoint_loc": opt.encoder, "fresh_stem": opt.fresh_stem}
     if opt.fresh_stem and opt.from_scratch:
         raise UserError("--fresh-stem is for pretrained weights: with --from-scratch all are fresh")

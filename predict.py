@@ -20,7 +20,7 @@ def make_parser() -> options.Parser:
     parser = options.Parser(__doc__)
     model = parser.add_argument_group("model")
     add = model.add_argument
-    add("--checkpoint", required=True, help="PATH.safetensors or PATH.ckpt, Zoobot 2.x's too")
+    add("--checkpoint", required=True, help=options.CHECKPOINT_HELP)
     add(
         "--representations",
         action="store_true",

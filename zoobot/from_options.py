@@ -20,7 +20,7 @@ from zoobot.data.views import (
     minimal_view_config,
     zoomed_view_configs,
 )
-from zoobot.models import architectures
+from zoobot.models import architectures, hub
 from zoobot.runs.resume import find_state
 from zoobot.schemas import Schema
 from zoobot.system import distributed
@@ -183,4 +183,4 @@ def make_trainer(options: argparse.Namespace, **others) -> Trainer:
 
 def image_size_kwargs(name: str, image_size: int) -> dict:
     """timm's ``img_size`` for an encoder to be built for one image size, else {}."""
-    return {} if architectures.is_file(name) else architectures.image_size_kwargs(name, image_size)
+    return {} if hub.is_model(name) else architectures.image_size_kwargs(name, image_size)

@@ -18,6 +18,10 @@ BAND_SCALINGS = ("asinh", "percentiles", "lupton", "linear", "none")
 COMPILE = ("auto", "on", "max", "off")
 TF32 = ("auto", "on", "off")
 LARGEST_SEED = 2**32 - 1
+CHECKPOINT_HELP = (
+    "a run's folder, a PATH.safetensors or PATH.ckpt (Zoobot 2.x's too), a folder of "
+    "save_pretrained, or hf_hub:OWNER/NAME"
+)
 ROUND_VOTES_HELP = "round weighted vote counts, such as 8.73, to whole numbers"
 
 

@@ -17,6 +17,7 @@ from zoobot.data.loaders import GalaxyLoader, RegroupedLoader, own_loader
 from zoobot.data.reading import prepare_reading
 from zoobot.models import bands, speed
 from zoobot.models.finetune import FinetuneableZoobotClassifier
+from zoobot.models.hub import model_file
 from zoobot.models.rebuild import check_rebuilds
 from zoobot.models.wrapped import unwrapped
 from zoobot.predictions.gallery import Gallery
@@ -363,7 +364,7 @@ class Trainer:
         if ckpt_path == "best":
             best = Path(self.best_model_path or self.save_dir / "best")
             ckpt_path = best.with_suffix(".safetensors")
-        weights, _ = checkpoint.load_model(ckpt_path)
+        weights, _ = checkpoint.load_model(model_file(ckpt_path))
         checkpoint.load_exactly(model, weights, str(ckpt_path))
         return model
 

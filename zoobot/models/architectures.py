@@ -106,11 +106,6 @@ def limited(name: str) -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext()
 
 
-def is_file(name: str) -> bool:
-    """True for a checkpoint's path, as against a name that timm takes."""
-    return name.endswith((".ckpt", ".safetensors"))
-
-
 def is_outside(name: str) -> bool:
     """True for a folder or a hub repository, as against a name that timm knows."""
     return name.startswith((*HUB_PREFIXES, FOLDER_PREFIX))
@@ -166,13 +161,17 @@ def _check_outside(architecture, model_args) -> None:
 def download(repository: str, file: str) -> str:
     """Where a file of a hub's repository is, once it is had; huggingface_hub's cache serves.
 
+    Args:
+        repository: ``OWNER/NAME``, or ``OWNER/NAME@REVISION``.
+
     Raises:
         ValueError: if it can't be had.
     """
     from huggingface_hub import hf_hub_download
 
+    name, _, revision = repository.partition("@")
     try:
-        return hf_hub_download(repository, file)
+        return hf_hub_download(name, file, **({"revision": revision} if revision else {}))
     except Exception as error:  # huggingface_hub raises many kinds
         raise unreachable(f"hf_hub:{repository}", error) from error
 

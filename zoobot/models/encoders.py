@@ -27,14 +27,13 @@ from zoobot.models.descriptions import (
     num_channels,
 )
 from zoobot.models.features import get_encoder_dim
+from zoobot.models.hub import WEIGHTS_NAME, is_model, model_file
 from zoobot.models.loading import load_into
 from zoobot.models.stem import adapted, channels_before, check_can_adapt, fresh_stem
 from zoobot.models.wrapped import unwrapped
 from zoobot.runs import checkpoint
 from zoobot.system.errors import UserError
 from zoobot.system.files import write_text
-
-WEIGHTS_NAME = "model.safetensors"
 
 
 def num_classes_left(encoder: nn.Module) -> int:
@@ -94,8 +93,9 @@ def from_one_source(
     """The encoder of a model to finetune, from exactly one of three sources.
 
     Args:
-        sources: ``name`` (see ``load_encoder``), ``encoder`` (a module) and
-            ``zoobot_checkpoint_loc`` (a path); two of them None.
+        sources: ``name`` (see ``load_encoder``; or of a whole model, see ``hub.model_file``),
+            ``encoder`` (a module) and ``zoobot_checkpoint_loc`` (as ``hub.model_file`` takes it);
+            two of them None.
         channels: that the encoder is to take; see ``zoobot.models.stem``.
         timm_kwargs: with ``name``.
         fresh_stem_seed: start the stem afresh, with weights drawn from this seed.
@@ -109,8 +109,13 @@ def from_one_source(
         told = " and ".join(given) if given else "none"
         raise UserError(f"give exactly one of name, encoder, zoobot_checkpoint_loc, not {told}")
     name, encoder, path = sources.values()
+    if name is not None and is_model(name):
+        name, path = None, name
     if timm_kwargs and name is None:
-        raise UserError(f"timm_kwargs {timm_kwargs} go with name=, not with {given[0]}=")
+        raise UserError(
+            f"timm_kwargs {timm_kwargs} go with an encoder's name=, not with {given[0]}="
+            f"{sources[given[0]]!r:.80}"
+        )
     if encoder is not None:
         encoder = _as_given(encoder)
         if (found := num_channels(encoder) or channels) != channels:
@@ -144,6 +149,7 @@ def _from_checkpoint(
     path: str | Path, channels: int, fresh_stem_seed: int | None
 ) -> tuple[nn.Module, dict, int, dict | None]:
     """An encoder for so many channels, its description, channels before, and bands if known."""
+    path = model_file(path)
     weights, saved = checkpoint.load_model(path)
     description = _described(path, saved)
     before = description["channels"]
@@ -189,6 +195,7 @@ def load_pretrained_zoobot(
     """The encoder of a checkpoint: ours (.ckpt, .safetensors) or Zoobot 2.x's (Lightning .ckpt).
 
     Args:
+        checkpoint_loc: see ``hub.model_file``.
         architecture: timm name of the encoder, for a file that doesn't tell it.
 
     Raises:
@@ -205,6 +212,7 @@ def encoder_from_checkpoint(
     Args:
         strict: see ``loading.load_into``.
     """
+    path = model_file(path)
     weights, saved = checkpoint.load_model(path)
     description = _described(path, saved, architecture)
     with building(path):

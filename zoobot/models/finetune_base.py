@@ -13,21 +13,22 @@ from torch import nn
 from zoobot import optim
 from zoobot.data.dataset import ImagesSeen
 from zoobot.metrics import ExampleMeasures
-from zoobot.models.architectures import download
 from zoobot.models.arguments import OF_SOURCE, check_overrides, kept, known_to, unkept
 from zoobot.models.descriptions import build_encoder, describe_encoder
 from zoobot.models.encoders import from_one_source
 from zoobot.models.features import check_channels, get_encoder_dim, pooled
 from zoobot.models.galaxy_model import GalaxyModel
 from zoobot.models.heads import label_tensor
+from zoobot.models.hub import published_file
 from zoobot.models.loading import Location, load_built
+from zoobot.models.sharing import Shareable
 from zoobot.models.stem import channels_of, check_stem_options, rates_of_stem, warn_of_frozen_stem
 from zoobot.system.errors import UserError, did_you_mean
 
 TRAINING_MODES = ("full", "head_only")
 
 
-class FinetuneableZoobotAbstract(GalaxyModel):
+class FinetuneableZoobotAbstract(Shareable, GalaxyModel):
     """A pretrained encoder, to be finetuned under a head. Subclass it for another task.
 
     A subclass sets ``head``, ``loss`` (not reduced) and ``label_col``, and may set ``measure``; see
@@ -336,10 +337,9 @@ class FinetuneableZoobotAbstract(GalaxyModel):
 
     @classmethod
     def load_from_name(cls, name: str, **overrides) -> "FinetuneableZoobotAbstract":
-        """A finetuned model from the hub: ``OWNER/NAME`` holds ``{ClassName}.ckpt``.
+        """A finetuned model from the hub: ``OWNER/NAME`` holds ``{ClassName}.ckpt``, or a model.
 
         Raises:
             ValueError: if the file can't be had; huggingface_hub's cache and offline mode serve.
         """
-        path = download(name.partition(":")[2] or name, f"{cls.__name__}.ckpt")
-        return cls.load_from_checkpoint(path, **overrides)
+        return cls.load_from_checkpoint(published_file(name, cls.__name__), **overrides)

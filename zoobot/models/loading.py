@@ -9,6 +9,7 @@ from torch import nn
 
 from zoobot.data.dataset import ImagesSeen
 from zoobot.limits.models import building
+from zoobot.models.hub import model_file
 from zoobot.runs import checkpoint
 from zoobot.system.errors import UserError
 
@@ -26,6 +27,7 @@ def load_built(
     """The model of a checkpoint, in evaluation mode.
 
     Args:
+        path: see ``hub.model_file``.
         name: of the model's class.
         build: called with the description and ``overrides``, makes the model with fresh weights.
         map_location: see ``device_of``.
@@ -35,6 +37,7 @@ def load_built(
         ValueError: for a checkpoint of another class, or as ``build`` and the two above say.
     """
     device = device_of(map_location)
+    path = model_file(path)
     weights, saved = checkpoint.load_model(path)
     if (found := saved.get("class")) not in (None, name):
         cure = f": use {found}.load_from_checkpoint"

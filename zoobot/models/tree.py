@@ -17,11 +17,12 @@ from zoobot.models.features import get_encoder_dim, pooled
 from zoobot.models.galaxy_model import GalaxyModel
 from zoobot.models.heads import DirichletHead, label_tensor
 from zoobot.models.loading import Location, load_built
+from zoobot.models.sharing import Shareable
 from zoobot.schemas import Schema
 from zoobot.system.errors import UserError
 
 
-class ZoobotTree(GalaxyModel):
+class ZoobotTree(Shareable, GalaxyModel):
     """An encoder and a Dirichlet head that predict the volunteers' votes down a decision tree.
 
     Args:

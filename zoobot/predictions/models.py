@@ -12,9 +12,9 @@ from torch import nn
 from zoobot.data.dataset import ImagesSeen
 from zoobot.data.views import get_galaxy_transform, minimal_view_config
 from zoobot.models import encoders
-from zoobot.models.architectures import is_file
 from zoobot.models.features import get_encoder_dim, pooled
 from zoobot.models.galaxy_model import GalaxyModel
+from zoobot.models.hub import is_model, model_file
 from zoobot.models.loading import Location, device_of
 from zoobot.models.rebuild import MODELS
 from zoobot.models.stem import channels_before, warn_of_frozen_stem
@@ -84,8 +84,12 @@ class ZoobotEncoder(GalaxyModel):
     def load_from_name(cls, name: str, channels: int = 3) -> "ZoobotEncoder":
         """A pretrained encoder: ``hf_hub:OWNER/NAME``, ``local-dir:FOLDER`` or a timm name.
 
+        Of a whole model it is the encoder, with the channels that it has.
+
         Warns if its stem was adapted to several channels that it was not trained on.
         """
+        if is_model(name):
+            return cls.load_from_checkpoint(name)
         encoder = encoders.load_encoder(name, channels)[0]
         if channels not in (1, channels_before(encoder)):
             warn_of_frozen_stem(channels)
@@ -102,9 +106,11 @@ class ZoobotEncoder(GalaxyModel):
         """The encoder of a checkpoint of ours or of Zoobot 2.x.
 
         Args:
+            checkpoint_path: see ``models.hub.model_file``.
             map_location, hparams_file, strict: see ``FinetuneableZoobotAbstract``'s.
         """
         device = device_of(map_location)
+        checkpoint_path = model_file(checkpoint_path)
         encoder, description = encoders.encoder_from_checkpoint(checkpoint_path, strict=strict)
         model = cls(encoder, description["channels"])
         model.images_seen = ImagesSeen.from_dict(checkpoint.load_model(checkpoint_path)[1])
@@ -155,21 +161,21 @@ def as_predictor(model: nn.Module) -> nn.Module:
     return model if isinstance(model, Predictor) else AnyModule(model)
 
 
-def load_predictor(path: str, representations: bool = False, channels: int = 3) -> nn.Module:
+def load_predictor(path: str | Path, representations: bool = False, channels: int = 3) -> nn.Module:
     """The model of a checkpoint, of whichever class it is.
 
     Args:
-        path: a ``.safetensors`` or ``.ckpt``, Zoobot 2.x's too; for ``representations`` also the
-            name of a pretrained encoder.
+        path: a ``.safetensors`` or ``.ckpt``, Zoobot 2.x's too, or what else
+            ``models.hub.model_file`` takes; for ``representations`` also the name of a pretrained
+            encoder.
         channels: that an encoder of this name is to take.
 
     Raises:
         ValueError: for a file that holds none of this package's models.
     """
     if representations:
-        if is_file(path):
-            return ZoobotEncoder.load_from_checkpoint(path)
-        return ZoobotEncoder.load_from_name(path, channels)
+        return ZoobotEncoder.load_from_name(str(path), channels)
+    path = model_file(path)
     _, saved = checkpoint.load_model(path)
     name = saved.get("class") or _class_of_lightning(saved.get("arguments", {}))
     if name not in MODELS:

@@ -38,6 +38,7 @@ from zoobot.predictions.models import (
     as_predictor,
     column_names,
     hash_weights,
+    load_predictor,
     predict_samples,
 )
 from zoobot.predictions.parts import (
@@ -64,7 +65,7 @@ WRITERS = 4  # threads; intervals are most of their work, and scipy lets several
 
 def predict_to_file(
     catalog: pd.DataFrame | str | Path | Galaxies,
-    model: nn.Module,
+    model: nn.Module | str | Path,
     save_loc: str | Path,
     label_cols: Sequence[str] | None = None,
     *,
@@ -135,6 +136,8 @@ def predict_to_file(
     """
     save_loc = check_save_loc(save_loc)
     catalog = huggingface.to_predict(catalog)
+    if isinstance(model, str | Path):
+        model = load_predictor(model)
     columns, model = column_names(model, label_cols), as_predictor(model)
     if spec is not None and isinstance(model, AnyModule):
         model.channels = len(spec.bands)

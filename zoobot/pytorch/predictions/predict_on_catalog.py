@@ -31,7 +31,7 @@ OF_VIEWS = {
 
 def predict(
     catalog: pd.DataFrame,
-    model: nn.Module,
+    model: nn.Module | str | Path,
     save_loc: str | Path,
     label_cols: Sequence[str] | None = None,
     inference_transform: Callable | None = None,
@@ -46,7 +46,8 @@ def predict(
 
     Args:
         catalog: with ``id_str`` and ``file_loc`` (or ``image``, encoded bytes).
-        model: one of this package, or for ``n_samples=1`` any module: images to (B, A), see
+        model: one of this package; or where one is, as ``zoobot.predictions.models.load_predictor``
+            takes it; or for ``n_samples=1`` any module: images to (B, A), see
             ``any_module.takes_images``.
         save_loc: ``.parquet``, ``.csv`` or ``.hdf5``.
         label_cols: names of the predicted columns; by default the model's.
