@@ -145,7 +145,10 @@ def make_files(folder: Path) -> None:
     The cache, ``hub/``, is laid out as huggingface_hub does it, and has the encoders of ``HUB``.
     """
     tree = Schema(
-        {"smooth-or-featured": ["_smooth", "_featured-or-disk"], "has-spiral-arms": ["_yes", "_no"]},
+        {
+            "smooth-or-featured": ["_smooth", "_featured-or-disk"],
+            "has-spiral-arms": ["_yes", "_no"],
+        },
         {"smooth-or-featured": None, "has-spiral-arms": "smooth-or-featured_featured-or-disk"},
     )
     evo = get_schema("gz_evo_v2_schema")
@@ -156,12 +159,16 @@ def make_files(folder: Path) -> None:
     galaxies = pd.read_csv(draw_galaxies(folder, drawn, 32))
     smooth = galaxies["smooth_yes"]
     named = galaxies[["id_str", "file_loc"]]
-    named.assign(ring=(smooth > smooth.median()).astype(int)).to_csv(folder / "rings.csv", index=False)
+    named.assign(ring=(smooth > smooth.median()).astype(int)).to_csv(
+        folder / "rings.csv", index=False
+    )
     counts = np.stack([smooth, 20 - smooth, (20 - smooth) // 2, (20 - smooth) // 3], axis=1)
     votes = pd.DataFrame(counts, columns=tree.label_cols)
     pd.concat([named, votes], axis=1).to_parquet(folder / "votes.parquet")
     rng = np.random.default_rng(0)
-    votes = pd.DataFrame(rng.integers(0, 9, (len(named), len(evo.label_cols))), columns=evo.label_cols)
+    votes = pd.DataFrame(
+        rng.integers(0, 9, (len(named), len(evo.label_cols))), columns=evo.label_cols
+    )
     pd.concat([named, votes], axis=1).to_parquet(folder / "cat.parquet")
 
     torch.manual_seed(0)
