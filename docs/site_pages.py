@@ -108,6 +108,8 @@ def notebook_page(path: Path, repo_url: str | None) -> tuple[str, dict[str, byte
                 name = f"{path.stem}-{len(pictures)}.png"
                 pictures[name] = base64.b64decode("".join(shown["image/png"]))
                 parts.append(f"![Output of the cell above]({name})")
+            elif output.get("name") == "stderr":
+                continue
             elif text := "".join(output.get("text", shown.get("text/plain", ()))).rstrip():
                 parts.append(f"```text\n{text}\n```")
     note = f"This page is a notebook: [download it]({path.name})"
