@@ -16,6 +16,7 @@ must be ones that they know.
 """
 
 import importlib
+import json
 import re
 import shlex
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from safetensors.torch import save_file
 from zoobot.models import FinetuneableZoobotClassifier, ZoobotTree
 from zoobot.models.encoders import save_encoder
 from zoobot.runs.checkpoint import save_weights
-from zoobot.schemas import Schema, get_schema
+from zoobot.schemas import Schema
 from zoobot.script import run_script
 
 FENCE = re.compile(
@@ -54,6 +55,7 @@ SMALLER = {
     "max_epochs=20": "max_epochs=1",
     'get_trainer("runs/rings")': 'get_trainer("runs/rings", max_epochs=1)',
     'get_trainer("runs/tuned")': 'get_trainer("runs/tuned", max_epochs=1)',
+    "--schema gz_evo_v2_schema": "--schema tree.json",
     "--img-size 300": "--img-size 32",
     "--eval-size 5000": "--eval-size 8",
 }
@@ -92,8 +94,10 @@ class Block:
             if script is None:
                 raise AssertionError(f"{self}: say why it is not run: {shlex.join(words)}")
             module = importlib.import_module(script)
-            quick = QUICK.get(script, "").split()
-            run_script(module.main, lambda m=module, w=arguments + quick: m.parse(w))
+            words = arguments + QUICK.get(script, "").split()
+            if script == "finetune" and "--encoder" not in words:
+                words += ["--encoder", f"hf_hub:{HUB[0]}"]
+            run_script(module.main, lambda m=module, w=words: m.parse(w))
 
 
 def blocks(page: Path) -> list[Block]:
@@ -151,7 +155,6 @@ def make_files(folder: Path) -> None:
         },
         {"smooth-or-featured": None, "has-spiral-arms": "smooth-or-featured_featured-or-disk"},
     )
-    evo = get_schema("gz_evo_v2_schema")
     drawn = Schema(
         {"smooth": ["_yes", "_no"], "bar": ["_strong", "_weak", "_no"], "merging": ["_yes", "_no"]},
         {"smooth": None, "bar": "smooth_no", "merging": None},
@@ -163,18 +166,14 @@ def make_files(folder: Path) -> None:
         folder / "rings.csv", index=False
     )
     counts = np.stack([smooth, 20 - smooth, (20 - smooth) // 2, (20 - smooth) // 3], axis=1)
-    votes = pd.DataFrame(counts, columns=tree.label_cols)
-    pd.concat([named, votes], axis=1).to_parquet(folder / "votes.parquet")
-    rng = np.random.default_rng(0)
-    votes = pd.DataFrame(
-        rng.integers(0, 9, (len(named), len(evo.label_cols))), columns=evo.label_cols
-    )
-    pd.concat([named, votes], axis=1).to_parquet(folder / "cat.parquet")
-
+    votes = pd.concat([named, pd.DataFrame(counts, columns=tree.label_cols)], axis=1)
+    votes.to_parquet(folder / "votes.parquet")
+    votes.to_parquet(folder / "cat.parquet")
+    (folder / "tree.json").write_text(json.dumps(tree.to_dict()))
     torch.manual_seed(0)
     small = {"encoder": timm.create_model("test_resnet", num_classes=0)}
     for name, model in (
-        ("evo", ZoobotTree(schema=evo, architecture_name="test_resnet")),
+        ("evo", ZoobotTree(schema=tree, architecture_name="test_resnet")),
         ("rings", FinetuneableZoobotClassifier(num_classes=2, label_col="ring", **small)),
     ):
         (folder / "runs" / name).mkdir(parents=True)

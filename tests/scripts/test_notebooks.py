@@ -5,14 +5,15 @@
 
 import os
 import tempfile
+from pathlib import Path
 
 import pytest
-from conftest import REPO
 
 nbformat = pytest.importorskip("nbformat", reason="notebooks are run with [docs] alone")
 nbclient = pytest.importorskip("nbclient", reason="notebooks are run with [docs] alone")
 pytest.importorskip("ipykernel", reason="notebooks are run with [docs] alone")
 
+REPO = Path(__file__).parents[2]
 NOTEBOOKS = sorted((REPO / "docs" / "notebooks").glob("*.ipynb"))
 
 
