@@ -19,6 +19,7 @@ import importlib
 import json
 import re
 import shlex
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -169,6 +170,7 @@ def make_files(folder: Path) -> None:
     votes = pd.concat([named, pd.DataFrame(counts, columns=tree.label_cols)], axis=1)
     votes.to_parquet(folder / "votes.parquet")
     votes.to_parquet(folder / "cat.parquet")
+    shutil.copy(folder / "images" / "g0.png", folder / "galaxy.png")
     (folder / "tree.json").write_text(json.dumps(tree.to_dict()))
     torch.manual_seed(0)
     small = {"encoder": timm.create_model("test_resnet", num_classes=0)}
