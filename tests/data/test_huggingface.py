@@ -59,6 +59,15 @@ def test_images_stay_undecoded_on_disk_until_they_are_asked_for(tmp_path):
     assert source._images.cache_files
 
 
+def test_an_image_elsewhere_is_read_as_the_package_reads_it():
+    import fsspec
+
+    with fsspec.open("memory://galaxies/5.png", "wb") as file:
+        file.write(png(5))
+    source = source_of({"bytes": None, "path": "memory://galaxies/5.png"}, "g5")
+    assert np.array_equal(read_image(source), picture(5))
+
+
 def test_a_dict_goes_into_the_data_module_by_its_splits():
     whole = galaxies(range(40))
     parts = {"train": range(20), "validation": range(20, 24), "test": range(24, 40)}

@@ -128,6 +128,11 @@ def test_a_label_that_can_not_be_learned_stops_training_in_one_line(tmp_path):
         trainer(tmp_path).fit(classifier(), streamed(train))
 
 
+def test_balanced_weights_are_refused_as_no_stream_tells_its_labels(tmp_path):
+    with pytest.raises(ValueError, match="needs all labels before training"):
+        trainer(tmp_path).fit(classifier(class_weights="balanced"), streamed())
+
+
 def test_a_stream_is_predicted_to_its_end(tmp_path):
     data = CatalogDataModule(
         None, predict_catalog=VAL.to_iterable_dataset(), batch_size=4, num_workers=0

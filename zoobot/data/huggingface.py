@@ -242,6 +242,8 @@ def source_of(image: Any, id_str: str) -> str | bytes | np.ndarray:
     """
     if isinstance(image, dict):
         image = image["path"] if image.get("bytes") is None else image["bytes"]
+    if isinstance(image, str) and "://" in image:  # of a stream, whose files are elsewhere
+        image = _package().Image().decode_example({"path": image, "bytes": None})
     if isinstance(image, Image.Image):
         file = io.BytesIO()
         image.save(file, "TIFF")  # not packed, and of any mode

@@ -186,10 +186,11 @@ def _pieces(
             hashed.update(stream.id_of(example).encode() + b"\0")
         share = whole[distributed.rank() :: distributed.world_size()]
         ends = np.linspace(0, len(share), accumulation + 1).astype(int).tolist()
-        yield [
-            Piece(stream, share[start:end], step, hashed.hexdigest())
-            for start, end in itertools.pairwise(ends)
-        ]
+        parts = [share[start:end] for start, end in itertools.pairwise(ends)]
+        try:
+            yield [Piece(stream, part, step, hashed.hexdigest()) for part in parts]
+        except UserError as error:  # other processes have other galaxies
+            raise OneProcessError(str(error)) from error
 
 
 class TrainStreamSampler(Sampler):

@@ -162,7 +162,11 @@ class FinetuneableZoobotClassifier(FinetuneableZoobotAbstract):
             check_varied(table, self.label_col, "train")
         if self._weighting == "balanced":
             if table is None:
-                raise UserError("class_weights='balanced' needs zoobot.data.CatalogDataModule")
+                raise UserError(
+                    "class_weights='balanced' needs all labels before training, as "
+                    "zoobot.data.CatalogDataModule has them of a catalog, and not of a stream: "
+                    "give a list with the weight of each class"
+                )
             counts = np.bincount(table[self.label_col].astype(int), minlength=self.num_classes)
             if counts.min() == 0:
                 absent = self.class_names[int(counts.argmin())]
