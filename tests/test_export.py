@@ -51,8 +51,8 @@ def run_file(path, images) -> tuple[np.ndarray, dict]:
     return found, json.loads(session.get_modelmeta().custom_metadata_map["zoobot"])
 
 
-KINDS = [("onnx", "classifier"), ("onnx", "regressor"), ("onnx", "finetuned-tree"),
-         ("onnx", "bands"), ("onnx", "encoder"), ("torch", "regressor"), ("torch", "bands")]  # fmt: skip
+ONNX_KINDS = ["classifier", "regressor", "finetuned-tree", "bands", "encoder"]
+KINDS = [*(("onnx", kind) for kind in ONNX_KINDS), ("torch", "regressor"), ("torch", "bands")]
 
 
 @pytest.mark.parametrize(("format", "kind"), KINDS)
