@@ -110,12 +110,14 @@ def from_one_source(
         raise UserError(f"give exactly one of name, encoder, zoobot_checkpoint_loc, not {told}")
     name, encoder, path = sources.values()
     if name is not None and is_model(name):
+        if timm_kwargs:
+            raise UserError(
+                f"timm_kwargs {timm_kwargs} go with an encoder's name, but {name} is a whole "
+                "model, which tells how its encoder is built: leave them out"
+            )
         name, path = None, name
     if timm_kwargs and name is None:
-        raise UserError(
-            f"timm_kwargs {timm_kwargs} go with an encoder's name=, not with {given[0]}="
-            f"{sources[given[0]]!r:.80}"
-        )
+        raise UserError(f"timm_kwargs {timm_kwargs} go with name=, not with {given[0]}=")
     if encoder is not None:
         encoder = _as_given(encoder)
         if (found := num_channels(encoder) or channels) != channels:

@@ -18,7 +18,7 @@ UNTOLD = "Not told by the model's authors."
 USE = """\
 ## Use
 
-With [zoobot-torch](https://pypi.org/project/zoobot-torch) installed, from its folder:
+With zoobot-torch installed, from its folder:
 
 ```
 python predict.py --checkpoint {source} --images FOLDER --save-loc predictions.csv
@@ -39,8 +39,7 @@ The weights are safetensors: nothing is executed to load them.
 USE_OF_A_CLASS_OF_THEIR_OWN = """\
 ## Use
 
-`{name}` is a class of the authors' own, over
-[zoobot-torch](https://pypi.org/project/zoobot-torch). With its code:
+`{name}` is a class of the authors' own, over zoobot-torch. With its code:
 
 ```python
 model = {name}.load_from_checkpoint("{source}")
@@ -86,8 +85,7 @@ def model_card(
             f"{number}. {_text(step)}"
             for number, step in enumerate([*images["steps"], images["numbers"]], 1)
         ),
-        "\n`predict.py` does all this. A model exported with `python -m zoobot.export` is given "
-        "the result.\n",
+        "\n`predict.py` does all this.\n",
         f"## Training data\n\n{training_data or UNTOLD}\n",
         f"## Metrics\n\n{_table(metrics) if metrics else UNTOLD}\n",
         use.format(source=f"hf_hub:{name}", name=description["class"]),
