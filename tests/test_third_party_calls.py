@@ -447,7 +447,10 @@ def test_the_third_argument_of_predict_was_the_number_of_samples(
     tmp_path, catalog, tree_checkpoint
 ):
     # mwalmsley/zoobot-predictions, make_predictions/a_make_bulk_catalog_predictions.py
-    model = finetune.FinetuneableZoobotTree.load_from_checkpoint(tree_checkpoint)
+    with pytest.warns(UserWarning, match="checkpoint_loc= is not needed"):
+        model = finetune.FinetuneableZoobotTree.load_from_checkpoint(
+            tree_checkpoint, checkpoint_loc="encoder.ckpt", schema=SCHEMA
+        )
     with pytest.raises(ValueError, match="third argument is save_loc: write n_samples=5"):
         predict_on_catalog.predict(catalog, model, 5, SCHEMA.label_cols, str(tmp_path / "p.hdf5"))
 
@@ -505,6 +508,11 @@ class OfBatches(nn.Module):
         return self.linear(batch["image"].mean((2, 3)))
 
 
+class OfAttributes(OfBatches):
+    def forward(self, batch):
+        return self.linear(batch.get("image").mean((2, 3)))
+
+
 class WithStep(nn.Module):
     """A module whose ``predict_step`` is not what ``forward`` gives."""
 
@@ -526,10 +534,15 @@ def test_a_module_of_ones_own_is_called_as_lightning_calls_it(tmp_path, catalog)
         return predict_on_catalog.predict(
             catalog[:4], model, tmp_path / "p.parquet", label_cols,
             inference_transform=transform(), resume=False,
-            datamodule_kwargs={"num_workers": 0}, trainer_kwargs={"accelerator": "cpu"},
+            datamodule_kwargs={"num_workers": 0}, trainer_kwargs=FAST,
         )  # fmt: skip
 
-    assert predict(OfBatches(), ["a", "b"]).shape == (4, 3)
+    trainer = finetune.get_trainer(tmp_path, **FAST)
+    loader = of_classes({"test_catalog": catalog[:4]}).test_dataloader()
+    for module in (OfBatches(), OfAttributes()):
+        table = predict(module, ["a", "b"])
+        (values,) = trainer.predict(module, loader)
+        np.testing.assert_allclose(table[["a", "b"]], values, atol=1e-6)
     rows = predict(WithStep(), ["r", "g", "b"])
     np.testing.assert_allclose(rows[["r", "g", "b"]].sum(axis=1), 1, atol=1e-6)
     with pytest.raises(IndexError):

@@ -184,8 +184,8 @@ class FinetuneableZoobotClassifier(FinetuneableZoobotAbstract):
         counts = np.bincount(table[self.label_col].astype(int), minlength=self.num_classes)
         shares = torch.from_numpy(np.maximum(counts, 0.5) / len(table))  # absent: not impossible
         smoothed = (1 - self.label_smoothing) * shares + self.label_smoothing / self.num_classes
-        if self._weights is not None:
-            smoothed = smoothed * self._weights.double().cpu()
+        if self.class_weights is not None:
+            smoothed = smoothed * self.class_weights.double().cpu()
         return (smoothed / smoothed.sum()).clamp(min=1e-9).log(), shares.log()
 
     def prediction_columns(self) -> list[str]:

@@ -321,7 +321,7 @@ class Run:
         return False
 
     def _epoch_path(self, epoch: int) -> Path:
-        name = epoch_name(self._template, epoch, self.metrics_of(epoch))
+        name = epoch_name(self._template, epoch, self.log.metrics_of(epoch))
         return self.checkpoint_dir / f"{name}.ckpt"
 
 

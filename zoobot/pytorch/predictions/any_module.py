@@ -45,7 +45,7 @@ class TakesBatches(nn.Module):
                 warnings.filterwarnings("ignore", "Using a non-tuple sequence")  # images["image"]
                 outputs = self.module(images)
             self._takes_images = True
-        except (IndexError, TypeError) as error:
+        except (AttributeError, LookupError, TypeError) as error:
             try:
                 outputs = self.module(batch)
             except (AttributeError, LookupError, TypeError):
@@ -56,6 +56,8 @@ class TakesBatches(nn.Module):
 
 def _is_lightnings(module: nn.Module) -> bool:
     """Whether the module's ``predict_step`` is the one that Lightning gives it."""
+    if "predict_step" in vars(module):
+        return False
     defined = next(kind for kind in type(module).__mro__ if "predict_step" in vars(kind))
     return defined.__module__.partition(".")[0] in ("lightning", "pytorch_lightning")
 

@@ -2,6 +2,7 @@
 
 import functools
 import warnings
+from collections.abc import Collection
 
 from zoobot.system.errors import UserError
 
@@ -22,6 +23,7 @@ REPLACED = {
 }
 RENAMED = {"checkpoint_loc": "zoobot_checkpoint_loc", "dropout_prob": "head_dropout_prob"}
 NOT_NEEDED = ("pyramid", "question_index_groups")  # what they say is known otherwise
+NOT_TO_LOAD = (*NOT_NEEDED, "checkpoint_loc")  # a model's checkpoint has its encoder
 
 
 def takes_old_arguments(cls: type) -> type:
@@ -41,25 +43,28 @@ def takes_old_arguments(cls: type) -> type:
 
     @functools.wraps(load)
     def load_from_checkpoint(kind, *args, **kwargs):
-        return load(kind, *args, **translated(kwargs, warn=True))
+        return load(kind, *args, **translated(kwargs, NOT_TO_LOAD, warn=True))
 
     cls.__new__, cls.__init__ = __new__, __init__
     cls.load_from_checkpoint = classmethod(load_from_checkpoint)
     return cls
 
 
-def translated(arguments: dict, warn: bool = False) -> dict:
+def translated(
+    arguments: dict, not_needed: Collection[str] = NOT_NEEDED, warn: bool = False
+) -> dict:
     """A model's arguments as they are written now.
 
     Args:
-        warn: of those that are left out.
+        not_needed: names of those that are left out.
+        warn: of these.
 
     Raises:
         ValueError: for one that must be written otherwise.
     """
     kept = {}
     for name, value in arguments.items():
-        if name in NOT_NEEDED:
+        if name in not_needed:
             if warn:
                 warnings.warn(f"{name}= is not needed, and has no effect", stacklevel=3)
         elif name not in REPLACED:
