@@ -317,6 +317,7 @@ def test_galaxies_that_were_trained_on_are_counted_and_left_out_by_split(galaxie
     page = evaluate.evaluate(made, table, tmp_path / "test", split="test")
     assert len(page_data(page)["galaxies"]) == 8
     assert numbers_of(tmp_path / "test")["warnings"] == []
+    assert "8 of 8 predictions belong to a galaxy" in page.read_text()
     with pytest.raises(ValueError, match="no galaxies in split 'val', but in test, train"):
         evaluate.evaluate(made, table[table["split"] != "val"], tmp_path / "x", split="val")
     with pytest.raises(ValueError, match="no column 'split'"):
