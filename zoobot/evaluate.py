@@ -6,6 +6,7 @@ Judge a model by galaxies that it was not trained on: with a column 'split', add
 """
 
 import argparse
+import dataclasses
 import sys
 import warnings
 from collections.abc import Sequence
@@ -100,7 +101,7 @@ def evaluate(
     where = "" if isinstance(catalog, pd.DataFrame) else str(catalog)
     made = Provenance.of(where, checkpoint or predictions.metadata.get("checkpoint"), beside)
     if split:
-        catalog = _only(catalog, split)
+        predictions, catalog = _only(predictions, catalog, split)
     pictures = Pictures(spec or bands_of(predictions), rgb_bands)
     joined = join(predictions, catalog, task, schema, label_col, class_names, round_votes)
     out = Report(Path(report_dir))
@@ -139,8 +140,10 @@ def _title(path: str | Path) -> str:
     return f"How good are {Path(path).name}?"
 
 
-def _only(catalog: pd.DataFrame | str | Path, split: str) -> pd.DataFrame:
-    """The galaxies of one split of a catalog."""
+def _only(
+    predictions: Predictions, catalog: pd.DataFrame | str | Path, split: str
+) -> tuple[Predictions, pd.DataFrame]:
+    """The galaxies of one split of a catalog, and the predictions without those of others."""
     where = "in memory" if isinstance(catalog, pd.DataFrame) else str(catalog)
     table = catalog if isinstance(catalog, pd.DataFrame) else read_catalog(catalog)
     if "split" not in table:
@@ -149,7 +152,11 @@ def _only(catalog: pd.DataFrame | str | Path, split: str) -> pd.DataFrame:
     if chosen.empty:
         there = ", ".join(sorted(map(str, table["split"].unique())))
         raise UserError(f"catalog {where} has no galaxies in split {split!r}, but in {there}")
-    return chosen
+    others = table["id_str"][table["split"] != split].astype(str)
+    kept = ~np.isin(predictions.ids.astype(str), others.to_numpy(dtype=str))
+    errors = None if predictions.errors is None else predictions.errors[kept]
+    values, ids = predictions.values[kept], predictions.ids[kept]
+    return dataclasses.replace(predictions, ids=ids, values=values, errors=errors), chosen
 
 
 def bands_of(predictions: Predictions) -> ImageSpec | None:

@@ -60,7 +60,7 @@ def test_classes_get_the_documented_figures_and_true_numbers(galaxies, tmp_path)
     assert {
         "report.html", "metrics.json", "confusion_matrix.png", "per_class_accuracy.png",
         "confidence_distribution.png", "top_5_predictions.png", "top_5_errors.png",
-        "residual_distribution.png", "calibration.png",
+        "residual_distribution.png", "calibration.png", "completeness_purity.png",
     } == names  # fmt: skip
     for name in names - {"report.html", "metrics.json"}:
         assert np.asarray(Image.open(tmp_path / "report" / name).convert("L")).std() > 5
@@ -69,7 +69,10 @@ def test_classes_get_the_documented_figures_and_true_numbers(galaxies, tmp_path)
     assert 0 < right.mean() < 1
     assert numbers["accuracy"] == pytest.approx(right.mean())
     data = page_data(page)
-    assert data["questions"] == [{"name": "label", "answers": CLASSES, "asked_after": []}]
+    question = {"name": "label", "answers": CLASSES, "asked_after": []}
+    assert data["questions"] == [question | {"beats_constant": True}]
+    share = galaxies["label"].mean()
+    assert numbers["majority class"]["accuracy"] == max(share, 1 - share)
     assert [galaxy["label"] for galaxy in data["galaxies"]] == galaxies["label"].tolist()
     assert all(galaxy["image"].startswith("data:image/jpeg") for galaxy in data["galaxies"])
 
@@ -95,8 +98,9 @@ def test_trees_get_figures_scores_and_galaxies_with_votes(
     page = evaluate.evaluate(tree_predictions, galaxies, tmp_path / "report")
     names = {path.name for path in (tmp_path / "report").iterdir()}
     assert {
-        "report.html", "metrics.json", "questions.png", "confusion_matrices.png",
-        "confusion_matrices_confident.png", "fractions.png", "coverage.png",
+        "report.html", "metrics.json", "scores_by_question.png", "confusion_matrices.png",
+        "confusion_matrices_confident.png", "fractions.png", "coverage.png", "bias.png",
+        "temperatures.png",
     } == names  # fmt: skip
     rows = json.loads((tmp_path / "report" / "metrics.json").read_text())["Scores by question"]
     assert [row[0] for row in rows["rows"]] == ["smooth", "bar", "merging"]
@@ -121,9 +125,10 @@ def test_temperatures_are_fitted_to_other_galaxies(tree_predictions, galaxies, t
         evaluate.evaluate(tree_predictions, galaxies, tmp_path / "x", recalibrate_on=same)
     temperatures = json.loads((tmp_path / "report" / "temperatures.json").read_text())
     assert list(temperatures) == ["smooth", "bar", "merging"]
-    rows = json.loads((tmp_path / "report" / "metrics.json").read_text())["Scores by question"]
-    assert rows["columns"][-2:] == ["temperature", "recalibrated"]
-    assert rows["rows"][0][-2] == pytest.approx(temperatures["smooth"])
+    rows = json.loads((tmp_path / "report" / "metrics.json").read_text())["Intervals by question"]
+    used = rows["columns"].index("temperature used")
+    assert rows["columns"][used + 1] == "recalibrated"
+    assert rows["rows"][0][used] == pytest.approx(temperatures["smooth"])
     assert "fitted to other galaxies" in (tmp_path / "report" / "report.html").read_text()
 
 
@@ -207,7 +212,10 @@ def test_the_command_reports_on_files(galaxies, tree_predictions, tmp_path, caps
              "--report-dir", str(tmp_path / "report"), "--title", "A & B"]
         )
     )  # fmt: skip
-    assert "report.html" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "report.html" in told
+    assert "accuracy, smooth" in told
+    assert "always “" in told
     assert "<title>A &amp; B</title>" in (tmp_path / "report" / "report.html").read_text()
 
 
@@ -269,3 +277,62 @@ def test_bands_that_a_file_does_not_tell_are_given(in_bands, tmp_path, capsys):
     made.metadata["bands"] = 5
     with pytest.raises(ValueError, match="bands 5: that is no description"):
         evaluate.evaluate(made, table, tmp_path / "x")
+
+
+def numbers_of(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def test_a_blind_model_is_told_to_be_no_better_than_a_constant(galaxies, tree, tmp_path):
+    blind = predictions(
+        galaxies["id_str"], np.tile([5.6, 4.4, 1, 1, 1, 1, 1], (30, 1)), tree.label_cols,
+        task="tree", schema=tree.to_dict(),
+    )  # fmt: skip
+    page = evaluate.evaluate(blind, galaxies, tmp_path / "tree")
+    assert not any(question["beats_constant"] for question in page_data(page)["questions"])
+    numbers = numbers_of(tmp_path / "tree")
+    assert numbers["loss a galaxy"] > numbers["loss of the best constant"]["within bounds"]
+    (told,) = numbers["warnings"]
+    assert told.startswith("This model is no better than a constant: its loss is")
+    assert told in page.read_text()
+    p = np.tile([0.4, 0.6], (30, 1))
+    made = predictions(galaxies["id_str"], p, CLASSES, **class_predictions(galaxies).metadata)
+    table = galaxies.assign(label=np.arange(30) % 3 > 0)
+    evaluate.evaluate(made, table.astype({"label": int}), tmp_path / "classes")
+    numbers = numbers_of(tmp_path / "classes")
+    assert numbers["accuracy"] == numbers["majority class"]["accuracy"] == pytest.approx(2 / 3)
+    assert "Always answering “disk” is right for 0.667" in numbers["warnings"][0]
+    made = predictions(galaxies["id_str"], np.full((30, 1), 0.3), ["size"], task="regression")
+    evaluate.evaluate(made, galaxies, tmp_path / "numbers")
+    assert "Always predicting the mean" in numbers_of(tmp_path / "numbers")["warnings"][0]
+
+
+def test_galaxies_that_were_trained_on_are_counted_and_left_out_by_split(galaxies, tmp_path):
+    made = class_predictions(galaxies, checkpoint="away/best.safetensors")
+    table = galaxies.assign(split=["train"] * 18 + ["val"] * 4 + ["test"] * 8)
+    page = evaluate.evaluate(made, table, tmp_path / "all")
+    told = "Of these 30 galaxies 18 were trained on and 4 chose the epoch"
+    assert told in page.read_text()
+    assert numbers_of(tmp_path / "all")["about"]["checkpoint"] == "away/best.safetensors"
+    page = evaluate.evaluate(made, table, tmp_path / "test", split="test")
+    assert len(page_data(page)["galaxies"]) == 8
+    assert numbers_of(tmp_path / "test")["warnings"] == []
+    assert "8 of 8 predictions belong to a galaxy" in page.read_text()
+    with pytest.raises(ValueError, match="no galaxies in split 'val', but in test, train"):
+        evaluate.evaluate(made, table[table["split"] != "val"], tmp_path / "x", split="val")
+    with pytest.raises(ValueError, match="no column 'split'"):
+        evaluate.evaluate(made, galaxies, tmp_path / "x", split="test")
+
+
+def test_one_vote_a_galaxy_says_that_coverage_tells_nothing(galaxies, tree, tmp_path):
+    one = galaxies.assign(**dict.fromkeys(tree.label_cols, 0))
+    one.loc[one.index % 2 == 0, "smooth_yes"] = 1
+    one.loc[one.index % 2 == 1, "smooth_no"] = 1
+    made = predictions(
+        galaxies["id_str"], np.full((30, 7), 5.0), tree.label_cols, task="tree",
+        schema=tree.to_dict(),
+    )  # fmt: skip
+    page = evaluate.evaluate(made, one, tmp_path / "report").read_text()
+    assert "coverage says nothing" in page
+    assert "lies between 85% and 95%" not in page
+    assert not (tmp_path / "report" / "coverage.png").exists()

@@ -19,6 +19,8 @@ QUESTIONS = [
     {"name": "bar", "answers": ["strong", "weak", "none"], "asked_after": [1]},
     {"name": "bar colour", "answers": ["red", "blue"], "asked_after": [2, 3]},
 ]
+for each in QUESTIONS:
+    each["beats_constant"] = True
 WAIT_S = 20
 
 
@@ -27,9 +29,9 @@ def picture(width=24, height=24, seed=0):
     return Image.fromarray(pixels.astype(np.uint8))
 
 
-def png():
+def png(width=900, height=60):
     file = io.BytesIO()
-    picture(900, 60).save(file, format="PNG")
+    picture(width, height).save(file, format="PNG")
     return file.getvalue()
 
 
@@ -59,13 +61,17 @@ def page():
         "rows": [["smooth", 80, 0.12345, 0.9], ["bar", 41, None, float("nan")]],
     }
     figure = {"file": "confusion_matrix.png", "png": png(), "caption": "Leading answers."}
+    figure["narrow"] = png(120, 200)
+    headline = {"label": "accuracy", "value": "0.853", "detail": "80 galaxies", "is_weak": False}
     return {
         "title": "A model",
         "subtitle": "of galaxies",
+        "about": [("catalog", "cat.parquet"), ("epoch", "7")],
+        "warnings": ["40 of these 80 galaxies were trained on."],
         "task": "tree",
         "pictures": "",
         "notes": ["80 of 80 predictions joined"],
-        "headlines": [{"label": "accuracy", "value": "0.853", "detail": "80 galaxies"}],
+        "headlines": [headline],
         "sections": [{"title": "Errors", "text": "Two.", "figures": [figure], "tables": [table]}],
         "questions": QUESTIONS,
         "galaxies": [galaxy(i, rng) for i in range(80)],
@@ -76,6 +82,7 @@ def page():
 def classes(page):
     """The page of a classification, with one galaxy whose class is not known."""
     asked_once = {"name": "class", "answers": ["spiral", "elliptical"], "asked_after": []}
+    asked_once["beats_constant"] = True
     unlike_a_tree = {"lower": None, "upper": None, "asked": [1], "votes": None}
     galaxies = [
         {"id": f"J{i}", "image": None, "label": label, "fractions": fractions, "error": 0.5}
@@ -128,15 +135,19 @@ def test_numbers_figures_and_tables_need_no_javascript(written, page):
     assert "0.853" in static
     source = base64.b64encode(page["sections"][0]["figures"][0]["png"]).decode()
     assert f'<img src="data:image/png;base64,{source}" alt="confusion matrix">' in static
-    assert "<td>smooth</td><td class=number>80</td><td class=number>0.123</td>" in static
-    assert "<td>bar</td><td class=number>41</td><td class=number>&#8211;</td>" in static
+    rows = re.sub(r' data-name="[^"]*"', "", static)
+    assert "<td>smooth</td><td class=number>80</td><td class=number>0.123</td>" in rows
+    assert "<td>bar</td><td class=number>41</td><td class=number>&#8211;</td>" in rows
+    assert "<dt>catalog</dt><dd>cat.parquet</dd>" in static
+    assert '<p class="warning" role="note">40 of these 80 galaxies were trained on.</p>' in static
 
 
 def test_hostile_text_stays_text(written, page):
     for key in ("title", "subtitle"):
         page[key] = HOSTILE
-    page["notes"] = [HOSTILE]
-    page["headlines"] = [dict.fromkeys(("label", "value", "detail"), HOSTILE)]
+    page["notes"] = page["warnings"] = [HOSTILE]
+    page["about"] = [(HOSTILE, HOSTILE)]
+    page["headlines"] = [dict.fromkeys(("label", "value", "detail"), HOSTILE) | {"is_weak": True}]
     section = page["sections"][0]
     section["title"] = section["text"] = section["figures"][0]["caption"] = HOSTILE
     section["figures"][0]["file"] = f"{HOSTILE}.png"
@@ -162,7 +173,9 @@ def test_values_that_json_lacks_become_null(written, page):
 def test_a_page_without_galaxies_figures_or_tables_is_written(written, page):
     table = {"caption": "", "columns": ["a", "b"], "rows": []}
     page["sections"] = [{"title": "None", "text": "", "figures": [], "tables": [table]}]
-    text = written(page | {"galaxies": [], "headlines": [], "notes": []})
+    text = written(
+        page | {"galaxies": [], "headlines": [], "notes": [], "about": [], "warnings": []}
+    )
     assert "<th>a</th><th>b</th>" in text
 
 
@@ -329,8 +342,10 @@ def test_question_answer_and_search_narrow_the_gallery(opened, page):
 
 def test_right_and_wrong_follow_the_volunteers(opened, page):
     page["galaxies"][3]["votes"] = None
+    page["galaxies"][4]["votes"][:2] = 5, 5  # a tie goes to no one
     gallery = opened(page)
     known = [each for each in page["galaxies"] if each["votes"] is not None]
+    known = [each for each in known if each["votes"][0] != each["votes"][1]]
     is_right = [
         each["votes"][np.argmax(each["fractions"][:2])] == max(each["votes"][:2]) for each in known
     ]
@@ -339,6 +354,59 @@ def test_right_and_wrong_follow_the_volunteers(opened, page):
     gallery.choose("show", "wrong")
     assert gallery.count() == len(known) - sum(is_right) > 0
     assert set(gallery.texts("#grid .caption span")) == {"\u2717"}
+
+
+def test_galaxies_of_a_true_answer_are_shown_also_where_the_model_missed_them(opened, page):
+    def leader(galaxy):
+        votes = galaxy["votes"][2:5]
+        return np.argmax(votes) if (votes == votes.max()).sum() == 1 else None
+
+    gallery = opened(page)
+    gallery.choose("question", "bar")
+    gallery.choose("truth", "strong")
+    strong = [each for each in page["galaxies"] if leader(each) == 0]
+    assert gallery.count() == len(strong)
+    assert any(each["asked"][1] < 0.5 for each in strong)
+    gallery.choose("answer", "weak")
+    missed = [each["id"] for each in strong if np.argmax(each["fractions"][2:5]) == 1]
+    assert gallery.ids() == missed != []
+
+
+def test_a_question_that_nobody_is_asked_explains_itself(opened, page):
+    for each in page["galaxies"]:
+        each["asked"][2] = min(each["asked"][2], 0.31)
+    gallery = opened(page)
+    gallery.choose("question", "bar colour")
+    told = gallery.find("#count").text
+    assert told.startswith("0 of 80 galaxies: of none of them at least half of the volunteers")
+    assert "at most 31%" in told
+    gallery.choose("question", "all")
+    gallery.find("#search").send_keys("nothing")
+    assert gallery.find("#count").text == "0 of 80 galaxies: none fits all that is chosen."
+
+
+def test_a_model_no_better_than_a_constant_gets_no_ticks(opened, page):
+    page["questions"] = [QUESTIONS[0] | {"beats_constant": False}, *QUESTIONS[1:]]
+    gallery = opened(page)
+    assert set(gallery.texts("#grid .caption span")) == {"\u2717"}
+    assert (
+        "on \u201csmooth\u201d the model is no better than a constant"
+        in gallery.find("#count").text
+    )
+    gallery.choose("question", "bar")
+    assert "\u2713" in gallery.texts("#grid .caption span")
+    assert "constant" not in gallery.find("#count").text
+
+
+def test_a_phone_has_narrow_figures_and_tables_without_scrolling(opened, page):
+    shown = "return [...document.querySelectorAll('figure img')].map((each) => each.naturalWidth)"
+    fits = "const t = document.querySelector('.scroll'); return t.scrollWidth <= t.clientWidth"
+    for width_px, figure_px in ((1200, 900), (380, 120)):
+        gallery = opened(page, width_px=width_px)
+        gallery.until(lambda: gallery.browser.execute_script(shown) == [figure_px])  # noqa: B023
+    assert gallery.browser.execute_script(fits)
+    cell = "return getComputedStyle(document.querySelector('td.number'), '::before').content"
+    assert "galaxies" in gallery.browser.execute_script(cell)
 
 
 def test_more_thumbnails_are_shown_on_demand(opened, page):
@@ -406,6 +474,9 @@ def test_a_classification_marks_the_true_class(opened, classes):
         "spiral 0.80\n\u2717",
         "elliptical 0.70",
     ]
+    gallery.choose("truth", "elliptical")
+    assert gallery.ids() == ["J1"]
+    gallery.choose("truth", "any")
     gallery.choose("show", "wrong")
     assert gallery.ids() == ["J1"]
     gallery.find("#grid button").click()
@@ -414,7 +485,7 @@ def test_a_classification_marks_the_true_class(opened, classes):
 
 def test_a_regression_shows_predicted_and_true(opened, values):
     gallery = opened(values)
-    assert gallery.texts(".controls label")[:3] == ["", "", ""]
+    assert gallery.texts(".controls label")[:4] == ["", "", "", ""]
     assert gallery.texts("#grid .caption")[0] == "0.43 (true 0.40)"
     gallery.choose("sort", "largest error")
     assert gallery.ids() == ["J1", "J2", "J0"]

@@ -12,7 +12,7 @@ import finetune
 import predict
 import train
 from zoobot import evaluate
-from zoobot.evaluation.figures import residuals
+from zoobot.evaluation.number_figures import residuals
 from zoobot.models.tree import ZoobotTree
 from zoobot.predictions.files import read_predictions
 from zoobot.runs import checkpoint

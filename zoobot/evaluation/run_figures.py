@@ -165,10 +165,13 @@ def plot_galaxies(
     pictures = (pictures or Pictures()).balanced_on(shown)
     if pictures.caption:
         figure.supxlabel(f"pictures: {pictures.caption}", fontsize=9, color=GREY)
-    for axis, (_, galaxy) in zip(axes, shown.iterrows(), strict=False):
+    titles = [_leading_answers(galaxy, schema) for _, galaxy in shown.iterrows()]
+    longest = max((len(line) for title in titles for line in title.split("\n")), default=1)
+    points = min(7, 260 / max(longest, 1))  # no title is wider than its galaxy
+    for axis, title, (_, galaxy) in zip(axes, titles, shown.iterrows(), strict=False):
         if (image := pictures.read(galaxy)) is not None:
             axis.imshow(image)
-        axis.set_title(_leading_answers(galaxy, schema), fontsize=7)
+        axis.set_title(title, fontsize=points)
     save(figure, path)
 
 
