@@ -112,7 +112,9 @@ def test_every_class_fits_validates_tests_and_predicts(frame, tree, tmp_path, pr
         assert sum(len(part) for part in run.predict(model, to_predict)) == 60
 
 
-def test_a_fit_leaves_curves_and_a_report_and_says_how_it_goes_on_and_ends(frame, tmp_path, capsys):
+def test_curves_and_a_report_are_left_and_how_a_fit_goes_on_and_ends_is_said(
+    frame, tmp_path, capsys
+):
     data, names = data_module(frame, "label"), ["disc", "smooth"]
     one = trainer(tmp_path, max_epochs=1, report=True)
     one.fit(classifier(class_names=names), data)
