@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from zoobot import engine
 from zoobot.data.device_batches import on_device, to_device
 from zoobot.data.loaders import eval_loader, train_loader
+from zoobot.data.views.device import device_view_of
 from zoobot.losses import dirichlet_multinomial_nll
 from zoobot.predictions.files import read_predictions
 from zoobot.predictions.models import view_of
@@ -232,16 +233,17 @@ def check_predictions(bench: Bench) -> str:
     """A file of predictions made on the device holds what one made on the CPU does.
 
     Nearly so if factors are rounded to TF32, as torch does by default: what an untrained model
-    predicts differs little from galaxy to galaxy.
+    predicts differs little from galaxy to galaxy. Views are made in the same way on both.
     """
+    galaxies = bench.few_galaxies("jpeg")
+    view = device_view_of(view_of(bench.model()), galaxies)
 
     def predicted(name: str, device: str) -> torch.Tensor:
-        model = bench.model()
         path = predict_to_file(
-            bench.few_galaxies("jpeg"),
-            model,
+            galaxies,
+            bench.model(),
             bench.folder / f"checked-{name}.parquet",
-            transform=view_of(model),
+            transform=view,
             batch_size=16,
             num_workers=bench.args.num_workers,
             device=device,

@@ -1,6 +1,7 @@
 import pytest
 import timm
 import torch
+from timm.optim import param_groups_layer_decay
 from torch import nn
 
 from zoobot import optim
@@ -217,3 +218,19 @@ def test_an_optimiser_that_cannot_be_fused_is_left_as_it_is(optimizer):
 def test_a_rate_of_the_stem_needs_one_of_the_head():
     with pytest.raises(ValueError, match="a learning rate of the stem needs"):
         optim.parameter_groups(nn.Linear(2, 2), nn.Linear(2, 2), 0.0, 0.0, stem={"weight": 1.0})
+
+
+def test_fine_groups_have_the_rates_of_timms_own_layer_decay():
+    encoder = timm.create_model("convnext_nano", num_classes=0)
+    ours = optim.parameter_groups(
+        encoder, nn.Linear(2, 2), 1e-4, 0.05, layer_decay=0.75, layer_groups="fine"
+    )
+    theirs = param_groups_layer_decay(encoder, layer_decay=0.75)
+    scales = [
+        {id(p): group["lr_scale"] for group in groups for p in group["params"]}
+        for groups in (ours[1:], theirs)
+    ]
+    assert scales[0] == pytest.approx(scales[1])
+    assert min(scales[0].values()) == pytest.approx(0.75**15)
+    with pytest.raises(ValueError, match="layer_groups='coarse': use one of blocks, fine"):
+        optim.layer_of_parameters(encoder, "coarse")

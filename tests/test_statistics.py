@@ -92,8 +92,11 @@ def test_passes_are_a_mixture(tree):
     passes = [a[..., s] for s in range(3)]
     means = np.stack([fractions(x, tree) for x in passes])
     np.testing.assert_allclose(fractions(a, tree), means.mean(axis=0), atol=1e-12)
-    for end, ends in enumerate(zip(*(fraction_intervals(x, tree) for x in passes), strict=True)):
-        np.testing.assert_allclose(fraction_intervals(a, tree)[end], np.median(ends, axis=0))
+    totals = np.stack([[x[tree.question_of_answer == q].sum(0) for q in range(3)] for x in a])
+    rest = totals[:, tree.question_of_answer] - a
+    for end, tail in zip(fraction_intervals(a, tree), (0.05, 0.95), strict=True):
+        below = stats.beta.cdf(end[..., None], a, rest).mean(axis=2)
+        np.testing.assert_allclose(below, tail, atol=2e-6)
     within = np.mean([fraction_variance(x, tree) for x in passes], axis=0)
     np.testing.assert_allclose(fraction_variance(a, tree), within + means.var(axis=0), atol=1e-12)
     entropies = np.mean([answer_entropy(x, tree) for x in passes], axis=0)

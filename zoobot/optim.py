@@ -41,7 +41,10 @@ class HasUndecayed(Protocol):
         """The names of these parameters."""
 
 
-def layer_of_parameters(encoder: nn.Module) -> dict[str, int]:
+LAYER_GROUPS = ("blocks", "fine")
+
+
+def layer_of_parameters(encoder: nn.Module, layer_groups: str = "blocks") -> dict[str, int]:
     """Number the blocks of the encoder: 0 is the stem, the highest number is the top block.
 
     Blocks are timm's coarse groups of layers (ConvNeXt: stem + 4 stages; ViT: patch embedding +
@@ -49,14 +52,24 @@ def layer_of_parameters(encoder: nn.Module) -> dict[str, int]:
     such as a final norm, belongs to the block below it. An encoder that does not group its
     parameters is one block.
 
+    With ``layer_groups="fine"`` they are timm's fine groups as they are (ConvNeXt: the stem, each
+    block, the final norm), those of ``timm.optim.param_groups_layer_decay``.
+
     Returns:
         Parameter name -> number of its block.
+
+    Raises:
+        ValueError: for other ``layer_groups``.
     """
+    if layer_groups not in LAYER_GROUPS:
+        raise UserError(f"layer_groups={layer_groups!r}: use one of {', '.join(LAYER_GROUPS)}")
     from timm.models import group_parameters  # here: it takes two seconds
 
     names = [name for name, _ in encoder.named_parameters()]
     if not isinstance(encoder, HasGroups):
         return dict.fromkeys(names, 0)
+    if layer_groups == "fine":
+        return group_parameters(encoder, encoder.group_matcher(coarse=False), reverse=True)
     try:
         groups = encoder.group_matcher(coarse=True)
     except (AssertionError, NotImplementedError):  # RDNet has fine groups only
@@ -87,6 +100,7 @@ def parameter_groups(
     weight_decay: float,
     layer_decay: float = 1.0,
     stem: Mapping[str, float] | None = None,
+    layer_groups: str = "blocks",
 ) -> list[dict]:
     """Make the parameter groups of AdamW.
 
@@ -101,6 +115,7 @@ def parameter_groups(
     Args:
         stem: learning rates of parameters of the encoder's first layer, by name, which have groups
             of their own; by default it is in the encoder's lowest block.
+        layer_groups: see ``layer_of_parameters``.
 
     Returns:
         A dict for each group, the head first, then the encoder from the top. Each has ``params``,
@@ -115,7 +130,7 @@ def parameter_groups(
     stem = stem or {}
     if stem and learning_rate == 0:
         raise UserError("a learning rate of the stem needs a learning rate above 0 of the head")
-    layer_of = layer_of_parameters(encoder)
+    layer_of = layer_of_parameters(encoder, layer_groups)
     top = max(layer_of.values(), default=0)
     undecayed = encoder.no_weight_decay() if isinstance(encoder, HasUndecayed) else set()
     groups = {"head": _group("head", learning_rate, 1.0, 0.0)}

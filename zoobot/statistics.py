@@ -19,8 +19,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
-from scipy.special import betaincinv, betaln, entr, gammaln
+from scipy.special import betaln, entr, gammaln
 
+from zoobot.beta_mixtures import mixture_quantiles
 from zoobot.schemas import Schema
 from zoobot.system.errors import UserError
 
@@ -45,7 +46,7 @@ def fraction_intervals(
     """The central interval that contains the volunteers' fraction with probability ``level``.
 
     Its ends are the quantiles (1 - level) / 2 and (1 + level) / 2 of Beta(a, A - a); of several
-    samples, the medians of their quantiles.
+    samples, those of the mixture.
 
     Returns:
         Lower and upper ends, (N, A) each.
@@ -56,7 +57,7 @@ def fraction_intervals(
     tails = _tails(level)
     a = _check_concentrations(concentrations, schema)
     b = _totals(a, schema) - a
-    lower, upper = (np.median(betaincinv(a, b, tail), axis=2) for tail in tails)
+    lower, upper = (mixture_quantiles(a, b, tail) for tail in tails)
     return lower, upper
 
 

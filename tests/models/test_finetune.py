@@ -74,6 +74,18 @@ def test_label_smoothing_is_torchs():
     )
 
 
+def test_smoothing_draws_no_galaxy_of_a_common_class_to_a_rare_one():
+    """The best prediction for a galaxy that is always of class 0 is its smoothed label."""
+    weight, smoothing = torch.tensor([0.4, 1.0, 20.0]), 0.1
+    smoothed = torch.tensor([[1 - 2 * smoothing / 3, smoothing / 3, smoothing / 3]])
+    logits = smoothed.log().requires_grad_()
+    loss = finetune.cross_entropy_loss(logits, torch.tensor([0]), smoothing, weight)
+    loss.sum().backward()
+    torch.testing.assert_close(logits.grad, torch.zeros(1, 3), atol=1e-6, rtol=0)
+    entropy = -(smoothed * smoothed.log()).sum()
+    torch.testing.assert_close(loss.detach(), 0.4 * entropy[None])
+
+
 @pytest.mark.parametrize("batch_size", [1, 5])
 def test_a_head_of_one_output_gives_one_number_a_galaxy(batch_size):
     features = torch.randn(batch_size, 8)

@@ -53,13 +53,15 @@ def cross_entropy_loss(
     """Cross-entropy of logits (B, C) and class numbers (B,), not reduced: (B,) float32.
 
     Args:
-        weight: of each class, (C,); without smoothing a galaxy's loss is multiplied by that of its
-            class, with smoothing see ``torch.nn.functional.cross_entropy``.
+        weight: of each class, (C,): a galaxy's loss is multiplied by that of its class. With
+            ``torch.nn.functional.cross_entropy`` it would also multiply what smoothing gives to the
+            other classes, so that rare ones would be overestimated.
     """
-    if weight is not None:
-        weight = torch.as_tensor(weight, dtype=torch.float32, device=y_pred.device)
     y_pred, y = y_pred.float(), one_a_galaxy(y, y_pred[:, 0]).long()
-    return F.cross_entropy(y_pred, y, weight, label_smoothing=label_smoothing, reduction="none")
+    loss = F.cross_entropy(y_pred, y, label_smoothing=label_smoothing, reduction="none")
+    if weight is None:
+        return loss
+    return loss * torch.as_tensor(weight, dtype=torch.float32, device=y_pred.device)[y]
 
 
 def _class_weights(weights, num_classes: int) -> torch.Tensor:

@@ -23,12 +23,12 @@ from zoobot.system.errors import UserError
 
 BACKEND = "inductor"
 MODES = {"on": None, "max": "max-autotune-no-cudagraphs"}  # of torch.compile
-COMPILING_S = 60.0
-# What compiling saves of a forward pass: 30 microseconds, estimated from timm's tables of a
-# ConvNeXt-Nano (15.6 million parameters) at 224 px on an H100, and not measured. Other models are
-# taken to save in proportion to their parameters, images to their area. On a slower GPU it is more.
-SAVED_S = 30e-6 / 15.6e6 / 224**2
-PASSES_TO_TRAIN = 3  # forward passes that take as long as one with its backward pass
+COMPILING_S = 45.0  # to train and to evaluate, on 16 cores
+# What compiling saves of a forward pass, measured for a ConvNeXt-Nano (15.6 million parameters) at
+# 224 px on an H200: 85 to 41 microseconds an image. Other models are taken to save in proportion to
+# their parameters, images to their area. On a slower GPU it is more.
+SAVED_S = 44e-6 / 15.6e6 / 224**2
+PASSES_TO_TRAIN = 2  # forward passes that save as much as one with its backward pass: 65 to 89 us
 
 
 class FixedSize:

@@ -203,7 +203,8 @@ class Schema:
         """The expected share of volunteers who are asked each question.
 
         It is 1 for a first question. For others it is the sum, over the answers that lead to the
-        question, of the probability that a volunteer is asked for that answer and gives it.
+        question, of the probability that a volunteer is asked for that answer and gives it. No
+        volunteer is taken to give two of these answers; where one can, the sum is cut at 1.
 
         Args:
             answer_probabilities: (..., A) array or tensor; the answers of each question sum to 1.

@@ -126,13 +126,17 @@ class ImageSpec:
         return f"{', '.join(told)} after scaling by {self.scaling}"
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain types; what has its default is left out."""
+        """As plain types; what is not known is left out.
+
+        How bands are scaled is always said: another default, some day, must not change what a saved
+        model means.
+        """
         found = {"bands": [*self.bands]}
         if self.places:
             found["places"] = {band: str(place) for band, place in self.places.items()}
         for field in dataclasses.fields(self)[2:]:
             value = getattr(self, field.name)
-            if value != field.default:
+            if value is not None:
                 found[field.name] = [*value] if isinstance(value, tuple) else value
         return found
 
