@@ -41,7 +41,14 @@ def test_classes_are_set_beside_the_most_frequent_and_the_best_probabilities():
     assert (found["train"]["acc"], found["val"]["acc"]) == pytest.approx((0.6, 1 / 3))
 
 
-@pytest.mark.parametrize("how", [{"label_smoothing": 0.2}, {"class_weights": [1.0, 5.0, 0.5]}])
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"label_smoothing": 0.2},
+        {"class_weights": [1.0, 5.0, 0.5]},
+        {"label_smoothing": 0.2, "class_weights": [1.0, 5.0, 0.5]},
+    ],
+)
 def test_no_constant_has_a_lower_loss_with_weights_and_smoothing(how):
     model, split = classes(**how)
     best = constant_predictions.measure_constants(model, split)["train"]["loss"]

@@ -14,7 +14,7 @@ import torch
 from conftest import REPO
 from torch.utils.data import DataLoader, TensorDataset
 
-from zoobot import engine
+from zoobot import engine, evaluate
 from zoobot.data import CatalogDataModule, get_galaxy_transform, minimal_view_config
 from zoobot.data.catalog import read_catalog
 from zoobot.data.views.cpu import GalaxyView
@@ -30,6 +30,7 @@ from zoobot.pytorch.training.trainer import get_trainer
 from zoobot.runs import checkpoint
 from zoobot.runs.checkpoint import load_model
 from zoobot.runs.resume import find_state
+from zoobot.system.errors import UserError
 from zoobot.trainer import Trainer
 
 
@@ -68,7 +69,7 @@ def classifier(**arguments):
 
 def trainer(folder, **arguments):
     """Of float32 on the CPU, where the same run gives the same bits."""
-    options = {"max_epochs": 2, "precision": "fp32", "accelerator": "cpu"}
+    options = {"max_epochs": 2, "precision": "fp32", "accelerator": "cpu", "report": False}
     return get_trainer(folder, **options | arguments)
 
 
@@ -109,6 +110,41 @@ def test_every_class_fits_validates_tests_and_predicts(frame, tree, tmp_path, pr
         assert all(type(value) is float for value in tested.values())
         to_predict = data_module(frame, catalog=None, predict_catalog=frame)
         assert sum(len(part) for part in run.predict(model, to_predict)) == 60
+
+
+def test_curves_and_a_report_are_left_and_how_a_fit_goes_on_and_ends_is_said(
+    frame, tmp_path, capsys
+):
+    data, names = data_module(frame, "label"), ["disc", "smooth"]
+    one = trainer(tmp_path, max_epochs=1, report=True)
+    one.fit(classifier(class_names=names), data)
+    assert {"finetuning/val_acc", "finetuning/train_acc"} <= one.callback_metrics.keys()
+    assert "finetuning/test_acc" not in one.callback_metrics
+    assert {"curves.png", "test_predictions.parquet", "report"} <= set(os.listdir(tmp_path))
+    told = capsys.readouterr().out
+    assert "42 galaxies to train on, 6 to validate, 12 to test" in told
+    assert "classes: disc, smooth" in told
+    assert "finished: 1 of 1 epochs; best weights: epoch 1" in told
+    two = trainer(tmp_path, max_epochs=2)
+    two.fit(classifier(class_names=names), data, ckpt_path="last")
+    told = capsys.readouterr().out
+    assert "last.ckpt, after epoch 1\n" in told
+    line = next(line for line in told.splitlines() if line.startswith("epoch   2 of 2"))
+    majority = two.constants["validation"]["finetuning/val_acc"]
+    assert f"(most frequent class {majority:.5g})" in line
+    assert line.count("(constant ") == 2
+    assert "images/s" in line
+
+
+def test_a_fit_that_can_not_be_reported_on_is_done_all_the_same(frame, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise UserError("too many classes")
+
+    monkeypatch.setattr(evaluate, "report_run", refuse)
+    one = trainer(tmp_path, max_epochs=1, report=True)
+    with pytest.warns(UserWarning, match="the fit is done, but has no report: too many classes"):
+        one.fit(classifier(), data_module(frame, "label"))
+    assert one.best_model_path
 
 
 def test_a_tree_from_scratch_fits_validates_tests_and_predicts(frame, tree, tmp_path, precision):

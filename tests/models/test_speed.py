@@ -1,6 +1,7 @@
 import copy
 import math
 import types
+import warnings
 
 import pytest
 import torch
@@ -216,3 +217,13 @@ def test_batch_statistics_are_those_of_layers_in_training():
     assert speed.uses_batch_statistics(model)
     assert not speed.uses_batch_statistics(model.eval())
     assert not speed.uses_batch_statistics(nn.LayerNorm(4))
+
+
+def test_what_torch_warns_of_float32_on_a_gpu_is_not_shown_where_a_model_is_compiled(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda call, **_: call)
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        speed.FixedSize(torch.nn.Identity(), None, torch.device("cpu"))
+        warnings.warn("TensorFloat32 tensor cores for float32 matrix ...", stacklevel=1)
+        warnings.warn("another", stacklevel=1)
+    assert [str(warning.message) for warning in shown] == ["another"]

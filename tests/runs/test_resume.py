@@ -9,6 +9,7 @@ from comparing import assert_bitwise_equal, assert_same_run, last_state
 from conftest import REPO, draw_galaxies
 
 import train
+from zoobot.runs.resume import Progress
 
 
 @pytest.fixture
@@ -83,3 +84,16 @@ def test_resuming_from_a_named_checkpoint(arguments, tmp_path):
     )
     with pytest.raises(ValueError, match="no checkpoint absent.ckpt"):
         run_train(*arguments, "--save-dir", tmp_path / "third", "--resume", "absent.ckpt")
+
+
+def test_where_a_run_stands_and_how_it_ended_are_said_in_words():
+    progress = Progress(epoch=7, num_steps=40, best_epoch=4, best_loss=0.5)
+    assert progress.told() == "after epoch 7"
+    progress.epoch_step = 12
+    assert progress.told() == "within epoch 8, after 12 of 40 steps"
+    assert progress.told_end(7) == (
+        "finished: 7 of 7 epochs; best weights: epoch 4, validation loss 0.5"
+    )
+    assert progress.told_end(9).startswith(
+        "stopped early: 7 of 9 epochs; the last 3 brought no lower validation loss"
+    )

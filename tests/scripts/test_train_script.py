@@ -74,7 +74,10 @@ def test_a_run_leaves_the_promised_files(folder, capsys):
     assert [(x["epoch"], x["split"]) for x in lines] == [
         (1, "train"), (1, "validation"), (2, "train"), (2, "validation"), (2, "test"),
     ]  # fmt: skip
-    assert {"validation/supervised_loss", "validation/question_loss/bar"} <= lines[1].keys()
+    names = ("supervised_loss", "question_loss/bar", "question_accuracy/bar")
+    for line in lines:
+        for name in names:
+            assert {f"{line['split']}/{name}", f"{line['split']}/constant/{name}"} <= line.keys()
     out = capsys.readouterr().out
     assert "leading answer right" in out
     assert "42 galaxies to train on, 6 to validate" in out

@@ -183,10 +183,11 @@ class FinetuneableZoobotClassifier(FinetuneableZoobotAbstract):
         """Logits (C,): of the best constant probabilities, and of the classes' shares."""
         counts = np.bincount(table[self.label_col].astype(int), minlength=self.num_classes)
         shares = torch.from_numpy(np.maximum(counts, 0.5) / len(table))  # absent: not impossible
-        smoothed = (1 - self.label_smoothing) * shares + self.label_smoothing / self.num_classes
-        if self.class_weights is not None:
-            smoothed = smoothed * self.class_weights.double().cpu()
-        return (smoothed / smoothed.sum()).clamp(min=1e-9).log(), shares.log()
+        weights = self.class_weights
+        weighted = shares if weights is None else shares * weights.double().cpu()
+        weighted = weighted / weighted.sum()
+        smoothed = (1 - self.label_smoothing) * weighted + self.label_smoothing / self.num_classes
+        return smoothed.clamp(min=1e-9).log(), shares.log()
 
     def prediction_columns(self) -> list[str]:
         """The classes' names; numbered classes follow the label column's name."""
