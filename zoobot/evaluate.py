@@ -19,7 +19,7 @@ from zoobot.data.demo.catalog import demo_catalog
 from zoobot.evaluation import run_figures
 from zoobot.evaluation.join import TASKS, Joined, join
 from zoobot.evaluation.page import thumbnail
-from zoobot.evaluation.pictures import Pictures
+from zoobot.evaluation.pictures import Pictures, bands_of
 from zoobot.evaluation.report import Report
 from zoobot.evaluation.sections import report_classes, report_numbers, report_tree
 from zoobot.predictions.collect import Collector
@@ -104,16 +104,6 @@ def evaluate(
             "galaxies": galaxies,
         }
     )
-
-
-def bands_of(predictions: Predictions) -> ImageSpec | None:
-    """Of the images that were predicted; None if they are of 8 bits, or the file doesn't say."""
-    bands = predictions.metadata.get("bands")
-    if bands is None:
-        return None
-    if not isinstance(bands, dict):
-        raise UserError(f"predictions of images with bands {bands!r:.60}: that is no description")
-    return ImageSpec.from_dict(bands)
 
 
 def _galaxies(
