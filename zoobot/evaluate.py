@@ -26,7 +26,7 @@ from zoobot.evaluation.class_sections import report_classes
 from zoobot.evaluation.join import TASKS, Joined, join
 from zoobot.evaluation.number_sections import report_numbers
 from zoobot.evaluation.page import thumbnail
-from zoobot.evaluation.pictures import Pictures
+from zoobot.evaluation.pictures import Pictures, bands_of
 from zoobot.evaluation.provenance import Provenance
 from zoobot.evaluation.report import Report
 from zoobot.evaluation.vote_sections import report_tree
@@ -157,16 +157,6 @@ def _only(
     errors = None if predictions.errors is None else predictions.errors[kept]
     values, ids = predictions.values[kept], predictions.ids[kept]
     return dataclasses.replace(predictions, ids=ids, values=values, errors=errors), chosen
-
-
-def bands_of(predictions: Predictions) -> ImageSpec | None:
-    """Of the images that were predicted; None if they are of 8 bits, or the file doesn't say."""
-    bands = predictions.metadata.get("bands")
-    if bands is None:
-        return None
-    if not isinstance(bands, dict):
-        raise UserError(f"predictions of images with bands {bands!r:.60}: that is no description")
-    return ImageSpec.from_dict(bands)
 
 
 def _galaxies(

@@ -12,6 +12,7 @@ from zoobot.data.bands.image import read_band_image
 from zoobot.data.bands.rgb import galaxy_rgb, in_flux, rgb_bands, white_balance
 from zoobot.data.bands.spec import ImageSpec
 from zoobot.data.images import ImageError, read_image
+from zoobot.predictions.contents import Predictions
 from zoobot.system.errors import UserError
 
 MOST_BALANCED = 30  # galaxies that are grey on average
@@ -99,3 +100,13 @@ class Pictures:
 def source_of(galaxy: pd.Series) -> Any:
     """Where the image of a galaxy is, from its row of the catalog; None if it does not say."""
     return galaxy.get("file_loc", galaxy.get("image"))
+
+
+def bands_of(predictions: Predictions) -> ImageSpec | None:
+    """Of the images that were predicted; None if they are of 8 bits, or the file doesn't say."""
+    bands = predictions.metadata.get("bands")
+    if bands is None:
+        return None
+    if not isinstance(bands, dict):
+        raise UserError(f"predictions of images with bands {bands!r:.60}: that is no description")
+    return ImageSpec.from_dict(bands)

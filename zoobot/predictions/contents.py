@@ -106,6 +106,8 @@ def _in_words(metadata: dict) -> dict[str, str]:
             "regression": "predicted {}, in the unit of the labels",
             "representations": "feature of the encoder",
             "custom": "output of the model",
+            "similar": "{} of the features; a typical galaxy is at 1 from the mean",
+            "odd": "{}: how unlike the others; larger is odder",
         }
         return {"": others.get(task, "")}
     words = {}
