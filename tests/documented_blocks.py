@@ -27,6 +27,7 @@ import numpy as np
 import pandas as pd
 import timm
 import torch
+from astropy.table import Table
 from conftest import REPO, draw_galaxies
 from safetensors.torch import save_file
 
@@ -46,7 +47,7 @@ QUICK = {
     "train": "--epochs 1 --encoder test_resnet --image-size 32 --num-workers 0",
     "finetune": "--epochs 1 --image-size 32 --num-workers 0",
     "predict": "--num-workers 0",
-    "zoobot.create_shards": "--num-workers 0",
+    "zoobot.create_shards": "--num-workers 0 --img-size 32 --eval-size 8",
 }
 # What is large in a block, and what takes its place.
 SMALLER = {
@@ -57,8 +58,8 @@ SMALLER = {
     'get_trainer("runs/rings")': 'get_trainer("runs/rings", max_epochs=1)',
     'get_trainer("runs/tuned")': 'get_trainer("runs/tuned", max_epochs=1)',
     "--schema gz_evo_v2_schema": "--schema tree.json",
-    "--img-size 300": "--img-size 32",
-    "--eval-size 5000": "--eval-size 8",
+    "--number 50": "--number 5",
+    "number=50": "number=5",
 }
 HUB = ("mwalmsley/zoobot-encoder-test_resnet", "timm/test_resnet.r160_in1k")
 
@@ -161,6 +162,7 @@ def make_files(folder: Path) -> None:
         {"smooth": None, "bar": "smooth_no", "merging": None},
     )
     galaxies = pd.read_csv(draw_galaxies(folder, drawn, 32))
+    galaxies.loc[0, "id_str"] = "J100213.91+021645.6"
     smooth = galaxies["smooth_yes"]
     named = galaxies[["id_str", "file_loc"]]
     named.assign(ring=(smooth > smooth.median()).astype(int)).to_csv(
@@ -169,7 +171,9 @@ def make_files(folder: Path) -> None:
     counts = np.stack([smooth, 20 - smooth, (20 - smooth) // 2, (20 - smooth) // 3], axis=1)
     votes = pd.concat([named, pd.DataFrame(counts, columns=tree.label_cols)], axis=1)
     votes.to_parquet(folder / "votes.parquet")
+    votes = votes.assign(ra=150.1, dec=np.linspace(1, 2, len(votes)))
     votes.to_parquet(folder / "cat.parquet")
+    Table.from_pandas(votes).write(folder / "cat.fits")
     shutil.copy(folder / "images" / "g0.png", folder / "galaxy.png")
     (folder / "tree.json").write_text(json.dumps(tree.to_dict()))
     torch.manual_seed(0)
