@@ -17,6 +17,7 @@ from small_models import (
     write_run,
 )
 
+import finetune
 import predict
 from zoobot.models import encoders
 from zoobot.models.finetune import FinetuneableZoobotClassifier, FinetuneableZoobotRegressor
@@ -194,3 +195,14 @@ def test_config_repeats_what_the_weights_file_tells(tmp_path):
     assert {k: v for k, v in described.items() if k != "format_version"} == {
         k: v for k, v in told.items() if k != "version"
     }
+
+
+def test_finetune_takes_a_runs_folder_or_a_model_on_the_hub_as_its_encoder(tmp_path, hub):
+    run = write_run(classifier(), tmp_path / "run")
+    classifier().save_pretrained(tmp_path / "saved")
+    for source in (str(run), put_on_hub(tmp_path / "saved", hub)):
+        words = ["--catalog", "a.csv", "--label-col", "ring", "--encoder", source]
+        arguments = finetune.encoder_arguments(finetune.parse(words))
+        assert arguments == {"zoobot_checkpoint_loc": source, "fresh_stem": False}
+        with pytest.raises(ValueError, match="--from-scratch needs a timm name"):
+            finetune.encoder_arguments(finetune.parse([*words, "--from-scratch"]))
