@@ -59,11 +59,12 @@ def _read_parquet(path: Path) -> Predictions | None:
                 return None
             features = np.empty((file.metadata.num_rows, len(columns)), np.float32)
             start = 0
-            for batch in file.iter_batches(ROWS_AT_ONCE, columns=columns):
-                for i, column in enumerate(batch.columns):
-                    numbers = column.to_numpy(zero_copy_only=False)
-                    features[start : start + len(batch), i] = numbers
-                start += len(batch)
+            for group in range(file.num_row_groups):  # of all at once the whole file would be kept
+                for batch in file.iter_batches(ROWS_AT_ONCE, [group], columns):
+                    for i, column in enumerate(batch.columns):
+                        numbers = column.to_numpy(zero_copy_only=False)
+                        features[start : start + len(batch), i] = numbers
+                    start += len(batch)
             carried = carried_in(metadata, schema.names)
             others = file.read(columns=["id_str", *carried])
     except Exception:
