@@ -37,6 +37,12 @@ def write_features(path: Path, num_rows: int, num_features: int) -> None:
             writer.write(Predictions(ids, values[..., None], columns))
 
 
+def cpu_seconds() -> float:
+    """What ended children have used of all cores."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -45,19 +51,23 @@ def main() -> None:
     parser.add_argument("--features", type=int, default=640)
     parser.add_argument("--what", nargs="+", default=["--to 1237648720000000007", "--odd"])
     opt = parser.parse_args()
-    print("| galaxies | features | what | seconds | largest process so far, MB |")
-    print("|---|---|---|---|---|")
+    print("| galaxies | features | what | seconds | on a core | largest process so far, MB |")
+    print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "features.parquet"
         write_features(path, opt.rows, opt.features)
         for what in opt.what:
             command = [sys.executable, "-m", "zoobot.similar", "--representations", str(path)]
             command += ["--save-loc", f"{name}/out.csv", *what.split()]
-            start = time.perf_counter()
+            start, before = time.perf_counter(), cpu_seconds()
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             seconds = time.perf_counter() - start
             peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-            print(f"| {opt.rows:,} | {opt.features} | {what} | {seconds:.0f} | {peak:.0f} |")
+            used = cpu_seconds() - before
+            row = (
+                f"{opt.rows:,} | {opt.features} | {what} | {seconds:.0f} | {used:.0f} | {peak:.0f}"
+            )
+            print(f"| {row} | {peak:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

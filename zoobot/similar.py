@@ -96,15 +96,16 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(opt: argparse.Namespace) -> None:
-    neighbours.need_sklearn()
+    if opt.odd:
+        neighbours.need_sklearn()
     save_loc = check_save_loc(opt.save_loc)
     features = neighbours.read_features(opt.representations)
     spec = from_options.image_spec(opt) or bands_of(features)
     pictures = Pictures(spec, opt.rgb_bands) if opt.catalog else None
     catalog = None
     if opt.catalog:
-        demo = opt.catalog == "demo"
-        catalog = demo_catalog(bands=spec and spec.bands) if demo else read_catalog(opt.catalog)
+        path = demo_catalog(bands=spec and spec.bands) if opt.catalog == "demo" else opt.catalog
+        catalog = read_catalog(path)
     if opt.to is not None:
         found = find_similar(features, opt.to, opt.number)
     else:

@@ -1,7 +1,7 @@
 """Galaxies like a given one, and galaxies unlike all others, by the features of an encoder.
 
 Features are read piece by piece into one array, which is not copied: 10^6 galaxies of 640 features
-are 2.6 GB. Scikit-learn finds the neighbours, also piece by piece.
+are 2.6 GB. Distances are computed piece by piece.
 """
 
 from bisect import bisect_left
@@ -59,11 +59,12 @@ def _read_parquet(path: Path) -> Predictions | None:
                 return None
             features = np.empty((file.metadata.num_rows, len(columns)), np.float32)
             start = 0
-            for batch in file.iter_batches(ROWS_AT_ONCE, columns=columns):
-                for i, column in enumerate(batch.columns):
-                    numbers = column.to_numpy(zero_copy_only=False)
-                    features[start : start + len(batch), i] = numbers
-                start += len(batch)
+            for group in range(file.num_row_groups):  # of all at once the whole file would be kept
+                for batch in file.iter_batches(ROWS_AT_ONCE, [group], columns):
+                    for i, column in enumerate(batch.columns):
+                        numbers = column.to_numpy(zero_copy_only=False)
+                        features[start : start + len(batch), i] = numbers
+                    start += len(batch)
             carried = carried_in(metadata, schema.names)
             others = file.read(columns=["id_str", *carried])
     except Exception:
@@ -123,10 +124,12 @@ def most_similar(features: np.ndarray, row: int, number: int) -> tuple[np.ndarra
     Returns:
         Their rows, and their Euclidean distances, of at most ``number`` galaxies.
     """
-    nearest = _neighbours(features, min(number + 1, len(features)))
-    distances, rows = (found[0] for found in nearest.kneighbors(features[row : row + 1]))
-    others = rows != row
-    return rows[others][:number], distances[others][:number]
+    query = features[row].copy()
+    pieces = (features[i : i + ROWS_AT_ONCE] for i in range(0, len(features), ROWS_AT_ONCE))
+    distances = np.concatenate([np.linalg.norm(piece - query, axis=1) for piece in pieces])
+    distances[row] = np.inf
+    nearest = np.argsort(distances, kind="stable")[: min(number, len(features) - 1)]
+    return nearest, distances[nearest]
 
 
 def oddness(features: np.ndarray) -> np.ndarray:
@@ -140,6 +143,7 @@ def oddness(features: np.ndarray) -> np.ndarray:
         features: (N, D) float32, of two galaxies or more.
     """
     from sklearn.decomposition import PCA
+    from sklearn.neighbors import NearestNeighbors
 
     num_drawn, count = min(NUM_DRAWN, len(features)), min(NEIGHBOUR, len(features) - 1)
     drawn = np.sort(np.random.default_rng(0).permutation(len(features))[:num_drawn])
@@ -147,7 +151,8 @@ def oddness(features: np.ndarray) -> np.ndarray:
     fitted.fit(features[drawn])
     pieces = range(0, len(features), ROWS_AT_ONCE)
     reduced = np.concatenate([_reduced(features[i : i + ROWS_AT_ONCE], fitted) for i in pieces])
-    nearest = _neighbours(reduced[drawn], min(count + 1, num_drawn))
+    nearest = NearestNeighbors(n_neighbors=min(count + 1, num_drawn), algorithm="brute")
+    nearest.fit(reduced[drawn])
     found = (nearest.kneighbors(reduced[i : i + ROWS_AT_ONCE])[0] for i in pieces)
     distances = np.concatenate([*found])
     scores = distances[:, min(count, distances.shape[1]) - 1]
@@ -168,14 +173,8 @@ def need_sklearn() -> None:
         import sklearn  # noqa: F401
     except ImportError:
         raise UserError(
-            "similar galaxies need scikit-learn: pip install 'zoobot-torch[similar]'"
+            "odd galaxies need scikit-learn: pip install 'zoobot-torch[similar]'"
         ) from None
-
-
-def _neighbours(features: np.ndarray, number: int) -> Any:
-    from sklearn.neighbors import NearestNeighbors
-
-    return NearestNeighbors(n_neighbors=number, algorithm="brute").fit(features)
 
 
 def table_of(
