@@ -21,7 +21,7 @@ from zoobot.data.bands.locations import (
     join_band_columns,
     split_row,
 )
-from zoobot.data.columns import AS_TEXT
+from zoobot.data.columns import AS_TEXT, is_text
 from zoobot.data.tables import SPLIT_NAMES, open_table
 from zoobot.system.errors import UserError, did_you_mean
 
@@ -94,7 +94,7 @@ def _cleaned(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     """
     check_exact_ids(table["id_str"], f"catalog {path}")
     texts = set(AS_TEXT) & set(table.columns)
-    if "image" in table and pd.api.types.is_string_dtype(table["image"]):
+    if "image" in table and is_text(table["image"]):
         texts.add("image")
     for column in texts:
         table[column] = _as_text(table[column], path)
@@ -230,7 +230,7 @@ def check_exact_ids(ids: pd.Series, where: str) -> None:
     else:
         is_float = pd.api.types.is_float_dtype(ids)
     rounded = ids.dropna() if is_float else ids[:0]
-    if pd.api.types.is_string_dtype(ids):
+    if is_text(ids):
         rounded = ids[ids.str.match(ROUNDED, na=False)]
     if len(rounded):
         raise UserError(

@@ -55,6 +55,11 @@ def plain_names(names: Iterable[str], needed: Iterable[str]) -> list[str]:
     return plain
 
 
+def is_text(column: pd.Series | pd.Index) -> bool:
+    """Whether all that is not missing in a column is text; pandas 2 has such columns as objects."""
+    return pd.api.types.infer_dtype(column, skipna=True) == "string"
+
+
 def with_numbers(
     table: pd.DataFrame, comma_is_decimal: bool = False, typed: Collection[str] = ()
 ) -> pd.DataFrame:
@@ -97,9 +102,8 @@ def numbers_or_text(column: pd.Series, comma_is_decimal: bool = False) -> pd.Ser
 def _as_texts(column: pd.Series) -> pd.Series:
     """A column of texts, or of categories that are texts; without rows for any other."""
     if isinstance(column.dtype, pd.CategoricalDtype):
-        is_text = pd.api.types.is_string_dtype(column.cat.categories)
-        return column.astype(str) if is_text else column[:0].astype(str)
-    return column if pd.api.types.is_string_dtype(column) else column[:0]
+        return (column if is_text(column.cat.categories) else column[:0]).astype(str)
+    return column if is_text(column) else column[:0]
 
 
 def _with_points(texts: pd.Series) -> pd.Series:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from zoobot.data.columns import AS_TEXT, OpenTable, plain_names, with_numbers
+from zoobot.data.columns import AS_TEXT, OpenTable, is_text, plain_names, with_numbers
 from zoobot.system.errors import UserError
 
 SEPARATORS = (",", ";", "\t", "|", None)  # None: spaces
@@ -221,7 +221,7 @@ class _TextRows:
         table = _without_fillers(table)[self.columns]
         if self.header.is_spaced:
             for name, column in table.items():
-                if pd.api.types.is_string_dtype(column):
+                if is_text(column):
                     table[name] = column.str.strip()
         table = with_numbers(table, comma_is_decimal=self.header.separator not in (",", None))
         for name, column in table.items():
