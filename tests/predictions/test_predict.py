@@ -387,6 +387,15 @@ def test_what_the_predictions_are_of_is_in_the_file(model, catalog, tmp_path, tr
     json.dumps(metadata)
 
 
+def test_the_file_tells_its_checkpoint_and_a_killed_run_goes_on_from_another_place(
+    model, catalog, tmp_path, monkeypatch
+):
+    path = tmp_path / "p.parquet"
+    stop_before_joining(model, catalog, path, monkeypatch)
+    predict.predict_to_file(catalog, model, path, checkpoint="moved/best.safetensors", **QUICK)
+    assert read_predictions(path).metadata["checkpoint"] == "moved/best.safetensors"
+
+
 def test_images_of_a_folder_may_have_their_names_as_ids(model, catalog, tmp_path):
     for id_from, id_str in (("path", "images/g0"), ("stem", "g0")):
         (tmp_path / id_from).mkdir()
