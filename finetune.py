@@ -42,7 +42,7 @@ def make_parser() -> options.Parser:
     add("--label-smoothing", type=options.fraction, default=0.0, help="of classification")
     add(
         "--loss",
-        choices=["mse", "mean_squared_error", "mae", "mean_absolute_error"],
+        choices=["mse", "mean_squared_error", "mae", "mean_absolute_error", "l1", "l1_loss"],
         default="mse",
         help="of regression",
     )

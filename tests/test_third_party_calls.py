@@ -21,7 +21,7 @@ from zoobot.data import (
     minimal_view_config,
 )
 from zoobot.data.catalog import read_catalog
-from zoobot.models import encoders, save_encoder
+from zoobot.models import encoders, hub, save_encoder
 from zoobot.pytorch.estimators import define_model
 from zoobot.pytorch.predictions import predict_on_catalog
 from zoobot.pytorch.training import (
@@ -124,7 +124,8 @@ def test_a_name_of_the_hub_needs_no_prefix(monkeypatch):
         return timm.create_model("test_resnet", num_classes=0), None
 
     monkeypatch.setattr(encoders, "load_encoder", load_encoder)
-    monkeypatch.setattr(finetune, "download", lambda *names: "/".join(names))
+    monkeypatch.setattr(hub, "_config", lambda name: {})  # of an encoder alone
+    monkeypatch.setattr(hub, "download", lambda *names: "/".join(names))
     finetune.FinetuneableZoobotClassifier(num_classes=2, name="mwalmsley/convnext_nano")
     representations.ZoobotEncoder.load_from_name("mwalmsley/convnext_nano")
     assert asked == ["hf_hub:mwalmsley/convnext_nano"] * 2

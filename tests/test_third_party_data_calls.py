@@ -169,6 +169,8 @@ def test_the_chance_that_a_question_is_asked_is_that_of_the_answer_before():
     schema = schemas.decals_dr5_ortho_schema
     fractions = np.concatenate([np.full((2, n), 1 / n) for n in schema.question_sizes], axis=1)
     for question in schema.questions:
+        if len(question.parents) > 1:  # merging, which such a script takes to be asked of all
+            continue
         if question.asked_after is None:
             asked = np.ones(2)
         else:

@@ -163,8 +163,8 @@ def test_catalog_has_unique_ids_and_the_stated_split(catalog):
 def test_volunteers_at_a_question_gave_an_answer_that_leads_to_it(catalog):
     for question in TREE.questions:
         asked = catalog[question.label_cols].sum(axis=1)
-        if question.asked_after:
-            parents = [answer.text for answer in question.asked_after]
+        if question.parents:
+            parents = [answer.text for answer in question.parents]
             assert asked.equals(catalog[parents].sum(axis=1))
 
 

@@ -107,7 +107,9 @@ def test_a_trainer_shows_a_model_its_own_bands_only(frame, tmp_path):
 
 def test_without_training_galaxies_bands_are_not_measured(frame):
     data = data_module(frame, parse_bands(["g", "z"]), predict_catalog=frame)
-    with pytest.raises(ValueError, match="no training galaxies to measure them on: give the spec"):
+    with pytest.raises(
+        ValueError, match="no training galaxies to measure them on .*: give the spec"
+    ):
         data.setup("predict")
 
 

@@ -212,7 +212,7 @@ def test_a_file_without_a_band_is_named_and_may_be_recorded(folder, capsys):
         ("--image-spec s.json --fits-scaling asinh", "--fits-scaling is for 8-bit images"),
         ("--scaling linear", "--scaling is for bands: give --bands too"),
         ("--bands g g", "bands g g: give 1 to 100, each once"),
-        ("--bands g r z --scaling asin", "scaling 'asin': use one of"),
+        ("--bands g r z --scaling asin", "argument --scaling: invalid choice: 'asin'"),
         ("--bands g r z --image-spec s.json", "--bands are g r z, but s.json describes z r g"),
         ("--bands g r z --image-spec none.json", "image spec none.json can't be read"),
         ("--bands g r z --fresh-stem", "with --from-scratch all are fresh"),

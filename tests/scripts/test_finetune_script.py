@@ -141,7 +141,7 @@ def test_resuming_goes_on_bit_for_bit(run, tmp_path):
 
 
 def test_the_table_of_groups_is_printed(run, capsys):
-    run("--label-col", "kind", "--epochs", "1")
+    run("--label-col", "kind", "--epochs", "1", "--layer-decay", "0.75", "--learning-rate", "1e-4")
     told = capsys.readouterr().out
     assert "group" in told
     assert "block 3, norms and biases" in told

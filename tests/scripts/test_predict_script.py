@@ -164,7 +164,7 @@ def test_columns_that_can_not_be_carried_are_refused_in_one_line(folder, capsys)
     assert "also a column of the predictions" in refusal(
         capsys, "--catalog", "catalog.csv", "--carry", "smooth_yes"
     )
-    assert "images have none" in refusal(capsys, "--images", ".", "--carry", "ra")
+    assert "not images" in refusal(capsys, "--images", ".", "--carry", "ra")
     write_shards(read_catalog("catalog.csv"), ["smooth_yes"], "shards", eval_size=5,
                  encoding="raw", img_size=40, num_workers=0, show_progress=False)  # fmt: skip
     told = refusal(capsys, "--shards", "shards", "--carry", "ra")

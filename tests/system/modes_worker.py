@@ -83,7 +83,7 @@ def fitted(frame, folder: Path, mode: dict, ends: list[dict]) -> dict:
         "before": before,
         "after": after,
         "ranks agree": all(torch.equal(other[k], after[k]) for other in ranks for k in after),
-        "loss": trainer.callback_metrics["finetuning/val_loss"],
+        "loss": float(trainer.callback_metrics["finetuning/val_loss"]),
     }
 
 

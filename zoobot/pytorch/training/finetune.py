@@ -1,11 +1,11 @@
 """Finetuning, at the import path of Zoobot 2.x; the code is in ``zoobot.models.finetune``."""
 
 from zoobot.models import finetune
-from zoobot.models.architectures import download
 from zoobot.models.encoders import load_pretrained_zoobot
 from zoobot.models.finetune import cross_entropy_loss, l1_loss, mse_loss
 from zoobot.models.finetune_base import FinetuneableZoobotAbstract
 from zoobot.models.heads import LinearHead
+from zoobot.models.hub import published_file
 from zoobot.pytorch.training.old_arguments import takes_old_arguments
 from zoobot.pytorch.training.trainer import get_trainer
 
@@ -48,4 +48,4 @@ def download_from_name(class_name: str, hub_name: str) -> str:
     Raises:
         ValueError: if it can't be had.
     """
-    return download(hub_name.partition(":")[2] or hub_name, f"{class_name}.ckpt")
+    return str(published_file(hub_name, class_name))
