@@ -1,5 +1,6 @@
 """A picture of some galaxies, each with its decision tree as predicted and as volunteers voted."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -7,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from zoobot.evaluation.figures import WIDE
 from zoobot.evaluation.run_figures import BLUE
 from zoobot.schemas import Question, Schema
 
@@ -65,6 +67,7 @@ def vote_trees(
     images: Sequence[Image.Image],
     probabilities: np.ndarray,
     votes: np.ndarray | None = None,
+    columns: int = WIDE,
 ) -> Figure:
     """Galaxies side by side, under each the questions that most volunteers reach.
 
@@ -74,19 +77,23 @@ def vote_trees(
     Args:
         probabilities: (N, A) of the answers of each question.
         votes: (N, A); None: there are none.
+        columns: the most galaxies in a row.
     """
     paths = [leading_path(schema, p) for p in probabilities]
     most = max(map(len, paths))
-    figure = Figure(figsize=(3.1 * len(paths), 3.0 + 0.52 * most), layout="constrained")
-    rows = figure.subplots(
-        2, len(paths), squeeze=False, gridspec_kw={"height_ratios": [3.0, 0.52 * most]}
-    )
+    across = min(columns, len(paths))
+    heights = [3.0, 0.52 * most] * math.ceil(len(paths) / across)
+    figure = Figure(figsize=(3.1 * across, sum(heights)), layout="constrained")
+    axes = figure.subplots(len(heights), across, squeeze=False, height_ratios=heights)
+    for axis in axes.flat:
+        axis.set_axis_off()
     for i, path in enumerate(paths):
-        rows[0, i].imshow(images[i])
-        rows[0, i].set_axis_off()
-        rows[0, i].set_title(ids[i], fontsize=8, color="0.4")
+        row, column = divmod(i, across)
+        picture, tree = axes[2 * row : 2 * row + 2, column]
+        picture.imshow(images[i])
+        picture.set_title(ids[i], fontsize=8, color="0.4")
         counts = None if votes is None else votes[i]
-        _draw_tree(rows[1, i], schema, path, probabilities[i], counts, most)
+        _draw_tree(tree, schema, path, probabilities[i], counts, most)
     return figure
 
 
@@ -109,7 +116,6 @@ def _draw_tree(
         if votes is not None and votes[order].sum():
             _draw_bar(axis, top - BAR - THIN - 0.03, THIN, votes[order] / votes[order].sum())
     axis.set(xlim=(0, 1), ylim=(-ROW * most + 0.3, 0.45))
-    axis.set_axis_off()
 
 
 def _draw_bar(
