@@ -12,6 +12,8 @@ from zoobot.evaluation.report import Report
 from zoobot.evaluation.worth import Worth
 from zoobot.predictions.files import Predictions
 
+DECALS = ["Protocol of GZ DECaLS", "Protocol of GZ DECaLS, confident volunteers"]
+
 
 @pytest.fixture
 def galaxies(tree):
@@ -30,8 +32,8 @@ def galaxies(tree):
 @pytest.mark.parametrize(
     ("protocol", "captions"),
     [
-        ("all", ["Protocol of GZ DECaLS", "Protocol of GZ Evo"]),
-        ("decals", ["Protocol of GZ DECaLS"]),
+        ("all", [*DECALS, "Protocol of GZ Evo"]),
+        ("decals", DECALS),
         ("evo", ["Protocol of GZ Evo"]),
     ],
 )

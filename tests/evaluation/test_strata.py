@@ -80,16 +80,16 @@ def test_galaxies_on_which_the_model_is_too_sure_show_in_their_stratum(tree):
 
 
 def test_too_few_galaxies_are_said_instead_of_drawn(tree):
-    every = entries(*simulate(tree, 99), tree)
+    every = entries(*simulate(tree, 79), tree)
     found = stratify("all", every, "votes", every["votes"])
     assert found.strata == []
-    assert "too few galaxies to divide: 99, of at least 100" in found.told
-    every = entries(*simulate(tree, 100), tree)
+    assert "too few galaxies to divide: 79, of at least 80" in found.told
+    every = entries(*simulate(tree, 80), tree)
     assert len(stratify("all", every, "x", pd.Series(every.galaxy)).strata) == 2
     same = stratify("all", every, "x", pd.Series(np.ones(len(every))))
     assert (same.strata, same.told) == ([], "all values are the same")
     nearly = pd.Series((every.galaxy < 10).astype(float))
-    assert "no two strata have 50" in stratify("all", every, "x", nearly).told
+    assert "no two strata have 40" in stratify("all", every, "x", nearly).told
 
 
 def test_texts_and_truth_values_are_strata_if_they_are_frequent(tree):

@@ -49,8 +49,8 @@ def test_too_few_galaxies_are_said_once_for_each_and_nothing_is_drawn(tree, tmp_
     assert list(tmp_path.iterdir()) == []
     (section,) = out.sections
     assert section["tables"] == []
-    assert section["text"].count("too few galaxies to divide: 60, of at least 100") == 3
-    assert "By mag/r, all questions: too few" in section["text"]
+    assert section["text"].count("too few galaxies to divide: 60, of at least 80") == 3
+    assert "By mag/r: too few" in section["text"]
 
 
 def test_coverage_and_difference_are_drawn_where_the_strata_are():

@@ -49,7 +49,7 @@ def test_the_clearest_galaxy_of_each_way_down_the_tree_is_shown(joined, tmp_path
     assert drawn == [(["g6", "g0"], 4), (["g6", "g0"], 1)]
     (figure,) = out.sections[0]["figures"]
     assert figure["file"] == "vote_trees.png"
-    assert figure["caption"].startswith("Thick bars: predicted; thin bars: volunteers.")
+    assert figure["caption"].startswith("Thick bars: predicted; thin bars: volunteers")
     assert Image.open(out.folder / "vote_trees.png").size[0] > 800
 
 

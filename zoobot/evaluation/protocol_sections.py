@@ -5,12 +5,14 @@ from functools import partial
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from zoobot.evaluation.figures import WIDE, legend_above, one_panel
 from zoobot.evaluation.protocols import (
     DECALS_VOTES,
     EVO_VOTES,
     PROTOCOLS,
+    DecalsScores,
     Error,
     LeadingAnswer,
     decals_scores,
@@ -36,40 +38,40 @@ def report_protocols(
     """
     parts, tables = [], []
     for name in PROTOCOLS if protocol == "all" else (protocol,):
-        text, table = {"decals": _decals, "evo": _evo}[name](fractions, votes, schema)
+        text, scored = {"decals": _decals, "evo": _evo}[name](fractions, votes, schema)
         parts.append(text)
-        tables += [table] if table["rows"] else []
+        tables += [table for table in scored if table["rows"]]
     out.section("By the rules of published papers", "\n\n".join(parts), {}, tables)
 
 
-def _decals(fractions: np.ndarray, votes: np.ndarray, schema: Schema) -> tuple[str, dict]:
+def _decals(fractions: np.ndarray, votes: np.ndarray, schema: Schema) -> tuple[str, list]:
     scores = decals_scores(fractions, votes, schema)
-    rows = [
-        [q.name, *_accuracy(q.every), q.random, q.every.constant, *_accuracy(q.confident),
-         q.confident.constant]
-        for q in scores if q.every.galaxies
-    ]  # fmt: skip
+    tables = [
+        {
+            "caption": caption,
+            "columns": ["question", "galaxies", "accuracy", "90%", "random", "constant"],
+            "rows": [_row(q, score) for q, score in scored if score.galaxies],
+        }
+        for caption, scored in (
+            ("Protocol of GZ DECaLS", [(q, q.every) for q in scores]),
+            ("Protocol of GZ DECaLS, confident volunteers", [(q, q.confident) for q in scores]),
+        )
+    ]
     text = (
         "GZ DECaLS (Walmsley et al. 2022, MNRAS 509, 3966): how often the leading answer is "
         f"right, of galaxies that at least {DECALS_VOTES} volunteers have seen, at least half of "
         "whom were asked the question; confident: more than 0.8 of them gave one answer. Random: "
         "each answer guessed equally often. Constant: always the most frequent answer."
     )
-    return _without(text, [q.name for q in scores if not q.every.galaxies]), {
-        "caption": "Protocol of GZ DECaLS",
-        "columns": ["question", "galaxies", "accuracy", "90%", "random", "constant",
-                    "confident galaxies", "accuracy (confident)", "90% (confident)",
-                    "constant (confident)"],
-        "rows": rows,
-    }  # fmt: skip
+    return _without(text, [q.name for q in scores if not q.every.galaxies]), tables
 
 
-def _accuracy(score: LeadingAnswer) -> list:
-    told = "{:.2f} to {:.2f}".format(*score.interval) if score.galaxies else ""
-    return [score.galaxies, score.accuracy, told]
+def _row(question: DecalsScores, score: LeadingAnswer) -> list:
+    told = "{:.2f} to {:.2f}".format(*score.interval)
+    return [question.name, score.galaxies, score.accuracy, told, question.random, score.constant]
 
 
-def _evo(fractions: np.ndarray, votes: np.ndarray, schema: Schema) -> tuple[str, dict]:
+def _evo(fractions: np.ndarray, votes: np.ndarray, schema: Schema) -> tuple[str, list]:
     scores = evo_scores(fractions, votes, schema)
     rows = [[q.name, q.galaxies, *_error(q.mae), *_error(q.rmse)] for q in scores if q.galaxies]
     text = (
@@ -79,12 +81,13 @@ def _evo(fractions: np.ndarray, votes: np.ndarray, schema: Schema) -> tuple[str,
         "by 0.11 (RMSE). Random: all fractions that sum to 1 guessed equally often. Constant: the "
         "median (MAE) or the mean (RMSE) of these galaxies' fractions."
     )
-    return _without(text, [q.name for q in scores if not q.galaxies]), {
+    table = {
         "caption": "Protocol of GZ Evo",
         "columns": ["question", "galaxies", "MAE", "± MAE", "random MAE", "constant MAE", "RMSE",
                     "± RMSE", "random RMSE", "constant RMSE"],
         "rows": rows,
     }  # fmt: skip
+    return _without(text, [q.name for q in scores if not q.galaxies]), [table]
 
 
 def _error(error: Error) -> list[float]:
@@ -174,7 +177,9 @@ def draw_worth(questions: list[Worth], columns: int = WIDE) -> Figure:
     axis.axvline(1, color=GREY, ls="--", lw=1)
     axis.set_xscale("log")
     axis.set_xlim(right=edge)
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter("")
     axis.set_yticks(places, [f"{q.name} ({q.galaxies})" for q in questions], fontsize=9)
     axis.set_ylim(len(questions) - 0.5, -0.5)
     axis.set_xlabel("volunteers whose votes would be as good")

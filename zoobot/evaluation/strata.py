@@ -14,7 +14,7 @@ from zoobot.evaluation.uncertainty import ratio_error
 from zoobot.evaluation.vote_intervals import COVERAGE_LEVEL
 from zoobot.schemas import Schema
 
-FEWEST_GALAXIES = 50  # in a stratum: the 90% interval of its coverage is then about +- 0.07
+FEWEST_GALAXIES = 40  # in a stratum: the 90% interval of its coverage is then about +- 0.07
 MOST_STRATA = 5  # of numbers
 MOST_VALUES = 8  # of texts
 

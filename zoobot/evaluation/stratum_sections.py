@@ -6,14 +6,13 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from zoobot.data.catalog import require_columns
 from zoobot.evaluation.figures import NARROW, PHONE_INCHES, WIDE, legend_above
 from zoobot.evaluation.report import Report
 from zoobot.evaluation.run_figures import BLUE, GREY, ORANGE, tidy
-from zoobot.evaluation.strata import Strata, entries, stratify
+from zoobot.evaluation.strata import Strata, Stratum, entries, stratify
 from zoobot.evaluation.vote_intervals import COVERAGE_LEVEL, Z_90
 from zoobot.schemas import Schema
 
@@ -72,7 +71,7 @@ def report_strata(
                 partial(draw_strata, [each for each in pair if each.strata]),
                 f"By {pair[0].by}: coverage of the 90% intervals, and how much the highest "
                 "predicted fraction is above the volunteers' fraction for the same answer; with "
-                "90% intervals.",
+                "90% intervals. Horizontal bars: the range of the stratum.",
             )
     out.section(TITLE, _text(shown), drawn, [_table(shown)] if drawn else [])
     out.numbers["Strata of every question"] = _table([by_question])
@@ -92,9 +91,10 @@ def _text(shown: list[tuple[Strata, ...]]) -> str:
         "sure, 1 where all answers are equal."
     ]
     for every, first in shown:
-        for each in (every, first) if every.strata else (every,):
-            if each.told:
-                parts.append(f"By {each.by}, {each.of}: {each.told}.")
+        if every.told:
+            parts.append(f"By {every.by}: {every.told}.")
+        if every.strata and first.told not in ("", every.told):
+            parts.append(f"By {first.by}, of {first.of}: {first.told}.")
     return "\n\n".join(parts)
 
 
@@ -120,31 +120,41 @@ def draw_strata(shown: list[Strata], columns: int = WIDE) -> Figure:
     coverage, reliability = figure.subplots(*((2, 1) if narrow else (1, 2)), sharex=True)
     coverage.axhline(COVERAGE_LEVEL, color=GREY, ls="--", lw=1)
     reliability.axhline(0, color=GREY, ls="--", lw=1)
-    for each, style in zip(shown, STYLES, strict=False):
+    names = [s.name for s in shown[0].strata]
+    ends = [end for each in shown for s in each.strata for end in (s.low, s.high)]
+    aside = 0.015 * (max(ends) - min(ends))
+    for number, (each, style) in enumerate(zip(shown, STYLES, strict=False)):
+        strata = [s for s in each.strata if not each.is_text or s.name in names]
         for axis, found in (
-            (coverage, [s.coverage for s in each.strata]),
-            (reliability, [s.difference for s in each.strata]),
+            (coverage, [s.coverage for s in strata]),
+            (reliability, [s.difference for s in strata]),
         ):
-            _draw(axis, each, np.array(found), style)
+            places, ranges = _places(strata, names if each.is_text else None)
+            values, errors = np.array(found).T
+            axis.errorbar(
+                places + number * aside, values, Z_90 * np.nan_to_num(errors), ranges, ls="",
+                ms=5, lw=1, label=each.of, **style,
+            )  # fmt: skip
     coverage.set_ylabel("coverage of the\n90% intervals")
     coverage.set_ylim(top=1.005)
     reliability.set_ylabel("predicted - volunteers'\nfraction, leading answer")
     for axis in (coverage, reliability):
         tidy(axis)
+        if shown[0].is_text:
+            axis.set_xticks(range(len(names)), names, rotation=20, ha="right", fontsize=8)
         if axis is reliability or not narrow:
             axis.set_xlabel(shown[0].by)
-    if shown[0].is_text:
-        names = [s.name for s in shown[0].strata]
-        reliability.set_xticks(range(len(names)), names, rotation=20, ha="right", fontsize=8)
     legend_above(figure, coverage, columns)
     return figure
 
 
-def _draw(axis: Axes, each: Strata, found: np.ndarray, style: dict) -> None:
-    """The values and errors (strata, 2) of one line; thin bars show the range of each stratum."""
-    ends = np.array([(s.low, s.middle, s.high) for s in each.strata]).T
-    places, ranges = ends[1], np.abs(ends[[0, 2]] - ends[1])
-    if each.is_text:
-        ranges = None
-    values, half = found[:, 0], Z_90 * np.nan_to_num(found[:, 1])
-    axis.errorbar(places, values, half, ranges, ls="", ms=5, lw=1, label=each.of, **style)
+def _places(strata: list[Stratum], names: list[str] | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Where strata are drawn, and how far they reach to both sides (2, strata); texts do not.
+
+    Args:
+        names: of the texts, in their order; None for numbers.
+    """
+    if names is not None:
+        return np.array([names.index(s.name) for s in strata], dtype=float), None
+    low, middle, high = np.array([(s.low, s.middle, s.high) for s in strata]).T
+    return middle, np.array([middle - low, high - middle])

@@ -6,15 +6,13 @@ from typing import Any
 from zoobot.evaluation.report import Report
 
 SCORES = {  # caption of a table -> the columns that a terminal has room for
-    "Protocol of GZ DECaLS": (
+    "Protocol of GZ DECaLS": ("question", "galaxies", "accuracy", "random", "constant"),
+    "Protocol of GZ DECaLS, confident volunteers": (
         "question",
         "galaxies",
         "accuracy",
         "random",
         "constant",
-        "confident galaxies",
-        "accuracy (confident)",
-        "constant (confident)",
     ),
     "Protocol of GZ Evo": (
         "question",

@@ -47,8 +47,9 @@ def report_vote_trees(
     drawn = {
         "vote_trees.png": (
             lambda columns: draw(columns=columns),
-            "Thick bars: predicted; thin bars: volunteers. Below each galaxy are the questions "
-            "that most volunteers would be asked, as predicted.",
+            "Thick bars: predicted; thin bars: volunteers, with the same colours for the same "
+            "answers. Below each galaxy are the questions that most volunteers would be asked, "
+            "as predicted.",
         )
     }
     out.section(
