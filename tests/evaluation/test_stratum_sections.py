@@ -20,7 +20,7 @@ def simulate(num_galaxies):
     return concentrations, votes, table
 
 
-def test_votes_entropy_and_columns_have_a_figure_each_and_one_table(tree, tmp_path):
+def test_votes_entropy_and_columns_have_a_figure_and_a_table_each(tree, tmp_path):
     concentrations, votes, table = simulate(240)
     out = Report(tmp_path)
     report_strata(out, concentrations, votes, tree, table, 10, ["mag/r", "survey", "mag/r"])
@@ -28,18 +28,19 @@ def test_votes_entropy_and_columns_have_a_figure_each_and_one_table(tree, tmp_pa
         "strata_votes.png", "strata_entropy.png", "strata_mag_r.png", "strata_survey.png",
     }  # fmt: skip
     (section,) = out.sections
-    rows = section["tables"][0]["rows"]
-    assert {row[1] for row in rows} == {"all questions", "smooth"}
-    assert list(dict.fromkeys(row[0] for row in rows)) == [
-        "votes on the question", "entropy of the prediction", "mag/r", "survey",
+    assert [table["caption"] for table in section["tables"]] == [
+        "Calibration by votes on the question", "Calibration by entropy of the prediction",
+        "Calibration by mag/r", "Calibration by survey",
     ]  # fmt: skip
-    of_all = out.numbers["Strata of every question"]
-    assert {row[1] for row in of_all["rows"]} == {"smooth", "bar", "merging"}
+    rows = section["tables"][3]["rows"]
+    assert [row[:2] for row in rows] == [
+        [of, name] for of in ("all questions", "smooth") for name in ("decals", "sdss")
+    ]
+    for each in out.numbers["Calibration by stratum, every question"]:
+        assert {row[0] for row in each["rows"]} == {"smooth", "bar", "merging"}
     enough = votes[:, :2].sum(axis=1) >= 10
-    of_survey = [r for r in rows if r[0] == "survey" and r[1] == "smooth"]
     expected = [(enough & (table["survey"] == name)).sum() for name in ("decals", "sdss")]
-    assert [row[3] for row in of_survey] == expected
-    assert [row[2] for row in of_survey] == ["decals", "sdss"]
+    assert [row[2] for row in rows[2:]] == expected
 
 
 def test_too_few_galaxies_are_said_once_for_each_and_nothing_is_drawn(tree, tmp_path):

@@ -73,8 +73,11 @@ def report_strata(
                 "predicted fraction is above the volunteers' fraction for the same answer; with "
                 "90% intervals. Horizontal bars: the range of the stratum.",
             )
-    out.section(TITLE, _text(shown), drawn, [_table(shown)] if drawn else [])
-    out.numbers["Strata of every question"] = _table([by_question])
+    tables = [_table(f"Calibration by {pair[0].by}", pair) for pair in shown if pair[0].strata]
+    out.section(TITLE, _text(shown), drawn, tables)
+    out.numbers["Calibration by stratum, every question"] = [
+        _table(by, [each for each in by_question if each.by == by]) for by, *_ in divided
+    ]
 
 
 def _file_name(by: str, drawn: dict) -> str:
@@ -98,15 +101,15 @@ def _text(shown: list[tuple[Strata, ...]]) -> str:
     return "\n\n".join(parts)
 
 
-def _table(shown: Sequence[Sequence[Strata]]) -> dict:
+def _table(caption: str, shown: Sequence[Strata]) -> dict:
     rows = [
-        [each.by, each.of, s.name, s.galaxies, s.votes, *s.coverage, s.predicted, s.observed,
-         *s.difference]
-        for some in shown for each in some for s in each.strata
-    ]  # fmt: skip
+        [each.of, s.name, s.galaxies, s.votes, *s.coverage, s.predicted, s.observed, *s.difference]
+        for each in shown
+        for s in each.strata
+    ]
     return {
-        "caption": "Calibration by stratum",
-        "columns": ["by", "question", "stratum", "galaxies", "votes", "coverage", "± coverage",
+        "caption": caption,
+        "columns": ["question", "stratum", "galaxies", "votes", "coverage", "± coverage",
                     "predicted", "volunteers", "difference", "± difference"],
         "rows": rows,
     }  # fmt: skip

@@ -15,6 +15,7 @@ from zoobot.schemas import Question, Schema
 MOST_GALAXIES = 4
 COLOURS = (BLUE, "#9ecae1", "#c6dbef", "#deebf7", "#eef4fb")  # of the leading answer, then others
 ASKED = 0.5  # a question that fewer volunteers reach is left out
+LONGEST_ID = 44  # of longer ones the end is shown
 LABELLED = 0.28  # an answer with less has no room for its name
 BAR, THIN, ROW = 0.4, 0.16, 1.15  # heights
 
@@ -91,7 +92,8 @@ def vote_trees(
         row, column = divmod(i, across)
         picture, tree = axes[2 * row : 2 * row + 2, column]
         picture.imshow(images[i])
-        picture.set_title(ids[i], fontsize=8, color="0.4")
+        name = ids[i] if len(ids[i]) <= LONGEST_ID else f"…{ids[i][1 - LONGEST_ID :]}"
+        picture.set_title(name, fontsize=8, color="0.4")
         counts = None if votes is None else votes[i]
         _draw_tree(tree, schema, path, probabilities[i], counts, most)
     return figure
