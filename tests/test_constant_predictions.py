@@ -108,7 +108,8 @@ def test_votes_are_set_beside_one_set_of_concentrations(tree, kind):
         model.constants = lambda _, shift=shift: (1 + (best - 1) * shift, guess)
         other = constant_predictions.measure_constants(model, split)
         assert other["train"]["supervised_loss"] > found["train"]["supervised_loss"]
-    leads = (split["val"]["smooth_no"] >= split["val"]["smooth_yes"]).mean()
+    lead = (split["val"]["smooth_no"] - split["val"]["smooth_yes"]).to_numpy()
+    leads = (lead[lead != 0] > 0).mean()  # ties go to no one
     assert found["val"]["question_accuracy/smooth"] == pytest.approx(leads)
 
 

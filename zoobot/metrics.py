@@ -174,7 +174,8 @@ def vote_constants(votes: torch.Tensor, schema: Schema) -> tuple[torch.Tensor, t
     for question in schema.questions:
         counts = votes[:, question.start_index : question.end_index + 1]
         most = counts.amax(1, keepdim=True)
-        leads = ((counts == most) & (most > 0)).sum(0)
+        leading = (counts == most) & (most > 0)
+        leads = (leading & (leading.sum(1, keepdim=True) == 1)).sum(0)
         guess[question.start_index + int(leads.argmax())] = 2.0
     best = baselines.constant_concentrations(votes.numpy(), schema.question_sizes)
     return torch.from_numpy(best), guess
