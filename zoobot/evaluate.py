@@ -23,12 +23,13 @@ from zoobot.data.datamodule import CatalogDataModule
 from zoobot.data.demo.catalog import demo_catalog
 from zoobot.evaluation import run_figures, terminal
 from zoobot.evaluation.class_sections import report_classes
-from zoobot.evaluation.join import TASKS, Joined, join
+from zoobot.evaluation.join import TASKS, join
 from zoobot.evaluation.number_sections import report_numbers
-from zoobot.evaluation.page import thumbnail
 from zoobot.evaluation.pictures import Pictures, bands_of
+from zoobot.evaluation.protocols import PROTOCOLS
 from zoobot.evaluation.provenance import Provenance
 from zoobot.evaluation.report import Report
+from zoobot.evaluation.shown import choose_shown, shown_galaxies
 from zoobot.evaluation.vote_sections import report_tree
 from zoobot.models.finetune_base import FinetuneableZoobotAbstract
 from zoobot.models.tree import ZoobotTree
@@ -42,7 +43,6 @@ from zoobot.system.errors import UserError
 from zoobot.trainer import Trainer
 
 MAX_GALAXIES = 400  # on the page: about 3 MB
-WORST_FRAC = 0.25  # of those, so many with the largest errors
 
 
 @run_figures.plain_text()
@@ -58,6 +58,8 @@ def evaluate(
     min_votes: int | None = None,
     round_votes: bool = False,
     recalibrate_on: tuple | None = None,
+    protocol: str | None = None,
+    strata: Sequence[str] = (),
     split: str | None = None,
     checkpoint: str | Path | None = None,
     max_galaxies: int = MAX_GALAXIES,
@@ -78,6 +80,9 @@ def evaluate(
         round_votes: round weighted counts of the catalog to whole numbers.
         recalibrate_on: predictions and catalog of other galaxies, to which a temperature for each
             question is fitted; the report then also tells the coverage with them.
+        protocol: of votes: by whose rules the first table scores them, "decals", "evo" or "all"
+            (the default); see ``evaluation.protocols``.
+        strata: of votes: columns of the catalog by which the calibration is shown too.
         split: only galaxies with this value in the catalog's column ``split``.
         checkpoint: of the model, to find out which galaxies it was trained on; by default what the
             predictions say.
@@ -104,6 +109,7 @@ def evaluate(
         predictions, catalog = _only(predictions, catalog, split)
     pictures = Pictures(spec or bands_of(predictions), rgb_bands)
     joined = join(predictions, catalog, task, schema, label_col, class_names, round_votes)
+    _check_for_votes(joined.task, protocol, strata)
     out = Report(Path(report_dir))
     if out.folder.is_file():
         raise UserError(f"report folder {out.folder} is a file: write the report elsewhere")
@@ -112,13 +118,15 @@ def evaluate(
     seen, is_warning = made.seen_in_training(joined.table, joined.predictions.ids)
     (out.warnings if is_warning else joined.notes).append(seen)
     if joined.task == "tree":
-        errors, questions, describe = report_tree(out, joined, min_votes, recalibrate_on)
+        errors, questions, describe = report_tree(
+            out, joined, pictures, min_votes, recalibrate_on, protocol or "all", strata
+        )
     elif joined.task == "classification":
         errors, questions, describe = report_classes(out, joined, pictures)
     else:
         errors, questions, describe = report_numbers(out, joined)
-    shown, how = _choose(errors, max_galaxies)
-    galaxies = _galaxies(joined, pictures, shown, errors, describe(shown))
+    shown, how = choose_shown(errors, max_galaxies)
+    galaxies = shown_galaxies(joined, pictures, shown, errors, describe(shown))
     path = out.write(
         {
             "title": title or "How good are the predictions?",
@@ -134,6 +142,15 @@ def evaluate(
     if verbose:
         print("\n".join(joined.notes[:-1]), terminal.summary(out), sep="\n\n", end="\n\n")
     return path
+
+
+def _check_for_votes(task: str, protocol: str | None, strata: Sequence[str]) -> None:
+    """``UserError`` if the options are wrong, or for votes, and there are none."""
+    if protocol not in (None, "all", *PROTOCOLS):
+        raise UserError(f"protocol {protocol!r} is unknown: use all, {' or '.join(PROTOCOLS)}")
+    for name, value in (("--protocol", protocol), ("--strata", strata)):
+        if value and task != "tree":
+            raise UserError(f"{name} is for vote counts of a decision tree, not for {task}")
 
 
 def _title(path: str | Path) -> str:
@@ -157,38 +174,6 @@ def _only(
     errors = None if predictions.errors is None else predictions.errors[kept]
     values, ids = predictions.values[kept], predictions.ids[kept]
     return dataclasses.replace(predictions, ids=ids, values=values, errors=errors), chosen
-
-
-def _galaxies(
-    joined: Joined, pictures: Pictures, shown: np.ndarray, errors: np.ndarray, columns: dict
-) -> list[dict]:
-    """The page's galaxies: each has its row of ``columns``, and a thumbnail."""
-    galaxies = []
-    for row, i in enumerate(shown):
-        image = pictures.read(joined.table.iloc[i])
-        galaxies.append(
-            {
-                "id": joined.predictions.ids[i],
-                "image": None if image is None else thumbnail(image),
-                "error": errors[i],
-                **{name: values[row] for name, values in columns.items()},
-            }
-        )
-    return galaxies
-
-
-def _choose(errors: np.ndarray, max_galaxies: int) -> tuple[np.ndarray, str]:
-    """Which galaxies to show, in the predictions' order, and how they were chosen, in words."""
-    if len(errors) <= max_galaxies:
-        return np.arange(len(errors)), "All of them can be looked at below."
-    worst = np.argsort(-errors, kind="stable")[: int(WORST_FRAC * max_galaxies)]
-    others = np.setdiff1d(np.arange(len(errors)), worst)
-    drawn = np.random.default_rng(0).choice(others, max_galaxies - len(worst), replace=False)
-    how = (
-        f"{max_galaxies} can be looked at below: the {len(worst)} with the largest errors, and "
-        f"{len(drawn)} drawn at random from the others."
-    )
-    return np.sort(np.concatenate([worst, drawn])), how
 
 
 def evaluate_run(
@@ -295,6 +280,18 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="PREDICTIONS",
         help="of other galaxies of the catalog: fit one temperature a question to them",
     )
+    add(
+        "--protocol",
+        choices=["all", *PROTOCOLS],
+        help="whose rules the first table of votes follows; by default all",
+    )
+    add(
+        "--strata",
+        nargs="+",
+        default=[],
+        metavar="COLUMN",
+        help="of the catalog: show the calibration of votes by it, such as petroMag_r",
+    )
     add("--split", choices=SPLITS, help="only these galaxies of the catalog")
     add("--checkpoint", help="that predicted: tells which galaxies it was trained on")
     add("--max-galaxies", type=options.positive_int, default=MAX_GALAXIES, help="on the page")
@@ -320,6 +317,8 @@ def main(opt: argparse.Namespace) -> None:
         min_votes=opt.min_votes,
         round_votes=opt.round_votes,
         recalibrate_on=(opt.recalibrate_on, catalog) if opt.recalibrate_on else None,
+        protocol=opt.protocol,
+        strata=opt.strata,
         split=opt.split,
         checkpoint=opt.checkpoint,
         max_galaxies=opt.max_galaxies,

@@ -100,7 +100,7 @@ def test_trees_get_figures_scores_and_galaxies_with_votes(
     assert {
         "report.html", "metrics.json", "scores_by_question.png", "confusion_matrices.png",
         "confusion_matrices_confident.png", "fractions.png", "coverage.png", "bias.png",
-        "temperatures.png",
+        "temperatures.png", "worth.png", "vote_trees.png",
     } == names  # fmt: skip
     rows = json.loads((tmp_path / "report" / "metrics.json").read_text())["Scores by question"]
     assert [row[0] for row in rows["rows"]] == ["smooth", "bar", "merging"]
@@ -182,16 +182,6 @@ def test_files_that_do_not_tell_their_task_are_guessed_or_asked_for(galaxies, tr
     features = predictions(galaxies["id_str"], np.ones((30, 4)), "abcd", task="representations")
     with pytest.raises(ValueError, match="'representations' can't be evaluated"):
         evaluate.join(features, galaxies)
-
-
-def test_many_galaxies_are_shown_by_a_share_of_the_worst_and_a_seeded_draw():
-    errors = np.arange(1000.0)
-    shown, how = evaluate._choose(errors, 100)
-    assert len(shown) == len(set(shown)) == 100
-    assert set(range(975, 1000)) <= set(shown)
-    assert shown.tolist() == evaluate._choose(errors, 100)[0].tolist()
-    assert "the 25 with the largest errors, and 75 drawn at random" in how
-    assert evaluate._choose(errors[:50], 100)[0].tolist() == list(range(50))
 
 
 def test_a_galaxy_without_a_readable_image_is_reported_without_thumbnail(galaxies, tmp_path):

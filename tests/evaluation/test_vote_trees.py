@@ -54,3 +54,13 @@ def test_a_question_without_votes_has_no_thin_bar():
     image = Image.new("RGB", (8, 8))
     figure = vote_trees.vote_trees(SCHEMA, ["g"], [image], ALL[2:3], np.zeros((1, 7)))
     assert len(figure.axes[1].patches) == 2
+
+
+def test_on_a_phone_galaxies_stand_below_each_other_and_long_ids_show_their_end():
+    images, ids = [Image.new("RGB", (8, 8))] * 3, ["g" * 44, "folder/" + "x" * 44, "s"]
+    figure = vote_trees.vote_trees(SCHEMA, ids, images, ALL[2:5], columns=1)
+    assert figure.get_size_inches()[0] == pytest.approx(3.1)
+    assert len(figure.axes) == 6
+    assert [axis.get_title() for axis in figure.axes[::2]] == ["g" * 44, "…" + "x" * 43, "s"]
+    wide = vote_trees.vote_trees(SCHEMA, ids, images, ALL[2:5], columns=2)
+    assert [bool(axis.get_title()) for axis in wide.axes].count(True) == 3

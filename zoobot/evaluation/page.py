@@ -160,7 +160,7 @@ def _figure(figure: dict) -> str:
 
 
 def _table(table: dict) -> str:
-    rows = [[_plain(value) for value in row] for row in table["rows"]]
+    rows = [[_shown(value) for value in row] for row in table["rows"]]
     numeric = [any(map(_is_number, column)) for column in zip(*rows, strict=True)]
     numeric = numeric or [False] * len(table["columns"])
     head = _row("th", table["columns"], numeric)
@@ -171,6 +171,12 @@ def _table(table: dict) -> str:
         f"<table><caption>{caption}</caption>\n"
         f"<thead>{head}</thead>\n<tbody>{body}</tbody></table></div>"
     )
+
+
+def _shown(value: Any) -> Any:
+    """The value of a table cell: text, a number, or None."""
+    is_infinite = isinstance(value, float) and math.isinf(value)
+    return "\N{INFINITY}" if is_infinite else _plain(value)
 
 
 def _is_number(value: Any) -> bool:

@@ -32,13 +32,17 @@ class Report:
         self.sections: list[dict] = []
         self.numbers: dict = {}
 
-    def headline(self, label: str, value: float, detail: str, is_weak: bool = False) -> None:
+    def headline(
+        self, label: str, value: float, detail: str, is_weak: bool = False, digits: int = 3
+    ) -> None:
         """Add a number to the top of the page, with its label and a short explanation.
 
         Args:
             is_weak: it is no better than that of a constant prediction.
+            digits: after the point.
         """
-        shown = "\N{EN DASH}" if math.isnan(value) else f"{value:.3f}"
+        shown = "\N{INFINITY}" if math.isinf(value) else f"{value:.{digits}f}"
+        shown = "\N{EN DASH}" if math.isnan(value) else shown
         self.headlines.append(
             {"label": label, "value": shown, "detail": detail, "is_weak": is_weak}
         )

@@ -6,6 +6,25 @@ from typing import Any
 from zoobot.evaluation.report import Report
 
 SCORES = {  # caption of a table -> the columns that a terminal has room for
+    "Protocol of GZ DECaLS": ("question", "galaxies", "accuracy", "random", "constant"),
+    "Protocol of GZ DECaLS, confident volunteers": (
+        "question",
+        "galaxies",
+        "accuracy",
+        "random",
+        "constant",
+    ),
+    "Protocol of GZ Evo": (
+        "question",
+        "galaxies",
+        "MAE",
+        "random MAE",
+        "constant MAE",
+        "RMSE",
+        "random RMSE",
+        "constant RMSE",
+    ),
+    "Worth in volunteers": ("question", "galaxies", "volunteers", "90%", "random", "constant"),
     "Scores by question": (
         "question",
         "galaxies with a vote",
@@ -55,5 +74,5 @@ def text_table(columns: list[str], rows: list[list]) -> str:
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
-        return "-" if math.isnan(value) else f"{value:.3f}"
+        return "-" if math.isnan(value) else f"{value:.3f}".replace("inf", "\N{INFINITY}")
     return str(value)

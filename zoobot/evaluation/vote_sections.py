@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,10 @@ from zoobot.evaluation import vote_figures
 from zoobot.evaluation.class_sections import Describe
 from zoobot.evaluation.interval_sections import report_intervals
 from zoobot.evaluation.join import Joined, join
+from zoobot.evaluation.pictures import Pictures
+from zoobot.evaluation.protocol_sections import report_protocols, report_worth
 from zoobot.evaluation.report import Report
+from zoobot.evaluation.stratum_sections import check_strata, report_strata
 from zoobot.evaluation.uncertainty import mean_error
 from zoobot.evaluation.vote_intervals import assess_intervals
 from zoobot.evaluation.vote_scores import (
@@ -23,6 +27,7 @@ from zoobot.evaluation.vote_scores import (
     enough_votes,
     vote_losses,
 )
+from zoobot.evaluation.vote_tree_sections import report_vote_trees
 from zoobot.predictions.files import Predictions
 from zoobot.schemas import Schema
 from zoobot.system.errors import UserError
@@ -30,19 +35,30 @@ from zoobot.system.files import write_text
 
 
 def report_tree(
-    out: Report, joined: Joined, min_votes: int | None, recalibrate_on: tuple | None
+    out: Report,
+    joined: Joined,
+    pictures: Pictures,
+    min_votes: int | None,
+    recalibrate_on: tuple | None,
+    protocol: str = "all",
+    strata: Sequence[str] = (),
 ) -> tuple[np.ndarray, list[dict], Describe]:
     """Add the headlines and sections of vote counts; returns the same as ``report_classes``.
 
     Args:
+        pictures: how galaxies are shown.
         min_votes: how many votes on a question are enough; by default ``enough_votes``.
         recalibrate_on: predictions and catalog of other galaxies, to fit temperatures to; None: no
             recalibration.
+        protocol: whose rules the first table follows: one of ``protocols.PROTOCOLS``, or "all".
+        strata: columns of the catalog by which the calibration is shown too.
 
     Raises:
-        ValueError: if some galaxies are in both sets of predictions.
+        ValueError: if some galaxies are in both sets of predictions, or the catalog lacks a column
+            of the strata.
     """
     schema, concentrations = joined.schema, joined.predictions.values
+    check_strata(joined.table, strata)
     votes = vote_counts(joined.table, schema.label_cols)
     min_votes = min_votes or enough_votes(votes, schema)
     joined.notes.append(
@@ -60,10 +76,15 @@ def report_tree(
     assessed = assess_votes(concentrations, votes, schema, min_votes)
     intervals = assess_intervals(concentrations, votes, schema, min_votes, temperatures)
     losses = vote_losses(concentrations, votes, schema).sum(axis=1)
+    fractions = statistics.fractions(concentrations, schema)
     _headlines(out, losses, assessed)
+    report_protocols(out, fractions, votes, schema, protocol)
+    report_worth(out, fractions, votes, schema)
     _question_section(out, assessed)
     _answer_sections(out, [question for question in assessed if question.galaxies])
     report_intervals(out, intervals, min_votes)
+    report_strata(out, concentrations, votes, schema, joined.table, min_votes, strata)
+    report_vote_trees(out, joined, pictures, fractions, votes)
 
     def describe(shown: np.ndarray) -> dict:
         alphas = concentrations[shown]

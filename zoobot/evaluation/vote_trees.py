@@ -1,5 +1,6 @@
 """A picture of some galaxies, each with its decision tree as predicted and as volunteers voted."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -7,12 +8,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from zoobot.evaluation.figures import WIDE
 from zoobot.evaluation.run_figures import BLUE
 from zoobot.schemas import Question, Schema
 
 MOST_GALAXIES = 4
 COLOURS = (BLUE, "#9ecae1", "#c6dbef", "#deebf7", "#eef4fb")  # of the leading answer, then others
 ASKED = 0.5  # a question that fewer volunteers reach is left out
+LONGEST_ID = 44  # of longer ones the end is shown
 LABELLED = 0.28  # an answer with less has no room for its name
 BAR, THIN, ROW = 0.4, 0.16, 1.15  # heights
 
@@ -65,6 +68,7 @@ def vote_trees(
     images: Sequence[Image.Image],
     probabilities: np.ndarray,
     votes: np.ndarray | None = None,
+    columns: int = WIDE,
 ) -> Figure:
     """Galaxies side by side, under each the questions that most volunteers reach.
 
@@ -74,19 +78,24 @@ def vote_trees(
     Args:
         probabilities: (N, A) of the answers of each question.
         votes: (N, A); None: there are none.
+        columns: the most galaxies in a row.
     """
     paths = [leading_path(schema, p) for p in probabilities]
     most = max(map(len, paths))
-    figure = Figure(figsize=(3.1 * len(paths), 3.0 + 0.52 * most), layout="constrained")
-    rows = figure.subplots(
-        2, len(paths), squeeze=False, gridspec_kw={"height_ratios": [3.0, 0.52 * most]}
-    )
+    across = min(columns, len(paths))
+    heights = [3.0, 0.52 * most] * math.ceil(len(paths) / across)
+    figure = Figure(figsize=(3.1 * across, sum(heights)), layout="constrained")
+    axes = figure.subplots(len(heights), across, squeeze=False, height_ratios=heights)
+    for axis in axes.flat:
+        axis.set_axis_off()
     for i, path in enumerate(paths):
-        rows[0, i].imshow(images[i])
-        rows[0, i].set_axis_off()
-        rows[0, i].set_title(ids[i], fontsize=8, color="0.4")
+        row, column = divmod(i, across)
+        picture, tree = axes[2 * row : 2 * row + 2, column]
+        picture.imshow(images[i])
+        name = ids[i] if len(ids[i]) <= LONGEST_ID else f"…{ids[i][1 - LONGEST_ID :]}"
+        picture.set_title(name, fontsize=8, color="0.4")
         counts = None if votes is None else votes[i]
-        _draw_tree(rows[1, i], schema, path, probabilities[i], counts, most)
+        _draw_tree(tree, schema, path, probabilities[i], counts, most)
     return figure
 
 
@@ -109,7 +118,6 @@ def _draw_tree(
         if votes is not None and votes[order].sum():
             _draw_bar(axis, top - BAR - THIN - 0.03, THIN, votes[order] / votes[order].sum())
     axis.set(xlim=(0, 1), ylim=(-ROW * most + 0.3, 0.45))
-    axis.set_axis_off()
 
 
 def _draw_bar(
