@@ -23,6 +23,7 @@ import timm
 import torch
 from conftest import draw_galaxies
 from files_people_have import tiled_bytes
+from hostile_files import refused
 from PIL import Image
 
 import train as script
@@ -69,14 +70,6 @@ class Bomb:
 @pytest.fixture
 def target(tmp_path):
     return tmp_path / "written"
-
-
-def refused(call, name):
-    """The message of a ValueError, one line that names the file."""
-    with pytest.raises(ValueError, match="^[^\n]*$") as raised:
-        call()
-    assert str(name) in str(raised.value)
-    return str(raised.value)
 
 
 def encoded(kind="PNG", size=(8, 8)):
@@ -551,7 +544,7 @@ def test_a_catalog_that_is_packed_or_claims_too_much_is_refused(cheap, tmp_path)
     ecsv = (tmp_path / "c.ecsv").read_text()
     meta = "# meta:\n" + "".join(f"#   {line}\n" for line in LAUGHS.splitlines())
     (tmp_path / "c.ecsv").write_text(ecsv.replace("# schema", meta + "# schema"))
-    refused(lambda: read_catalog(tmp_path / "c.ecsv"), "c.ecsv")
+    assert len(read_catalog(tmp_path / "c.ecsv")) == 2  # of the metadata nothing is made
     many = pa.table({"id_str": ["a" * 10**6] * 100, "file_loc": ["a"] * 100})
     for name, read in (("c.parquet", read_catalog), ("p.parquet", read_predictions)):
         pq.write_table(many, tmp_path / name, compression="zstd")
