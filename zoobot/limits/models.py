@@ -32,6 +32,28 @@ def check_model(path: str | Path, weights: Any, description: Any) -> None:
         raise UserError(f"{path} has a description that is nested too deeply") from None
 
 
+def check_storages(state: Any) -> None:
+    """ValueError if a tensor of a state has more values than its file, by repeating them.
+
+    Args:
+        state: of plain types, which ``check_parts`` accepts, and tensors.
+    """
+    waiting = [state]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, dict):
+            waiting += each.values()
+        elif isinstance(each, list | tuple | set):
+            waiting += each
+        elif torch.is_tensor(each):
+            if each.layout != torch.strided or each.is_meta or each.is_quantized:
+                raise UserError("it holds a tensor that is not plain numbers")
+            stored = each.untyped_storage().nbytes()
+            if each.numel() * each.element_size() > stored:
+                shape = tuple(each.shape)
+                raise UserError(f"it holds a tensor {shape} of {stored:,} bytes: repeated values")
+
+
 def _check_model(path: str | Path, weights: Any, description: Any) -> None:
     is_sound = isinstance(weights, dict) and isinstance(description, dict)
     if not is_sound or not all(

@@ -1,7 +1,6 @@
 """Size and depth limits for untrusted files: JSON, YAML, pickles, zip archives, and names."""
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -92,17 +91,6 @@ def _read_bounded(path: str | Path, most: int) -> bytes:
     if len(content) > most:
         raise UserError(f"larger than the limit of {most:,} bytes")
     return content
-
-
-def check_archive(path: str | Path) -> None:
-    """ValueError if the members of a zip file, unpacked, are larger than the file itself."""
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        claimed = sum(member.file_size for member in archive.infolist())
-    size = Path(path).stat().st_size
-    if claimed > size:
-        raise UserError(f"its members have {claimed:,} bytes unpacked, the file {size:,}")
 
 
 def check_parts(value: Any) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 
 from zoobot.limits.models import building, is_moderate
 from zoobot.limits.text import read_json
+from zoobot.limits.weights import check_safetensors
 from zoobot.models.features import pooled, reason_of
 from zoobot.system.errors import UserError, did_you_mean
 
@@ -102,7 +103,13 @@ def check_set_elsewhere(timm_kwargs: dict, values: dict) -> None:
 def limited(name: str) -> contextlib.AbstractContextManager[None]:
     """A ``with`` block that bounds the model that a folder of another's describes."""
     if name.startswith(FOLDER_PREFIX):
-        return building(name.removeprefix(FOLDER_PREFIX))
+        folder = Path(name.removeprefix(FOLDER_PREFIX))
+        for path in folder.glob("*.safetensors"):
+            try:
+                check_safetensors(path)
+            except (OSError, ValueError) as error:
+                raise UserError(f"{path} can't be read: {error}") from error
+        return building(folder)
     return contextlib.nullcontext()
 
 
