@@ -105,9 +105,7 @@ def _check_directory(file: Any, size: int) -> None:
         raise UserError("its zip archive does not end as torch.save ends one: cut short?")
     _, *found, comment = END.unpack(end)
     place = size - END.size
-    if before[END64.size :].startswith(
-        LOCATOR_MAGIC
-    ):  # another end, of a large archive
+    if before[END64.size :].startswith(LOCATOR_MAGIC):  # another end, of a large archive
         place -= LOCATOR_BYTES + END64.size
         magic, *large = END64.unpack_from(before)
         (told,) = struct.unpack_from("<Q", before, END64.size + 8)
