@@ -103,14 +103,17 @@ def check_set_elsewhere(timm_kwargs: dict, values: dict) -> None:
 def limited(name: str) -> contextlib.AbstractContextManager[None]:
     """A ``with`` block that bounds the model that a folder of another's describes."""
     if name.startswith(FOLDER_PREFIX):
-        folder = Path(name.removeprefix(FOLDER_PREFIX))
-        for path in folder.glob("*.safetensors"):
-            try:
-                check_safetensors(path)
-            except (OSError, ValueError) as error:
-                raise UserError(f"{path} can't be read: {error}") from error
-        return building(folder)
+        return building(name.removeprefix(FOLDER_PREFIX))
     return contextlib.nullcontext()
+
+
+def check_weights_in(folder: Path) -> None:
+    """ValueError if a file of weights in a folder, for timm, has a header over the limits."""
+    for path in folder.glob("*.safetensors"):
+        try:
+            check_safetensors(path)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} can't be read: {error}") from error
 
 
 def is_outside(name: str) -> bool:
