@@ -175,6 +175,8 @@ class _Machine:
     def _class(self, name: str) -> str:
         if name.startswith(self.inert):
             self.inert_found.add(name)
+        elif name.startswith("torch._utils._rebuild") and name not in GLOBALS:
+            raise UserError("it holds a tensor that is not plain numbers (sparse, quantised ...)")
         elif name not in GLOBALS:
             raise UserError(f"it names {name:.80}, which is not read from files")
         return name
