@@ -496,6 +496,53 @@ def test_a_tar_with_huge_or_negative_members_is_refused(cheap, tmp_path):
     refused(lambda: list(read_webdataset(tmp_path / "negative.tar")), "negative.tar")
 
 
+@pytest.mark.parametrize("odd", ["name", "id_str", "label"])
+def test_a_tar_with_text_that_no_file_can_hold_is_refused_in_a_line(tmp_path, odd):
+    name = "g\udcff" if odd == "name" else "g"
+    labels = {"label": 1} | ({odd: "a\ud800"} if odd != "name" else {})
+    members = [(f"{name}.jpg", encoded("JPEG")), (f"{name}.json", json.dumps(labels).encode())]
+    write_tar(tmp_path / "odd.tar", members)
+    told = refused(lambda: webdataset_catalog(tmp_path / "odd.tar"), "odd.tar")
+    assert "no UTF-8" in told
+    told.encode()
+
+
+METADATA = ["[]", "1", '"x"', "null", '{"carried": [[]]}']
+
+
+@pytest.mark.parametrize("metadata", METADATA)
+def test_metadata_of_predictions_that_are_no_dict_are_refused_in_a_line(tmp_path, metadata):
+    table = pa.table({"id_str": ["a"], "x": [0.5]})
+    pq.write_table(table.replace_schema_metadata({"zoobot": metadata}), tmp_path / "p.parquet")
+    refused(lambda: read_predictions(tmp_path / "p.parquet"), "p.parquet")
+    h5py = pytest.importorskip("h5py")
+    prediction_file(tmp_path / "p.hdf5")
+    with h5py.File(tmp_path / "p.hdf5", "a") as file:
+        file.attrs["zoobot"] = metadata
+    refused(lambda: read_predictions(tmp_path / "p.hdf5"), "p.hdf5")
+
+
+ERRORS = [
+    RecursionError("maximum recursion depth exceeded"),
+    MemoryError(),
+    RuntimeError(
+        "Weights only load failed. Load it with weights_only=False\nx"
+    ),
+    pickle.UnpicklingError("odd. Use weights_only=False only if you trust the source"),
+    AssertionError(),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_what_torch_raises_is_a_line_without_its_advice(tmp_path, error, monkeypatch):
+    def fail(*args, **options):
+        raise error
+
+    torch.save({"format_version": 1}, tmp_path / "a.ckpt")
+    monkeypatch.setattr(torch, "load", fail)
+    assert "weights_only" not in refused(lambda: load_predictor(tmp_path / "a.ckpt"), "a.ckpt")
+
+
 def votable(data="<TABLEDATA><TR><TD>a</TD><TD>a.png</TD></TR></TABLEDATA>", **changes):
     table = {"nrows": "1", "arraysize": "*", "doctype": ""} | changes
     return (
