@@ -1,5 +1,7 @@
 """Damaged trees, configs and checkpoints, and all that the package does with them."""
 
+import _codecs
+import collections
 import json
 import pickle
 import random
@@ -210,7 +212,39 @@ def _with_weight(rng: random.Random, state, key: str):
     return state
 
 
+class _Called:
+    """Pickled, it is a call of what torch allows in files of weights."""
+
+    def __init__(self, *called):
+        self.called = called
+
+    def __reduce__(self):
+        return self.called[0], self.called[1:]
+
+
+def _allowed(rng: random.Random) -> bytes:
+    """A pickle that names only what torch allows."""
+    size = rng.choice((1, 10**5, 10**10))
+    shared = list(range(1000))
+    call = rng.choice(
+        (
+            (bytearray, size),
+            (torch.FloatTensor, size),
+            (torch.UntypedStorage, size),
+            (torch.Size, (size, size)),
+            (set, shared),
+            (_codecs.encode, "x" * 1000, rng.choice(("latin1", "hex", "idna", "punycode"))),
+            (torch.device, rng.choice(("cpu", "cuda:99", "x" * 10**5))),
+            (collections.OrderedDict, [(i, i) for i in shared]),
+            (collections.Counter, shared),
+        )
+    )
+    return sound.saved_state({"format_version": 1, "model": [_Called(*call) for _ in range(99)]})
+
+
 def _harmful(rng: random.Random) -> bytes:
+    if rng.random() < 0.5:
+        return _allowed(rng)
     state = {"format_version": 1, "model": {}, "description": _Harmful()}
     way = rng.randrange(4)
     if way == 0:

@@ -23,6 +23,7 @@ from zoobot.data.shards.writer import write_shards
 from zoobot.models import encoders
 from zoobot.models.finetune import FinetuneableZoobotClassifier
 from zoobot.models.tree import ZoobotTree
+from zoobot.predictions.files import Predictions, write_predictions
 from zoobot.runs import checkpoint
 from zoobot.schemas import Schema
 
@@ -211,7 +212,17 @@ def predictions() -> dict[str, bytes]:
     return {
         "predictions.csv": table[["id_str", "x"]].to_csv(index=False).encode(),
         "predictions.parquet": _written(lambda path: pq.write_table(_arrow(table), path)),
+        "predictions.hdf5": _hdf5_predictions(),
     }
+
+
+def _hdf5_predictions() -> bytes:
+    values = np.full((2, 2, 1), 0.5, np.float32)
+    made = Predictions(np.array(["a", "b"], dtype=object), values, ["x", "y"], None, {})
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "p.hdf5"
+        write_predictions(path, made)
+        return path.read_bytes()
 
 
 def _arrow(table: pd.DataFrame):

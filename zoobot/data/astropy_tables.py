@@ -1,12 +1,13 @@
 """Read the tables of FITS, ECSV and VOTable files with astropy."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from zoobot.data.columns import AS_TEXT
+from zoobot.limits.headers import read_columns, told_in_comments, write_columns
 from zoobot.limits.tables import check_astropy
 from zoobot.system.errors import UserError
 
@@ -64,7 +65,16 @@ def _read_fits(path: Path, needed: set[str]) -> "Table":
             for i, hdu in enumerate(hdus)
             if isinstance(hdu, fits.BinTableHDU | fits.TableHDU)
         }
-    return Table.read(path, format="fits", hdu=_choose(tables, needed))
+    with fits.open(
+        path, memmap=False, character_as_bytes=True, disable_image_compression=True
+    ) as hdus:
+        chosen = hdus[_choose(tables, needed)]
+        descriptions = told_in_comments(map(str, chosen.header.get("COMMENT", ())))
+        chosen.header.remove("COMMENT", ignore_missing=True, remove_all=True)
+        table = Table.read(chosen, format="fits")
+    for name in descriptions.keys() & {*table.colnames}:
+        table[name].description = descriptions[name] or None
+    return table
 
 
 def _read_votable(path: Path, needed: set[str]) -> "Table":
@@ -82,9 +92,26 @@ def _read_votable(path: Path, needed: set[str]) -> "Table":
 
 
 def _read_ecsv(path: Path, needed: set[str]) -> "Table":
+    """Columns of arrays are left out, and columns of objects are those that they are made of."""
     from astropy.table import Table
 
-    return Table.read(path, format="ascii.ecsv")
+    with open(path, encoding="utf-8") as file:
+        header, first = _comments(file)
+        columns, delimiter = read_columns("".join(header).removeprefix("%ECSV").partition("\n")[2])
+        lines = [*write_columns(columns, delimiter), first, *file.read().split("\n")]
+    table = Table.read(lines, format="ascii.ecsv")
+    table.remove_columns([column.name for column in columns if column.is_array])
+    return table
+
+
+def _comments(file: Iterator[str]) -> tuple[list[str], str]:
+    """The comments (#) at the start of a file, and the line that follows them."""
+    comments = []
+    for line in file:
+        if not line.startswith("#"):
+            return comments, line.rstrip("\n")
+        comments.append(line.removeprefix("#").removeprefix(" "))
+    return comments, ""
 
 
 def _choose(tables: dict[int, tuple[str, list[str]]], needed: set[str]) -> int:

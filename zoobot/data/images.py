@@ -8,6 +8,7 @@ Images of any bands, in floats, are read by ``zoobot.data.bands``.
 
 import contextlib
 import io
+import math
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -22,11 +23,14 @@ from zoobot.data.bands.stored import Stored, only_image
 from zoobot.data.brightness import scale_to_8bit
 from zoobot.data.file_kinds import BZIP2_MAGIC, FITS_MAGIC, GZIP_MAGIC, ends_well, what_it_is
 from zoobot.data.fits_images import open_fits, unpack
+from zoobot.limits.memory import check_memory
 from zoobot.options import FITS_SCALINGS
 from zoobot.system.errors import OneProcessError, UserError
 
 MAX_PIXELS = 100_000_000  # 400 MB decoded; a larger image is refused before it is decoded
 MAX_FILE_BYTES = 1_000_000_000  # of an image file; also of a packed one after unpacking
+MANY_PIXELS = 10_000_000  # from here on it is asked whether there is memory to decode them
+PIXEL_BYTES, ALPHA_BYTES, FLOAT_BYTES = 8, 20, 32  # that decoding and converting a pixel take
 MODES = {1: "L", 3: "RGB"}  # number of channels -> Pillow's name of the mode
 PILLOW_FORMATS = ("JPEG", "PNG", "TIFF", "WEBP")
 TIFF_TILE_SIDES = (322, 323)  # TIFF tags: width and height of a tile, which is decoded whole
@@ -85,6 +89,7 @@ def read_image(
         if is_fits:
             with open_fits(content.read()) as stored:
                 image = _grey_or_rgb(stored, name)
+                check_decoded(math.prod(image.shape), FLOAT_BYTES, name)
                 pixels = image.read().reshape(image.shape)
             if pixels.ndim == 3 and pixels.shape[2] != 3:
                 pixels = np.moveaxis(pixels, 0, -1)
@@ -92,6 +97,7 @@ def read_image(
         image = open_with_pillow(content, name)
         if image.format == "JPEG":
             _shrink_on_load(image, channels, min_side_px)
+        check_decoded(image.width * image.height, _bytes_a_pixel(image), name)
         image.load()
         return to_8bit(image, channels, fits_scaling, name)
 
@@ -291,6 +297,21 @@ def check_size(size: Sequence[int], name: AnyPath) -> None:
         raise ImageError(f"{name}: no pixels: {width} x {height}")
     if width * height > MAX_PIXELS:
         raise ImageError(f"{name}: {width} x {height} is over the limit of {MAX_PIXELS:,} pixels")
+
+
+def check_decoded(num_pixels: int, bytes_a_pixel: int, name: AnyPath) -> None:
+    """Raise ImageError if there isn't memory to decode so many pixels."""
+    if num_pixels > MANY_PIXELS:
+        try:
+            check_memory(num_pixels * bytes_a_pixel, "its decoding")
+        except UserError as error:
+            raise ImageError(f"{name}: {error}") from error
+
+
+def _bytes_a_pixel(image: Image.Image) -> int:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return FLOAT_BYTES
+    return ALPHA_BYTES if "A" in image.mode.upper() or image.mode == "P" else PIXEL_BYTES
 
 
 def _shrink_on_load(image: Image.Image, channels: int, min_side_px: int | None) -> None:

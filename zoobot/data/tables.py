@@ -32,7 +32,9 @@ from zoobot.data.file_kinds import (
     is_image_content,
 )
 from zoobot.data.text_tables import open_text
-from zoobot.limits.tables import check_gzip, check_parquet
+from zoobot.limits.memory import check_memory, check_size
+from zoobot.limits.parquet import check_parquet
+from zoobot.limits.tables import check_gzip
 from zoobot.system.errors import UserError
 
 PARQUET_SUFFIXES = (".parquet", ".pq", ".parq")
@@ -78,11 +80,15 @@ def _open(path: Path, needed: set[str], num_rows: int | None, typed: Collection[
         start = file.read(HEAD_BYTES)
     packed = start.startswith(GZIP_MAGIC)
     if packed:
-        check_gzip(path)
+        unpacked = check_gzip(path)
+        if num_rows is None:
+            check_memory(unpacked, "the file, unpacked,")
         with gzip.open(path) as file:
             start = file.read(HEAD_BYTES)
     kind = _kind(start)
     if kind == "text":
+        if num_rows is None:
+            check_size(path)
         return open_text(path, packed, start, needed, num_rows)
     if kind == "parquet":
         if packed:
@@ -154,7 +160,6 @@ def _with_errors(path: Path, pieces: Iterator[pd.DataFrame]) -> Iterator[pd.Data
 def _open_parquet(
     path: Path, needed: set[str], num_rows: int | None, typed: Collection[str]
 ) -> OpenTable:
-    check_parquet(path)
     with pq.ParquetFile(path) as file:
         saved = _saved_range(file.schema_arrow, needed)
         stored = [*file.schema_arrow.names, *saved]
@@ -163,6 +168,8 @@ def _open_parquet(
         raise UserError(f"catalog {path} has more than one column {repeated[0]!r}: rename one")
     names = plain_names(stored, needed)
     renamed = dict(zip(stored, names, strict=True))
+    read = [old for old, new in renamed.items() if num_rows is None or new in needed]
+    check_parquet(path, num_rows, read)
     return OpenTable(names, _parquet_pieces(path, renamed, needed, saved, num_rows, typed))
 
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from zoobot.data.columns import AS_TEXT, OpenTable, is_text, plain_names, with_numbers
+from zoobot.limits.tables import ShortLines
 from zoobot.system.errors import UserError
 
 SEPARATORS = (",", ";", "\t", "|", None)  # None: spaces
@@ -42,7 +43,8 @@ def open_text(
         raise UserError("it is no text, or a damaged one")
 
     def open_file() -> io.TextIOBase:
-        return (gzip.open if packed else open)(path, "rt", encoding=encoding, newline="")
+        file = (gzip.open if packed else open)(path, "rb")
+        return io.TextIOWrapper(ShortLines(file), encoding=encoding, newline="")
 
     with open_file() as file:
         header = _find_header(file)

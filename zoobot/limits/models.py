@@ -1,14 +1,18 @@
 """Check the model that an untrusted file describes: its types, and its size while it is built."""
 
 import contextlib
+import dataclasses
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from zoobot.system.errors import UserError
 
@@ -30,6 +34,28 @@ def check_model(path: str | Path, weights: Any, description: Any) -> None:
         _check_model(path, weights, description)
     except RecursionError:
         raise UserError(f"{path} has a description that is nested too deeply") from None
+
+
+def check_storages(state: Any) -> None:
+    """ValueError if a tensor of a state has more values than its file, by repeating them.
+
+    Args:
+        state: of plain types, which ``check_parts`` accepts, and tensors.
+    """
+    waiting = [state]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, dict):
+            waiting += each.values()
+        elif isinstance(each, list | tuple | set):
+            waiting += each
+        elif torch.is_tensor(each):
+            if each.layout != torch.strided or each.is_meta or each.is_quantized:
+                raise UserError("it holds a tensor that is not plain numbers")
+            stored = each.untyped_storage().nbytes()
+            if each.numel() * each.element_size() > stored:
+                shape = tuple(each.shape)
+                raise UserError(f"it holds a tensor {shape} of {stored:,} bytes: repeated values")
 
 
 def _check_model(path: str | Path, weights: Any, description: Any) -> None:
@@ -85,35 +111,77 @@ def is_moderate(value: Any, depth: int = DEEPEST_SETTING) -> bool:
     return not isinstance(value, int | float) or abs(value) <= LARGEST_SETTING
 
 
+def build_bounded(
+    path: str | Path,
+    build: Callable[[], nn.Module],
+    given: Collection[str] = (),
+    trial: Callable[[], nn.Module] | None = None,
+) -> nn.Module:
+    """The model that an untrusted file or folder describes.
+
+    It is built on torch's meta device first, where values take no memory, and its values are
+    counted. Some architectures can't be built there; of these, the values are counted while the
+    model is built.
+
+    Args:
+        build: builds it.
+        given: see ``building``.
+        trial: builds it on the meta device, where no weights can be loaded; None: as ``build``.
+
+    Raises:
+        ValueError: see ``building``.
+    """
+    with building(path, given) as counted:
+        try:
+            with torch.device("meta"):
+                (trial or build)()
+        except Exception:  # what is wrong with the model itself, ``build`` tells
+            if counted.is_over:
+                raise
+        counted.values = 0
+        return build()
+
+
+@dataclasses.dataclass
+class _Counted:
+    """The values of a model while it is built, and how many there may be."""
+
+    most: int
+    values: int = 0
+    is_over: bool = False
+
+    def add(self, tensor: torch.Tensor) -> None:
+        self.values += tensor.numel() + VALUES_A_TENSOR
+        if self.values > self.most:
+            self.is_over = True
+            raise UserError("a model much larger than its weights")
+
+
 @contextlib.contextmanager
-def building(path: str | Path, given: Collection[str] = ()) -> Iterator[None]:
+def building(path: str | Path, given: Collection[str] = ()) -> Iterator[_Counted]:
     """In this ``with`` block, build the model that an untrusted file or folder describes.
 
-    The model's values are counted while it is built, and building stops as soon as there are many
-    more of them than the file has bytes. Any error becomes a ValueError that names the file, and
-    the arguments that were ``given`` beside it.
+    The model's values, parameters and buffers, are counted while it is built, and building stops as
+    soon as there are many more of them than the file has bytes. Any error becomes a ValueError that
+    names the file, and the arguments that were ``given`` beside it.
 
     A plain check does not serve. The number of values is known only once timm has built the model,
     and building can take too long: 20,000 ConvNeXt blocks, which a few bytes describe, take 2
-    minutes and 0.6 GB even on the meta device, where values take no memory. So the count is made in
-    torch's hook for new parameters. That hook is global; parameters that other threads register are
-    not counted.
+    minutes and 0.6 GB even on the meta device. So the count is made in torch's hooks for new
+    parameters and buffers. They are global; what other threads register is not counted.
     """
     files = Path(path).iterdir() if Path(path).is_dir() else [Path(path)]
-    most = sum(file.stat().st_size for file in files) + SPARE_VALUES
-    thread, values = threading.get_ident(), 0
+    counted = _Counted(sum(file.stat().st_size for file in files) + SPARE_VALUES)
+    thread = threading.get_ident()
 
-    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        nonlocal values
-        if parameter is None or threading.get_ident() != thread:
-            return
-        values += parameter.numel() + VALUES_A_TENSOR
-        if values > most:
-            raise UserError("a model much larger than its weights")
+    def count(module: nn.Module, name: str, tensor: torch.Tensor | None) -> None:
+        if tensor is not None and threading.get_ident() == thread:
+            counted.add(tensor)
 
-    handle = register_module_parameter_registration_hook(count)
+    hooks = (register_module_parameter_registration_hook, register_module_buffer_registration_hook)
+    handles = [register(count) for register in hooks]
     try:
-        yield
+        yield counted
     except Exception as error:
         if isinstance(error, UserError) and str(path) in str(error):
             raise
@@ -123,4 +191,5 @@ def building(path: str | Path, given: Collection[str] = ()) -> Iterator[None]:
             f"{path} describes a model that can't be built{beside}: {reason:.500}"
         ) from error
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()

@@ -1,7 +1,6 @@
 """Size and depth limits for untrusted files: JSON, YAML, pickles, zip archives, and names."""
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,10 @@ from zoobot.system.errors import UserError, one_line
 MAX_JSON_BYTES = 2**24  # the index of 10^5 shards has 12 MB
 MAX_CONFIG_BYTES = 2**18
 MAX_YAML_DEPTH = 50
+PLAIN_TAGS = ("",) + tuple(
+    f"tag:yaml.org,2002:{name}"
+    for name in "null bool int float binary timestamp omap pairs set str seq map".split()
+)
 MAX_PARTS = 1_000_000  # values and characters in a checkpoint, without its tensors
 MAX_NAME_CHARS = 1000
 
@@ -50,19 +53,35 @@ def read_yaml(path: str | Path) -> Any:
         raise UserError(str(error)) from error
 
 
-def check_yaml(text: str | bytes) -> None:
-    """ValueError if the text is not YAML, has aliases, or is nested too deeply."""
+def check_yaml(text: str | bytes, of_tables: bool = False) -> None:
+    """ValueError if the text is not YAML, has aliases or tags, or is nested too deeply.
+
+    YAML's own tags of plain types, such as ``!!omap``, are accepted.
+
+    Args:
+        of_tables: accept aliases and astropy's tags too, which astropy writes. Nothing may then
+            be made of what they stand for and mark.
+    """
     depth = 0
     try:
         for event in yaml.parse(text, yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):
+            if isinstance(event, yaml.AliasEvent) and not of_tables:
                 raise UserError(f"the alias *{event.anchor}: aliases are not read, write it out")
+            tag = _tag(event)
+            if tag not in PLAIN_TAGS and not (of_tables and tag.startswith("!astropy.")):
+                raise UserError(f"the tag {tag:.80}: objects are not read, write plain values")
             depth += isinstance(event, yaml.CollectionStartEvent)
             depth -= isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_YAML_DEPTH:
                 raise UserError("nested too deeply")
     except yaml.YAMLError as error:
         raise UserError(str(error)) from error
+
+
+def _tag(event: yaml.Event) -> str:
+    """The tag that an event has, ``""`` if none."""
+    is_node = isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent)
+    return event.tag or "" if is_node else ""
 
 
 def _read_bounded(path: str | Path, most: int) -> bytes:
@@ -72,17 +91,6 @@ def _read_bounded(path: str | Path, most: int) -> bytes:
     if len(content) > most:
         raise UserError(f"larger than the limit of {most:,} bytes")
     return content
-
-
-def check_archive(path: str | Path) -> None:
-    """ValueError if the members of a zip file, unpacked, are larger than the file itself."""
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        claimed = sum(member.file_size for member in archive.infolist())
-    size = Path(path).stat().st_size
-    if claimed > size:
-        raise UserError(f"its members have {claimed:,} bytes unpacked, the file {size:,}")
 
 
 def check_parts(value: Any) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 
 from zoobot.limits.models import building, is_moderate
 from zoobot.limits.text import read_json
+from zoobot.limits.weights import check_safetensors
 from zoobot.models.features import pooled, reason_of
 from zoobot.system.errors import UserError, did_you_mean
 
@@ -104,6 +105,15 @@ def limited(name: str) -> contextlib.AbstractContextManager[None]:
     if name.startswith(FOLDER_PREFIX):
         return building(name.removeprefix(FOLDER_PREFIX))
     return contextlib.nullcontext()
+
+
+def check_weights_in(folder: Path) -> None:
+    """ValueError if a file of weights in a folder, for timm, has a header over the limits."""
+    for path in folder.glob("*.safetensors"):
+        try:
+            check_safetensors(path)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} can't be read: {error}") from error
 
 
 def is_outside(name: str) -> bool:

@@ -10,14 +10,14 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from zoobot.limits.models import building
+from zoobot.limits.models import build_bounded
 from zoobot.models.architectures import (
     FOLDER_PREFIX,
     check_known,
     check_set_elsewhere,
+    check_weights_in,
     create,
     is_outside,
-    limited,
     outside_config,
 )
 from zoobot.models.descriptions import (
@@ -66,8 +66,13 @@ def load_encoder(name: str, channels: int = 3, **timm_kwargs) -> tuple[nn.Module
         weights = Path(name.removeprefix(FOLDER_PREFIX)) / WEIGHTS_NAME
         if options["pretrained"] and not weights.is_file():
             raise UserError(f"no weights file {weights}; pickles are not read")
-    with limited(name):
-        return create(name, options), description
+        check_weights_in(weights.parent)
+        fresh = options | {"pretrained": False}
+        encoder = build_bounded(
+            weights.parent, lambda: create(name, options), trial=lambda: create(name, fresh)
+        )
+        return encoder, description
+    return create(name, options), description
 
 
 class Source(NamedTuple):
@@ -160,8 +165,7 @@ def _from_checkpoint(
     if fresh_stem_seed is None:
         check_can_adapt(before, channels, path)
     description = description | {"channels": channels}
-    with building(path):
-        encoder = build_encoder(description)
+    encoder = build_bounded(path, lambda: build_encoder(description))
     if fresh_stem_seed is None:
         ours = adapted(_of_encoder(weights), encoder)
     else:
@@ -217,8 +221,7 @@ def encoder_from_checkpoint(
     path = model_file(path)
     weights, saved = checkpoint.load_model(path)
     description = _described(path, saved, architecture)
-    with building(path):
-        encoder = build_encoder(description)
+    encoder = build_bounded(path, lambda: build_encoder(description))
     where = f"{path}, encoder {description['architecture']}"
     load_into(encoder, _of_encoder(weights), where, strict)
     return encoder, description

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from zoobot.data.dataset import ImagesSeen
-from zoobot.limits.models import building
+from zoobot.limits.models import build_bounded
 from zoobot.models.hub import model_file
 from zoobot.runs import checkpoint
 from zoobot.system.errors import UserError
@@ -44,8 +44,7 @@ def load_built(
         if found == "ZoobotTree":
             cure = "; finetune from its encoder with zoobot_checkpoint_loc="
         raise UserError(f"{path} holds a {found}, not a {name}{cure}")
-    with building(path, overrides):
-        model = build(saved, **overrides)
+    model = build_bounded(path, lambda: build(saved, **overrides), overrides)
     load_into(model, weights, f"{path}, a {name}", strict)
     model.images_seen = ImagesSeen.from_dict(saved)
     return model.to(device).eval()

@@ -22,8 +22,14 @@ from zoobot.data.astropy_tables import need_astropy, open_astropy
 from zoobot.data.carried import description_of
 from zoobot.limits.fits import BLOCK
 from zoobot.limits.fits import MOST as MOST_COLUMNS
-from zoobot.limits.text import parse_json
-from zoobot.predictions.contents import METADATA_KEY, Predictions, carried_in, errors_of, stack
+from zoobot.predictions.contents import (
+    METADATA_KEY,
+    Predictions,
+    carried_in,
+    errors_of,
+    metadata_of,
+    stack,
+)
 from zoobot.system.errors import UserError
 
 KINDS = {".fits": "fits", ".vot": "votable"}  # astropy's names
@@ -294,7 +300,7 @@ def read_astropy_file(path: Path) -> Predictions:
     """Read a whole file; see ``files.read_predictions``."""
     table = open_astropy(path, KINDS[path.suffix.lower()], [])
     told = {key.casefold(): value for key, value in table.meta.items()}
-    metadata = parse_json(str(told.get(METADATA_KEY, "{}")))
+    metadata = metadata_of(str(told.get(METADATA_KEY, "{}")))
     names = carried_in(metadata, table.colnames)
     cells = {name: _numbers(table[name]) for name in table.colnames if name not in names}
     errors = errors_of(_strings(table["error"])) if "error" in table.colnames else None

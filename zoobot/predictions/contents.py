@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 
 from zoobot.data.carried import described_field
+from zoobot.limits.text import parse_json
 from zoobot.schemas import Schema
 from zoobot.system.errors import UserError
 
@@ -142,6 +143,14 @@ def stack(
 def errors_of(texts: Iterable[str] | None) -> np.ndarray | None:
     """Errors as ``Predictions`` has them, of texts that are empty where there is none."""
     return None if texts is None else np.array([text or None for text in texts], dtype=object)
+
+
+def metadata_of(text: str | bytes) -> dict:
+    """The metadata of a file, of their JSON; ValueError if they are none."""
+    metadata = parse_json(text)
+    if not isinstance(metadata, dict):
+        raise UserError(f"its metadata are {metadata!r:.60}, not a dict")
+    return metadata
 
 
 def carried_in(metadata: dict, names: Iterable[str]) -> list[str]:

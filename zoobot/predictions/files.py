@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from zoobot.data.catalog import check_exact_ids
-from zoobot.limits.tables import check_parquet
+from zoobot.limits.memory import check_size
+from zoobot.limits.parquet import check_parquet
 from zoobot.limits.text import parse_json
 from zoobot.predictions.astropy_files import (
     check_fits_keeps,
@@ -31,6 +32,7 @@ from zoobot.predictions.contents import (
     Predictions,
     carried_in,
     errors_of,
+    metadata_of,
     stack,
 )
 from zoobot.predictions.hdf5_files import Hdf5Writer, need_h5py, read_hdf5, with_nan
@@ -39,6 +41,7 @@ from zoobot.system.files import write_whole
 
 SUFFIXES = (".parquet", ".csv", ".fits", ".vot", ".hdf5", ".h5")
 OF_ASTROPY = (".fits", ".vot")
+READING_ERRORS = (OSError, KeyError, ValueError, TypeError, AttributeError, MemoryError)
 VALUES_A_ROW_GROUP = 2**24
 
 
@@ -204,15 +207,14 @@ def read_predictions(path: str | Path) -> Predictions:
         if shape[:2] != expected or len(shape) != 3 or shape[2] < 1:
             raise ValueError(f"it has values {shape} for {expected} galaxies and columns")
         return predictions
-    except (OSError, KeyError, ValueError, TypeError, MemoryError, pa.ArrowException) as error:
+    except (*READING_ERRORS, pa.ArrowException) as error:
         raise UserError(f"predictions {path} can't be read: {error}") from error
 
 
 def _read_parquet(path: Path) -> Predictions:
     check_parquet(path)
     table = pq.read_table(path)
-    metadata = (table.schema.metadata or {}).get(METADATA_KEY.encode(), b"{}")
-    metadata = parse_json(metadata)
+    metadata = metadata_of((table.schema.metadata or {}).get(METADATA_KEY.encode(), b"{}"))
     carried = carried_in(metadata, table.column_names)
     cells = {
         name: _cells(table[name].combine_chunks())
@@ -238,6 +240,7 @@ def _cells(column: pa.Array) -> np.ndarray | None:
 
 
 def _read_csv(path: Path) -> Predictions:
+    check_size(path)
     header = pd.read_csv(path, nrows=0).columns
     missing = {name: ["", "nan", "NaN"] for name in header if name not in OTHERS}
     text, cells = dict.fromkeys(OTHERS, str), {}

@@ -10,12 +10,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from zoobot.limits.memory import check_memory
 from zoobot.limits.tables import check_claims
-from zoobot.limits.text import parse_json
-from zoobot.predictions.contents import METADATA_KEY, Predictions, carried_in, errors_of
+from zoobot.predictions.contents import (
+    METADATA_KEY,
+    Predictions,
+    carried_in,
+    errors_of,
+    metadata_of,
+)
 from zoobot.system.errors import UserError
 from zoobot.system.files import reserve_space
 
+TEXT_BYTES_AT_ONCE = 2**28
 HDF5_ROWS = 256  # galaxies that are written to HDF5 at a time
 # More than HDF5 uses for these galaxies besides values and texts. It stores texts in blocks of 4 to
 # 64 KiB and keeps up to 16 of them partly empty; each text needs at most one new block of 4 KiB.
@@ -106,9 +113,9 @@ def read_hdf5(path: Path) -> Predictions:
     with need_h5py().File(path) as file:
         for name in file:
             _check_dataset(path, file, name)
-        ids, columns = file["id_str"].asstr()[:], list(file["label_cols"].asstr()[:])
-        errors = errors_of(file["error"].asstr()[:] if "error" in file else None)
-        metadata = parse_json(file.attrs.get(METADATA_KEY, "{}"))
+        ids, columns = _texts(file["id_str"]), list(_texts(file["label_cols"]))
+        errors = errors_of(_texts(file["error"]) if "error" in file else None)
+        metadata = metadata_of(file.attrs.get(METADATA_KEY, "{}"))
         carried = {name: _array(file[name]) for name in carried_in(metadata, file)}
         carried = pa.table(carried) if carried else None
         return Predictions(ids, file["predictions"][:], columns, errors, metadata, carried)
@@ -116,7 +123,25 @@ def read_hdf5(path: Path) -> Predictions:
 
 def _array(dataset: Any) -> pa.Array:
     is_text = need_h5py().check_string_dtype(dataset.dtype)
-    return pa.array(errors_of(dataset.asstr()[:]) if is_text else dataset[:])
+    return pa.array(errors_of(_texts(dataset)) if is_text else dataset[:])
+
+
+def _texts(dataset: Any) -> np.ndarray:
+    """The texts of a dataset.
+
+    Raises:
+        ValueError: they have more bytes than the file. Each is any place of it, also all the same.
+    """
+    size = dataset.file.id.get_filesize()
+    rows = min(HDF5_ROWS, max(1, TEXT_BYTES_AT_ONCE // max(1, size)))
+    texts, total = np.empty(len(dataset), object), 0
+    for start in range(0, len(dataset), rows):
+        found = dataset.asstr()[start : start + rows]
+        total += sum(map(len, found))
+        if total > size and dataset.dtype.kind == "O":
+            raise UserError(f"{dataset.name!r} has more texts than the file has bytes")
+        texts[start : start + rows] = found
+    return texts
 
 
 def with_nan(carried: pa.Table) -> pa.Table:
@@ -147,3 +172,4 @@ def _check_dataset(path: Path, file: Any, name: str) -> None:
     if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
         raise UserError(f"{name!r} is no dataset of this file itself")
     check_claims(path, dataset.size, dataset.nbytes)
+    check_memory(dataset.nbytes, f"dataset {name!r}")

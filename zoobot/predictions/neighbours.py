@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from zoobot.limits.tables import check_parquet
-from zoobot.limits.text import parse_json
-from zoobot.predictions.contents import METADATA_KEY, Predictions, carried_in
+from zoobot.limits.parquet import check_parquet
+from zoobot.predictions.contents import METADATA_KEY, Predictions, carried_in, metadata_of
 from zoobot.predictions.files import read_predictions
 from zoobot.system.errors import UserError, did_you_mean
 
@@ -54,7 +53,7 @@ def _read_parquet(path: Path) -> Predictions | None:
         with pq.ParquetFile(path) as file:
             schema = file.schema_arrow
             columns = [name for name in schema.names if name.startswith("feat_")]
-            metadata = parse_json((schema.metadata or {}).get(METADATA_KEY.encode(), b"{}"))
+            metadata = metadata_of((schema.metadata or {}).get(METADATA_KEY.encode(), b"{}"))
             if not columns or any(schema.field(name).type != "float" for name in columns):
                 return None
             features = np.empty((file.metadata.num_rows, len(columns)), np.float32)

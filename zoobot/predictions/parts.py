@@ -18,6 +18,7 @@ from zoobot.data.samplers import Step
 from zoobot.data.shards.reader import hash_all
 from zoobot.data.sources import Galaxies
 from zoobot.limits.text import parse_json, read_json
+from zoobot.limits.weights import check_safetensors
 from zoobot.predictions.contents import Predictions
 from zoobot.predictions.files import OF_ASTROPY, open_writer
 from zoobot.schemas import Schema
@@ -146,6 +147,7 @@ def read_part(work: Work, part: int) -> tuple[dict[str, np.ndarray], dict[str, s
     """
     path = work.path(part)
     try:
+        check_safetensors(path)
         with safetensors.safe_open(path, "numpy") as file:
             metadata = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}

@@ -18,8 +18,11 @@ import torch
 from torch import nn
 
 from zoobot.data.bands.spec import ImageSpec
-from zoobot.limits.models import check_model
-from zoobot.limits.text import check_archive, check_parts, parse_json
+from zoobot.limits.memory import check_size
+from zoobot.limits.models import check_model, check_storages
+from zoobot.limits.pickles import check_torch_file
+from zoobot.limits.text import check_parts, parse_json
+from zoobot.limits.weights import check_safetensors
 from zoobot.system.errors import UserError
 from zoobot.system.files import write_whole
 
@@ -131,12 +134,12 @@ LIGHTNING_CLASSES = ("zoobot.", "galaxy_datasets.", "lightning.", "pytorch_light
 def _unpickle(path: str | Path) -> object:
     """The contents of a ``torch.save`` file on the CPU; nothing in it is executed."""
     try:
-        check_archive(path)
-        named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        inert = [(_Inert, name) for name in named if name.startswith(LIGHTNING_CLASSES)]
+        check_size(Path(path))
+        inert = [(_Inert, name) for name in check_torch_file(path, LIGHTNING_CLASSES)]
         with torch.serialization.safe_globals(inert):
             state = torch.load(path, map_location="cpu", weights_only=True)
         check_parts(state)
+        check_storages(state)
         return state
     except (FileNotFoundError, NotADirectoryError):
         raise NoCheckpoint(f"no checkpoint {path}") from None
@@ -275,6 +278,8 @@ def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
         ValueError: names a file that is not one of ours, or not what was written.
     """
     try:
+        check_size(Path(path))
+        check_safetensors(path)
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}

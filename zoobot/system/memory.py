@@ -4,6 +4,7 @@ import ctypes
 import os
 import platform
 from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -45,3 +46,49 @@ def peak_memory_gb(device: torch.device) -> float | None:
         return None
     unit = 1 if platform.system() == "Darwin" else 1024  # bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def free_bytes() -> int | None:
+    """How much more memory this process may take; None where the system does not tell.
+
+    It is the least of what the computer has, and of the limits of this process and, on Linux, of
+    its group (of a container or a job).
+    """
+    found = [_of_proc("/proc/meminfo", "MemAvailable"), _left_of_limit(), _left_of_group()]
+    return min((number for number in found if number is not None), default=None)
+
+
+def _of_proc(path: str, name: str) -> int | None:
+    """An entry in kilobytes of a file of Linux, in bytes."""
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith(f"{name}:")]
+    return int(found[0]) * 1024 if found else None
+
+
+def _left_of_limit() -> int | None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    left = []
+    for limit, name in ((resource.RLIMIT_DATA, "VmData"), (resource.RLIMIT_AS, "VmSize")):
+        most, taken = resource.getrlimit(limit)[0], _of_proc("/proc/self/status", name)
+        if most != resource.RLIM_INFINITY:
+            left.append(max(0, most - (taken or 0)))
+    return min(left, default=None)
+
+
+def _left_of_group() -> int | None:
+    folder = Path("/sys/fs/cgroup")
+    try:
+        most, taken = (
+            (folder / f"memory.{name}").read_text().strip() for name in ("max", "current")
+        )
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        cached = int(stat.get("inactive_file", 0))  # is given back when others need it
+        return max(0, int(most) - int(taken) + cached)
+    except (OSError, ValueError):  # there is no group, or it has no limit ("max")
+        return None

@@ -1,5 +1,6 @@
 """Read galaxies from tar files in the webdataset format, as galaxy-datasets writes them."""
 
+import json
 import re
 import tarfile
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ import pandas as pd
 from zoobot.data.catalog import check_ids
 from zoobot.data.images import MAX_FILE_BYTES
 from zoobot.data.tables import parquet_files
-from zoobot.limits.text import parse_json
+from zoobot.limits.text import is_utf8, parse_json
 from zoobot.system.errors import UserError
 
 IMAGE_NAME = re.compile(r"(.+?)(?:\.image)?\.(?:jpe?g|png)", re.IGNORECASE | re.DOTALL)
@@ -127,4 +128,6 @@ def _galaxy(path: Path, key: str, parts: dict[str, bytes]) -> dict:
     if not isinstance(labels, dict):
         raise UserError(f"{path}: the labels of {key!r} are no JSON object")
     id_str = str(labels.pop("id_str", key))
+    if not is_utf8(id_str + json.dumps(labels, ensure_ascii=False)):
+        raise UserError(f"{path}: the name or the labels of {key!r} are no UTF-8 text: rename it")
     return {"id_str": id_str, "image": parts["image"], "labels": labels}

@@ -1,0 +1,26 @@
+"""Compare what a file takes, once it is read, with the memory that is free."""
+
+from pathlib import Path
+
+from zoobot.system.errors import UserError
+from zoobot.system.memory import free_bytes
+
+
+def check_memory(num_bytes: int, what: str) -> None:
+    """ValueError if what a file holds does not fit into the memory that is free.
+
+    Args:
+        num_bytes: the least that it takes.
+        what: it is, for the message.
+    """
+    free = free_bytes()
+    if free is not None and num_bytes > free:
+        raise UserError(f"{what} takes {num_bytes:,} bytes; {free:,} bytes of memory are free")
+
+
+def check_size(path: Path) -> None:
+    """ValueError if a file that is read whole is larger than the memory that is free.
+
+    Holes in it, which take no place on the disk, take memory.
+    """
+    check_memory(path.stat().st_size, "the file")
