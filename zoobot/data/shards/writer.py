@@ -45,7 +45,7 @@ from zoobot.data.splits import hash_ids, split_catalog
 from zoobot.limits.text import read_json
 from zoobot.system import locks
 from zoobot.system.errors import UserError
-from zoobot.system.files import delete_files, remove_leftovers, write_text
+from zoobot.system.files import check_no_link, delete_files, remove_leftovers, write_text
 from zoobot.system.progress import open_bar
 
 LARGEST_EXACT_FLOAT = 2**24  # float32 holds every whole number up to here
@@ -130,6 +130,8 @@ def write_shards(
             tqdm.write(f"{folder} is finished already and left as it is")
         return read_index(folder)
     check_image_files(catalog, "in memory")
+    for split in order:
+        check_no_link(folder / split)
     parts = {
         file_name(split, i): rows
         for split in order
