@@ -15,6 +15,7 @@ from zoobot.system import caches
 def home(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv(caches.COMPILED, "")  # so that it is put back
+    monkeypatch.delenv(caches.COMPILED)
     return tmp_path / "cache" / "zoobot"
 
 
