@@ -34,6 +34,7 @@ from zoobot.data.file_kinds import (
 from zoobot.data.text_tables import open_text
 from zoobot.limits.tables import check_gzip, check_parquet
 from zoobot.system.errors import UserError
+from zoobot.system.files import open_to_read
 
 PARQUET_SUFFIXES = (".parquet", ".pq", ".parq")
 KINDS = {b"PAR1": "parquet", FITS_MAGIC: "fits", b"# %ECSV": "ascii.ecsv"}  # by first bytes
@@ -74,7 +75,7 @@ def open_table(
 def _open(path: Path, needed: set[str], num_rows: int | None, typed: Collection[str]) -> OpenTable:
     if path.is_dir():
         return _open_folder(path, needed, num_rows, typed)
-    with open(path, "rb") as file:
+    with open_to_read(path) as file:
         start = file.read(HEAD_BYTES)
     packed = start.startswith(GZIP_MAGIC)
     if packed:

@@ -21,7 +21,7 @@ from zoobot.data.bands.spec import ImageSpec
 from zoobot.limits.models import check_model
 from zoobot.limits.text import check_archive, check_parts, parse_json
 from zoobot.system.errors import UserError
-from zoobot.system.files import write_whole
+from zoobot.system.files import open_to_read, write_whole
 
 FORMAT_VERSION = 2
 READABLE_VERSIONS = (1, 2)  # 1 has no checksum, and no position within an epoch
@@ -131,6 +131,7 @@ LIGHTNING_CLASSES = ("zoobot.", "galaxy_datasets.", "lightning.", "pytorch_light
 def _unpickle(path: str | Path) -> object:
     """The contents of a ``torch.save`` file on the CPU; nothing in it is executed."""
     try:
+        open_to_read(path).close()  # no pipe, at whose end torch would wait
         check_archive(path)
         named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         inert = [(_Inert, name) for name in named if name.startswith(LIGHTNING_CLASSES)]
@@ -275,6 +276,7 @@ def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
         ValueError: names a file that is not one of ours, or not what was written.
     """
     try:
+        open_to_read(path).close()
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}

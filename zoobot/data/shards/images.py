@@ -17,6 +17,7 @@ from zoobot.data.shards.jpeg import without_notes
 from zoobot.data.shards.reader import FORMAT_OF_BANDS
 from zoobot.data.views.area import area_mean
 from zoobot.data.views.device import LARGEST_HALF, fit_bands
+from zoobot.system.files import open_to_read
 
 JPEG_MAGIC = b"\xff\xd8\xff"
 
@@ -128,10 +129,10 @@ def _jpeg_bytes(source: str | bytes) -> bytes | None:
         return source if source.startswith(JPEG_MAGIC) else None
     check_file(source, source)
     try:
-        with open(source, "rb") as file:
+        with open_to_read(source) as file:
             start = file.read(len(JPEG_MAGIC))
             return start + file.read() if start == JPEG_MAGIC else None
-    except (OSError, TypeError):
+    except (OSError, TypeError, ValueError):
         return None
 
 
