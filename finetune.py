@@ -4,7 +4,7 @@
         --encoder hf_hub:mwalmsley/zoobot-encoder-convnext_nano --save-dir runs/rings
     python finetune.py --catalog bars.csv --task regression --label-col bar_length bar_width \\
         --encoder runs/evo/best.safetensors
-    torchrun --nproc-per-node 8 finetune.py --catalog cat.parquet --task tree \\
+    torchrun --nproc-per-node 8 --master-port 29500 finetune.py --catalog cat.parquet --task tree \\
         --schema tree.json --encoder convnext_nano
 
 The catalog has id_str, file_loc (or image), the label columns, and optionally split. Class labels

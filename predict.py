@@ -3,8 +3,8 @@
     python predict.py --checkpoint runs/evo/best.safetensors --catalog cat.parquet \\
         --save-loc predictions.parquet --summary
     python predict.py --checkpoint runs/rings/best.safetensors --images stamps/ --save-loc rings.csv
-    torchrun --nproc-per-node 8 predict.py --checkpoint runs/evo/best.safetensors \\
-        --catalog cat.parquet --n-samples 10 --save-loc predictions.hdf5
+    torchrun --nproc-per-node 8 --master-port 29500 predict.py --catalog cat.parquet \\
+        --checkpoint runs/evo/best.safetensors --n-samples 10 --save-loc predictions.hdf5
 
 A killed run goes on with the same command. Trees: a column of Dirichlet concentrations an answer;
 classifiers: probabilities; regressors: the number. A model of bands knows them: --bands is for

@@ -2,9 +2,9 @@
 
     python train.py                                       # simulated galaxies, minutes on a laptop
     python train.py --catalog cat.parquet --schema gz_evo_v2_schema --save-dir runs/evo
-    torchrun --nproc-per-node 8 train.py --catalog cat.parquet --schema tree.json
-    torchrun --nnodes 4 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \\
-        train.py --catalog cat.parquet --schema tree.json
+    torchrun --nproc-per-node 8 --master-port 29500 train.py --catalog cat.csv --schema tree.json
+    torchrun --nnodes 4 --node-rank 0 --nproc-per-node 8 --master-addr HOST --master-port 29500 \\
+        train.py --catalog cat.csv --schema tree.json    # on node 0; --node-rank 1 on node 1
 
 The catalog has id_str, file_loc (or image), one column of counts an answer, and optionally split.
 Instead of one, --shards DIR takes galaxies from shards (python -m zoobot.create_shards).

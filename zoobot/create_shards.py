@@ -74,6 +74,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--seed", type=options.seed, default=42, help="of the random split and order")
     add("--quality", type=int, default=95, help="JPEG quality, 1 to 100")
     add(
+        "--keep-metadata",
+        action="store_true",
+        help="copy JPEGs no larger than --img-size whole, with EXIF (places, times), colour "
+        "profiles and comments; by default shards have pixels only",
+    )
+    add(
         "--verify",
         action="store_true",
         help="write nothing: compare finished shards with their checksums",
@@ -119,6 +125,7 @@ def main(opt: argparse.Namespace) -> None:
         eval_size=eval_size,
         seed=opt.seed,
         quality=opt.quality,
+        keep_metadata=opt.keep_metadata,
     )
     shards = [shard for split in index["splits"].values() for shard in split["shards"]]
     num_galaxies = sum(shard["num_galaxies"] for shard in shards)

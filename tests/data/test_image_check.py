@@ -126,6 +126,15 @@ def test_embedded_images_are_looked_at_and_named_by_id(tmp_path):
     assert listed["image"].tolist() == ["", ""]
 
 
+def test_no_cell_of_the_list_is_a_formula(tmp_path):
+    table = pd.DataFrame({"id_str": ["=1+1", "-7"], "file_loc": ["@a.png", "=b.png"]})
+    with pytest.raises(ValueError, match="bad_images.csv"):
+        check_images({"train": table}, "headers", "error", tmp_path)
+    listed = pd.read_csv(tmp_path / "bad_images.csv", dtype=str)
+    assert listed["id_str"].tolist() == ["'=1+1", "-7"]
+    assert listed["image"].tolist() == ["'@a.png", "'=b.png"]
+
+
 def test_shards_are_not_looked_at_which_is_said_and_none_says_nothing(splits, tmp_path, capfd):
     shards = {"train": TableGalaxies(splits["train"])}
     assert check_images(shards, "headers", "error", tmp_path / "run") is shards

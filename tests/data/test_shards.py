@@ -223,6 +223,15 @@ def test_a_killed_run_leaves_nothing_half_and_goes_on(tmp_path, monkeypatch):
     assert (tmp_path / "killed/train/shard-00000.safetensors").stat().st_mtime_ns == kept
 
 
+def test_shards_are_not_written_through_a_link_into_another_folder(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "train").symlink_to(tmp_path / "mine")
+    with pytest.raises(ValueError, match="shards/train is a link to .*delete the link"):
+        write(in_memory(9), tmp_path / "shards")
+    assert [*(tmp_path / "mine").iterdir()] == []
+
+
 def test_a_finished_folder_is_left_as_it_is_and_a_missing_shard_is_written_again(tmp_path, capsys):
     table = in_memory(9)
     index = write(table, tmp_path)

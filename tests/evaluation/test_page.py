@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from zoobot.data.images import read_image
 from zoobot.evaluation.page import thumbnail, write_page
 
 HOSTILE = '</script><!--<script><img src=x onerror=alert(1)>&"\u2028@@DATA@@'
@@ -295,6 +296,15 @@ def test_a_missing_image_leaves_a_placeholder(opened, page):
     page["galaxies"][1]["image"] = None
     gallery = opened(page)
     assert gallery.texts("#grid .image")[:3] == ["", "no image", ""]
+
+
+def test_a_thumbnail_has_pixels_and_no_notes_of_the_image():
+    noted, exif = io.BytesIO(), Image.Exif()
+    exif[0x010E] = "told-exif"
+    told = {"exif": exif, "comment": b"told-comment", "icc_profile": b"told-icc"}
+    Image.new("RGB", (40, 40)).save(noted, "JPEG", **told)
+    content = base64.b64decode(thumbnail(read_image(noted.getvalue())).split(",")[1])
+    assert b"told-" not in content
 
 
 def test_sorting_orders_the_thumbnails(opened, page):

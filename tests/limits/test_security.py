@@ -8,6 +8,8 @@ import io
 import json
 import os
 import pickle
+import signal
+import stat
 import struct
 import tarfile
 import zipfile
@@ -31,6 +33,7 @@ from zoobot import create_shards, evaluate
 from zoobot.data import images
 from zoobot.data.catalog import read_catalog
 from zoobot.data.images import read_image, read_pixels
+from zoobot.data.shards import images as shard_images
 from zoobot.data.shards.mapped import MAX_HEADER_BYTES
 from zoobot.data.shards.reader import open_shards, verify
 from zoobot.data.shards.webdataset import read_webdataset, webdataset_catalog
@@ -703,6 +706,54 @@ def test_temporary_files_are_new_and_the_umask_is_left_alone(tmp_path, monkeypat
         assert secret.read_text() == "kept"
     finally:
         os.umask(before)
+
+
+@pytest.fixture
+def at_once():
+    """A test that waits for a pipe fails."""
+
+    def waited(*_):
+        raise AssertionError("a pipe was waited for")
+
+    before = signal.signal(signal.SIGALRM, waited)
+    signal.setitimer(signal.ITIMER_REAL, 20)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("name", ["last.ckpt", "a.tar", "best.safetensors"])
+def test_a_pipe_that_came_with_the_files_is_refused_and_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    assert "a device or a pipe" in refused(lambda: BY_NAME[name](tmp_path / name), name)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_pipe_put_in_the_place_of_an_image_after_it_was_looked_at_is_not_read(
+    tmp_path, monkeypatch
+):
+    path, look = tmp_path / "g.jpg", images.check_file
+
+    def swapped(*arguments):
+        look(*arguments)
+        path.unlink()
+        os.mkfifo(path)
+
+    for module in (images, shard_images):
+        monkeypatch.setattr(module, "check_file", swapped)
+    described = {"img_size": 10, "channels": 3, "fits_scaling": "asinh"}
+    for read in (
+        read_image,
+        lambda path: read_pixels(str(path)),
+        lambda path: shard_images.encode_jpeg(str(path), described, 95, str(path)),
+    ):
+        path.unlink(missing_ok=True)
+        path.write_bytes(encoded("JPEG"))
+        with monkeypatch.context() as patched:
+            # The first look swaps; later ones, of the pipe, would refuse it in any case.
+            patched.setattr(stat, "S_ISDIR", lambda _: True)
+            assert "a device or a pipe" in refused(lambda read=read: read(path), "g.jpg")
 
 
 # Text stays text.

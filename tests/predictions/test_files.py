@@ -1,7 +1,9 @@
+import csv
 import json
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -10,6 +12,7 @@ from zoobot.predictions.files import (
     check_save_loc,
     open_writer,
     read_predictions,
+    write_predictions,
 )
 
 COLUMNS = ["smooth_yes", "smooth_no", "odd, \"name\""]  # fmt: skip
@@ -119,3 +122,21 @@ def test_files_that_are_no_predictions_are_told(tmp_path):
         check_save_loc(tmp_path / "folder.parquet")
     with pytest.raises(ValueError, match="end the name with one of"):
         check_save_loc("predictions.txt")
+
+
+def test_no_text_in_a_csv_file_is_a_formula_and_all_come_back(tmp_path):
+    formula = "=cmd|' /C calc'!A0"
+    whole = predictions()
+    whole.columns = ["=1+1", "'-a", "b"]
+    whole.ids[0], whole.ids[1], whole.errors[3] = formula, "-12.5", formula
+    whole.carried = pa.table({"@note": [formula, "-7"] * 5 + [None], "dec": [-1.5] * 11})
+    write_predictions(tmp_path / "p.csv", whole)
+    with open(tmp_path / "p.csv", newline="") as file:
+        cells = [cell for row in csv.reader(file) for cell in row]
+    assert not [cell for cell in cells if cell[:1] in {*"=+@"}]
+    assert cells.count("'" + formula) == 7
+    assert {"-12.5", "-7", "-1.5", "'=1+1", "''-a", "'@note"} < {*cells}
+    again = read_predictions(tmp_path / "p.csv")
+    assert list(again.ids) == list(whole.ids)
+    assert list(again.errors) == list(whole.errors)
+    assert again.columns == ["dec", *whole.columns]

@@ -204,14 +204,26 @@ def test_parts_of_another_prediction_are_refused_with_what_differs(
         predict.predict_to_file(catalog, model, tmp_path / "p.csv", seed=5, **QUICK)
 
 
-def test_parts_whose_plan_is_gone_are_not_taken(model, catalog, tmp_path, monkeypatch):
+def test_parts_whose_plan_is_gone_are_neither_taken_nor_deleted(
+    model, catalog, tmp_path, monkeypatch
+):
     stop_before_joining(model, catalog, tmp_path / "p.csv", monkeypatch)
-    (tmp_path / "p.csv.parts" / "plan.json").unlink()
-    with torch.no_grad():
-        model.head.linear.bias += 1
-    path = predict.predict_to_file(catalog, model, tmp_path / "p.csv", **QUICK)
-    fresh = predict.predict_to_file(catalog, model, tmp_path / "q.csv", **QUICK)
-    assert path.read_bytes() == fresh.read_bytes()
+    folder = tmp_path / "p.csv.parts"
+    (folder / "plan.json").unlink()
+    left = sorted(folder.iterdir())
+    with pytest.raises(ValueError, match="holds 'part-0000000.safetensors' and no plan.json"):
+        predict.predict_to_file(catalog, model, tmp_path / "p.csv", **QUICK)
+    assert sorted(folder.iterdir()) == left
+
+
+def test_only_what_a_prediction_has_written_is_deleted_after_it(
+    model, catalog, tmp_path, monkeypatch
+):
+    stop_before_joining(model, catalog, tmp_path / "p.csv", monkeypatch)
+    folder = tmp_path / "p.csv.parts"
+    (folder / "part-list.txt").write_text("mine")
+    predict.predict_to_file(catalog, model, tmp_path / "p.csv", **QUICK)
+    assert [path.name for path in folder.iterdir()] == ["part-list.txt"]
 
 
 def test_a_run_stopped_by_a_bad_image_goes_on_recording_it(model, catalog, tmp_path):

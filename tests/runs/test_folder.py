@@ -280,3 +280,17 @@ def test_a_folder_in_which_nothing_can_be_kept_is_told_with_a_cure(tmp_path, mon
         open_run(tmp_path / "run")
     assert f"Permission denied ({hidden.parent})" in str(error.value)
     assert ".partial" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "checkpoints/best", "tensorboard", "report"])
+def test_a_run_does_not_reach_through_a_link_into_another_folder(tmp_path, name):
+    with open_run(tmp_path / "mine") as run:
+        save_epochs(run, [1.0, 2.0])
+    before = sorted(tmp_path.rglob("*"))
+    link = tmp_path / "theirs" / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(tmp_path / "mine" / "checkpoints")
+    with pytest.raises(ValueError, match=f"theirs/{name} is a link to .*delete the link"):
+        open_run(tmp_path / "theirs")
+    link.unlink()
+    assert [path for path in sorted(tmp_path.rglob("*")) if "theirs" not in str(path)] == before

@@ -4,7 +4,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import torch
 
+from zoobot.models import speed
+from zoobot.models.tree import ZoobotTree
 from zoobot.system import caches
 
 
@@ -12,6 +15,7 @@ from zoobot.system import caches
 def home(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv(caches.COMPILED, "")  # so that it is put back
+    monkeypatch.delenv(caches.COMPILED)
     return tmp_path / "cache" / "zoobot"
 
 
@@ -63,6 +67,27 @@ def test_a_folder_that_is_not_private_is_not_used(home, tmp_path, monkeypatch, f
     found = chosen()
     assert found.name.startswith("zoobot-compiled-")
     assert mode_of(found) == 0o700
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o755])
+def test_a_folder_that_others_can_put_another_in_the_place_of_is_not_used(home, mode):
+    home.mkdir(parents=True)
+    home.parent.chmod(mode)
+    is_open = mode == 0o777
+    assert chosen().name.startswith("zoobot-compiled-") == is_open
+
+
+def test_a_tree_that_is_compiled_as_it_is_made_is_kept_there_too(home, tree):
+    ZoobotTree(schema=tree, architecture_name="test_resnet", compile_encoder=True)
+    assert os.environ[caches.COMPILED] == str(home / "compiled")
+
+
+def test_so_is_a_model_that_the_user_has_compiled(home, tree):
+    model = ZoobotTree(schema=tree, architecture_name="test_resnet")
+    model.encoder.compile()
+    told = speed.set_up(model, torch.device("cpu"), torch.float32, "auto", 1, None, None)
+    assert told == "; compiled as it was given"
+    assert os.environ[caches.COMPILED] == str(home / "compiled")
 
 
 def no_home():

@@ -52,3 +52,22 @@ def test_reserved_space_is_on_the_disk_and_reads_as_zeros(tmp_path, monkeypatch,
     assert path.stat().st_blocks * 512 >= end
     with largest_file(end), pytest.raises(OSError, match="File too large"):
         files.reserve_space(path, end, end + 1)
+
+
+def test_text_is_not_added_to_what_a_link_leads_to(tmp_path):
+    (tmp_path / "mine").write_text("kept")
+    (tmp_path / "log").symlink_to(tmp_path / "mine")
+    with pytest.raises(ValueError, match="log is a link to"):
+        files.append_text(tmp_path / "log", "more")
+    assert (tmp_path / "mine").read_text() == "kept"
+
+
+def test_a_pipe_is_not_read_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    (tmp_path / "file").write_bytes(b"read")
+    for use in (files.open_to_read, files.open_to_append):
+        with pytest.raises(ValueError, match="pipe is a device or a pipe"):
+            use(tmp_path / "pipe")
+    with files.open_to_read(tmp_path / "link") as file:  # what is only read may be linked
+        assert file.read() == b"read"

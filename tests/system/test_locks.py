@@ -1,5 +1,6 @@
 import errno
 import fcntl
+import os
 
 import pytest
 from dying import in_another_process, lock_of_another_process
@@ -48,3 +49,21 @@ def test_a_file_system_without_locks_locks_nothing(tmp_path, monkeypatch):
     with only_run(tmp_path / "lock"):
         pass
     assert not (tmp_path / "lock").exists()
+
+
+def test_a_link_at_the_lock_files_name_is_refused_and_leads_to_no_file_that_is_changed(tmp_path):
+    mine = tmp_path / "mine"
+    mine.write_text("kept")
+    for target in (mine, tmp_path / "absent"):
+        (tmp_path / "lock").symlink_to(target)
+        with pytest.raises(ValueError, match="lock is a link to .*delete the link"):
+            only_run(tmp_path / "lock").__enter__()
+        (tmp_path / "lock").unlink()
+    assert mine.read_text() == "kept"
+    assert not (tmp_path / "absent").exists()
+
+
+def test_a_pipe_at_the_lock_files_name_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "lock")
+    with pytest.raises(ValueError, match="lock is a device or a pipe"):
+        only_run(tmp_path / "lock").__enter__()

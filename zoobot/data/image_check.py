@@ -30,6 +30,7 @@ from zoobot.system import distributed
 from zoobot.system.errors import UserError
 from zoobot.system.files import delete_files, write_whole
 from zoobot.system.progress import open_bar
+from zoobot.system.spreadsheets import mark
 
 CHECKS = ("headers", "all", "none")
 ON_BAD_IMAGE = ("error", "drop")
@@ -269,11 +270,13 @@ def _say(text: str, **options: Any) -> None:
 def write_list(listed: pd.DataFrame, path: Path) -> None:
     """Write images that can't be read, with ``id_str``, ``image`` and ``reason``, to a CSV file.
 
-    Of images that are not in files ``image`` is empty.
+    Of images that are not in files ``image`` is empty. Texts that a spreadsheet would take for a
+    formula are marked.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     is_path = listed["image"].map(lambda image: isinstance(image, str))
     table = listed.assign(image=listed["image"].where(is_path, ""))
+    table = table.apply(lambda column: column.astype(str).map(mark))
     write_whole(path, lambda aside: table.to_csv(aside, index=False, errors="backslashreplace"))
 
 

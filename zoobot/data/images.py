@@ -12,7 +12,6 @@ import math
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -26,6 +25,7 @@ from zoobot.data.fits_images import open_fits, unpack
 from zoobot.limits.memory import check_memory
 from zoobot.options import FITS_SCALINGS
 from zoobot.system.errors import OneProcessError, UserError
+from zoobot.system.files import open_to_read
 
 MAX_PIXELS = 100_000_000  # 400 MB decoded; a larger image is refused before it is decoded
 MAX_FILE_BYTES = 1_000_000_000  # of an image file; also of a packed one after unpacking
@@ -155,9 +155,11 @@ def open_rgb_jpeg(source: ImageSource) -> tuple[bytes, Image.Image] | None:
     if not isinstance(source, (bytes, str)):
         return None
     with contextlib.suppress(Exception):  # ``read_image`` makes the error message
+        content = source
         if isinstance(source, str):
             check_file(source, source)
-        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+            with open_to_read(source) as file:
+                content = file.read()
         header = Image.open(io.BytesIO(content), formats=("JPEG",))
         if header.mode == "RGB" and header.width * header.height <= MAX_PIXELS:
             return content, header
@@ -221,7 +223,7 @@ def resolve(
 def opened_image(file: str | io.BytesIO, name: AnyPath) -> Iterator[BinaryIO]:
     """The file, open; errors within the ``with`` block become ImageErrors that name it."""
     try:
-        with open(file, "rb") if isinstance(file, str) else file as opened:
+        with open_to_read(file) if isinstance(file, str) else file as opened:
             yield opened
     except ImageError:
         raise

@@ -36,6 +36,7 @@ from zoobot.limits.memory import check_memory, check_size
 from zoobot.limits.parquet import check_parquet
 from zoobot.limits.tables import check_gzip
 from zoobot.system.errors import UserError
+from zoobot.system.files import open_to_read
 
 PARQUET_SUFFIXES = (".parquet", ".pq", ".parq")
 KINDS = {b"PAR1": "parquet", FITS_MAGIC: "fits", b"# %ECSV": "ascii.ecsv"}  # by first bytes
@@ -76,7 +77,7 @@ def open_table(
 def _open(path: Path, needed: set[str], num_rows: int | None, typed: Collection[str]) -> OpenTable:
     if path.is_dir():
         return _open_folder(path, needed, num_rows, typed)
-    with open(path, "rb") as file:
+    with open_to_read(path) as file:
         start = file.read(HEAD_BYTES)
     packed = start.startswith(GZIP_MAGIC)
     if packed:

@@ -68,9 +68,9 @@ def write_page(path: str | Path, page: dict) -> None:
 
 
 def thumbnail(image: Image.Image, side_px: int = 160) -> str:
-    """The central square of an image, as a small JPEG in a data URI."""
+    """The central square of an image, as a small JPEG in a data URI: its pixels and no more."""
     square = ImageOps.fit(image.convert("RGB"), (side_px, side_px), Image.Resampling.LANCZOS)
-    file = io.BytesIO()
+    file, square = io.BytesIO(), Image.fromarray(np.asarray(square))  # without the image's comment
     square.save(file, format="JPEG", quality=85)
     return _data_uri("image/jpeg", file.getvalue())
 

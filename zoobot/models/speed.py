@@ -108,6 +108,7 @@ def set_up(
     if isinstance(model._compiled_call_impl, FixedSize):
         model._compiled_call_impl = None  # of an earlier run
     if any(layer._compiled_call_impl is not None for layer in model.modules()):
+        caches.keep_compiled_privately()
         return "; compiled as it was given"
     chosen, told = choose(wanted, model, device, num_passes)
     if chosen != "off":

@@ -19,6 +19,7 @@ from zoobot.models.heads import DirichletHead, label_tensor
 from zoobot.models.loading import Location, load_built
 from zoobot.models.sharing import Shareable
 from zoobot.schemas import Schema
+from zoobot.system import caches
 from zoobot.system.errors import UserError
 
 
@@ -98,6 +99,7 @@ class ZoobotTree(Shareable, GalaxyModel):
         )
         self.measure = VoteMeasures(schema)
         if compile_encoder:
+            caches.keep_compiled_privately()
             self.encoder.compile(dynamic=False)
 
     def label_columns(self) -> list[str]:

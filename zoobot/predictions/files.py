@@ -1,7 +1,8 @@
 """Write prediction files (parquet, CSV, HDF5, FITS, VOTable) part by part, and read them.
 
 Predictions are arrays (N, A, S): N galaxies, A columns, S samples (forward passes). In parquet and
-CSV, a cell holds one number if S is 1, else a list of S numbers (in CSV as JSON).
+CSV, a cell holds one number if S is 1, else a list of S numbers (in CSV as JSON). In CSV, texts and
+names of columns that a spreadsheet would take for a formula are marked (``system.spreadsheets``).
 """
 
 import csv
@@ -38,6 +39,7 @@ from zoobot.predictions.contents import (
 from zoobot.predictions.hdf5_files import Hdf5Writer, need_h5py, read_hdf5, with_nan
 from zoobot.system.errors import UserError
 from zoobot.system.files import write_whole
+from zoobot.system.spreadsheets import mark, unmark
 
 SUFFIXES = (".parquet", ".csv", ".fits", ".vot", ".hdf5", ".h5")
 OF_ASTROPY = (".fits", ".vot")
@@ -144,7 +146,8 @@ class _CsvWriter:
         self._file = open(path, "w", encoding="utf-8", newline="")
         self._writer = csv.writer(self._file)
         errors = [] if template.errors is None else ["error"]
-        self._writer.writerow(["id_str", *template.carried_names, *template.columns, *errors])
+        names = ["id_str", *template.carried_names, *template.columns, *errors]
+        self._writer.writerow([mark(name) for name in names])
 
     def __enter__(self) -> Writer:
         return self
@@ -159,8 +162,8 @@ class _CsvWriter:
             ]
             cells = texts.tolist()
             cells = [c[0] if len(c) == 1 else f"[{', '.join(c)}]" for c in cells]
-            error = [] if part.errors is None else [part.errors[i] or ""]
-            self._writer.writerow([id_str, *(c[i] for c in carried), *cells, *error])
+            error = [] if part.errors is None else [mark(part.errors[i] or "")]
+            self._writer.writerow([mark(id_str), *(c[i] for c in carried), *cells, *error])
 
     def __exit__(self, *_: Any) -> None:
         self._file.close()
@@ -171,7 +174,7 @@ def _csv_cells(column: pa.ChunkedArray) -> list[str]:
     if pa.types.is_floating(column.type):  # the shortest text that reads back as the same number
         numbers = column.to_numpy()
         return np.where(np.isnan(numbers), "", numbers.astype(str)).tolist()
-    return ["" if cell is None else str(cell) for cell in column.to_pylist()]
+    return ["" if cell is None else mark(str(cell)) for cell in column.to_pylist()]
 
 
 def write_predictions(path: str | Path, predictions: Predictions) -> None:
@@ -245,6 +248,7 @@ def _read_csv(path: Path) -> Predictions:
     missing = {name: ["", "nan", "NaN"] for name in header if name not in OTHERS}
     text, cells = dict.fromkeys(OTHERS, str), {}
     table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=missing)
+    table.columns = [unmark(name) for name in table.columns]
     for name in table.columns.drop([*OTHERS], errors="ignore"):
         column = table[name]
         if pd.api.types.is_numeric_dtype(column):
@@ -253,5 +257,6 @@ def _read_csv(path: Path) -> Predictions:
             cells[name] = np.array([parse_json(cell) for cell in column], dtype=np.float32)
         elif pd.to_numeric(column, errors="coerce").notna().mean() > 0.5:
             cells[name] = column.to_numpy().astype(np.float32)[:, None]  # which names the text
-    ids, errors = table["id_str"].to_numpy(dtype=object), table.get("error")
+    ids = table["id_str"].map(unmark).to_numpy(dtype=object)
+    errors = table["error"].map(unmark) if "error" in table else None
     return Predictions(ids, *stack(cells), errors_of(errors))

@@ -16,7 +16,7 @@ from zoobot.data.sources import Galaxies, TableGalaxies
 from zoobot.data.views.turned import TurnedViews
 from zoobot.predictions.files import as_kept
 from zoobot.predictions.models import view_of
-from zoobot.predictions.parts import LARGEST_PART_ROWS, Work, summary_template
+from zoobot.predictions.parts import LARGEST_PART_ROWS, LISTING, Work, summary_template
 from zoobot.system import distributed
 
 
@@ -32,7 +32,7 @@ def open_galaxies(
     if not isinstance(catalog, pd.DataFrame | str | Path):
         carried = carried_labels(catalog, carry) if carry else None
         return catalog, catalog.fingerprint(), carried
-    digest, path = None, folder / "galaxies.arrow"
+    digest, path = None, folder / LISTING
     with distributed.main_first():
         if distributed.is_main():
             bands = None if spec is None else spec.bands

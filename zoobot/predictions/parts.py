@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,11 +25,18 @@ from zoobot.predictions.files import OF_ASTROPY, open_writer
 from zoobot.schemas import Schema
 from zoobot.system.errors import UserError
 from zoobot.system.files import (
+    check_no_link,
     delete_files,
+    is_leftover,
     move_file,
     write_text,
     write_whole,
 )
+
+PLAN = "plan.json"
+LOCK = "lock"
+LISTING = "galaxies.arrow"
+PART = re.compile(r"part-\d{7,}\.safetensors")
 
 PARTS_AIMED_AT = 256  # small parts: processes finish together, and a killed run loses little
 LARGEST_PART_ROWS = 2**16
@@ -166,6 +174,36 @@ def _checksum(work: Work, part: int, tensors: dict[str, np.ndarray], told: str) 
     return hash_all([said.encode(), *(tensors[name].tobytes() for name in sorted(tensors))])
 
 
+def check_folder(folder: Path) -> None:
+    """Check, before anything is written, that a folder of parts is ours, new or empty.
+
+    Without a plan there may be what a run leaves that was killed before it wrote one.
+
+    Raises:
+        ValueError: it is a link or no folder, or holds files of others and no plan.
+    """
+    check_no_link(folder)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is no folder: save elsewhere, or delete it")
+    if not folder.exists() or (folder / PLAN).exists():
+        return
+    names = sorted(path.name for path in folder.iterdir())
+    others = [name for name in names if name not in (LOCK, LISTING) and not is_leftover(name)]
+    if others:
+        raise UserError(
+            f"{folder} holds {others[0]!r} and no {PLAN} of a prediction: save elsewhere, or "
+            "delete the folder if nothing in it is of use"
+        )
+
+
+def clear_folder(work: Work, save_loc: Path) -> None:
+    """Delete what a prediction has left in the folder of its parts, but the lock."""
+    delete_parts(work)  # before their plan, so that no other prediction can take them
+    ours = [work.folder / name for name in (LISTING, save_loc.name, summary_path(save_loc).name)]
+    left = [path for path in work.folder.glob(".*") if is_leftover(path.name)]
+    delete_files([*ours, *left, work.folder / PLAN])
+
+
 def open_parts(work: Work, plan: dict, resume: bool) -> tuple[list[int], str]:
     """Prepare the folder of parts.
 
@@ -182,10 +220,10 @@ def open_parts(work: Work, plan: dict, resume: bool) -> tuple[list[int], str]:
     """
     with tempfile.TemporaryFile(dir=work.folder.parent):
         pass  # fails now, not after all galaxies are predicted, if the folder can't be written to
-    path = work.folder / "plan.json"
-    if not resume or not path.exists():
-        path.unlink(missing_ok=True)
+    path = work.folder / PLAN
+    if not resume:
         delete_parts(work)
+        delete_files([path])
     plan = json.loads(json.dumps(plan))
     if path.exists():
         before = _read_plan(path)
@@ -223,7 +261,7 @@ def _is_whole(work: Work, part: int) -> bool:
 
 def delete_parts(work: Work) -> None:
     """Delete the files of all finished parts."""
-    delete_files([*work.folder.glob("part-*")])
+    delete_files([path for path in work.folder.glob("part-*") if PART.fullmatch(path.name)])
 
 
 def join_parts(work: Work, galaxies: Galaxies, save_loc: Path, carried: pa.Table | None) -> None:

@@ -42,9 +42,11 @@ from zoobot.predictions.models import (
     predict_samples,
 )
 from zoobot.predictions.parts import (
+    LOCK,
     PartSampler,
     Work,
-    delete_parts,
+    check_folder,
+    clear_folder,
     join_parts,
     open_parts,
     write_part,
@@ -57,7 +59,6 @@ from zoobot.system import distributed, locks
 from zoobot.system.cores import choose_num_workers
 from zoobot.system.devices import keep_generators, put_back
 from zoobot.system.errors import UserError
-from zoobot.system.files import delete_files
 
 ON_BAD_IMAGE = ("error", "record")
 WRITERS = 4  # threads; intervals are most of their work, and scipy lets several compute at once
@@ -159,8 +160,9 @@ def predict_to_file(
     if temperatures is not None and not summary:
         raise UserError("temperatures recalibrate a summary: ask for it too (--summary)")
     folder = save_loc.with_name(save_loc.name + ".parts")
-    lock = folder / "lock"
-    only = locks.only_run(lock) if distributed.is_main() else nullcontext()
+    if distributed.is_main():
+        check_folder(folder)
+    only = locks.only_run(folder / LOCK) if distributed.is_main() else nullcontext()
     with only:
         galaxies, digest, carried = open_galaxies(catalog, folder, split, id_from, spec, carry)
         dataset = as_seen(galaxies, model, transform, num_views, fits_scaling, spec)
@@ -197,8 +199,7 @@ def predict_to_file(
         distributed.barrier()
         if distributed.is_main():
             join_parts(work, galaxies, save_loc, carried)
-            delete_parts(work)  # before their plan, so that no other prediction can take them
-            delete_files([path for path in folder.iterdir() if path != lock])
+            clear_folder(work, save_loc)
         distributed.barrier()
     if distributed.is_main():
         with suppress(OSError):  # the next run has locked it

@@ -24,7 +24,7 @@ from zoobot.limits.pickles import check_torch_file
 from zoobot.limits.text import check_parts, parse_json
 from zoobot.limits.weights import check_safetensors
 from zoobot.system.errors import UserError
-from zoobot.system.files import write_whole
+from zoobot.system.files import open_to_read, write_whole
 
 FORMAT_VERSION = 2
 READABLE_VERSIONS = (1, 2)  # 1 has no checksum, and no position within an epoch
@@ -134,6 +134,7 @@ LIGHTNING_CLASSES = ("zoobot.", "galaxy_datasets.", "lightning.", "pytorch_light
 def _unpickle(path: str | Path) -> object:
     """The contents of a ``torch.save`` file on the CPU; nothing in it is executed."""
     try:
+        open_to_read(path).close()  # no pipe, at whose end torch would wait
         check_size(Path(path))
         inert = [(_Inert, name) for name in check_torch_file(path, LIGHTNING_CLASSES)]
         with torch.serialization.safe_globals(inert):
@@ -278,6 +279,7 @@ def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
         ValueError: names a file that is not one of ours, or not what was written.
     """
     try:
+        open_to_read(path).close()
         check_size(Path(path))
         check_safetensors(path)
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:

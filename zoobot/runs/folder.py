@@ -24,12 +24,15 @@ from zoobot.system import distributed
 from zoobot.system.errors import UserError
 from zoobot.system.files import (
     append_text,
+    check_no_link,
     delete_files,
     duplicate_file,
     move_file,
     remove_leftovers,
     write_text,
 )
+
+FOLDERS = ("checkpoints", "checkpoints/best", "tensorboard", "report")  # that a run writes to
 
 
 class Run:
@@ -58,7 +61,8 @@ class Run:
 
     Raises:
         ValueError: if ``file_template`` lacks the epoch or names a folder; if another process
-            or thread has a run at work in ``save_dir``; or if nothing can be written to it.
+            or thread has a run at work in ``save_dir``; if nothing can be written to it; or if a
+            folder in it is a link, through which other files would be written and deleted.
     """
 
     def __init__(
@@ -114,6 +118,8 @@ class Run:
     def _open(self, resume_from: dict | None, data: DataDigest | None) -> None:
         """Make the folder that of this run, as it was when the state was saved."""
         resumed_epoch = resumed_step = 0
+        for name in FOLDERS:
+            check_no_link(self.save_dir / name)
         if resume_from is None or resume_from.get("branch"):
             set_aside(self.save_dir)
         self.checkpoint_dir.mkdir(parents=True, exist_ok=True)

@@ -41,11 +41,25 @@ def _private_folder() -> Path | None:
     try:
         folder = cache_dir() / "compiled"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.lstat()
-        is_own = windows.HERE or found.st_uid == os.getuid()  # a home's folders are its user's
-        if not stat.S_ISDIR(found.st_mode) or not is_own:
+        if not stat.S_ISDIR(folder.lstat().st_mode):
+            return None  # a link, which leads elsewhere
+        if not windows.HERE and not _is_closed(folder):  # on Windows homes are their users'
             return None
         folder.chmod(0o700)
         return folder if os.access(folder, os.W_OK | os.X_OK) else None
     except (OSError, RuntimeError):  # RuntimeError: there is no home
         return None
+
+
+def _is_closed(folder: Path) -> bool:
+    """Whether a folder and the one it is in are the user's, and none above is open to everybody.
+
+    Who may write to one above could put another folder in its place; not in one like /tmp, where
+    everybody's files are their own (the sticky bit).
+    """
+    above = [parent.stat() for parent in folder.resolve().parents]
+    if any(place.st_uid != os.getuid() for place in (folder.lstat(), above[0])):
+        return False
+    return not any(
+        place.st_mode & stat.S_IWOTH and not place.st_mode & stat.S_ISVTX for place in above
+    )

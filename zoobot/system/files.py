@@ -1,18 +1,25 @@
 """Write files so that they are complete or absent, also after a crash or a power cut."""
 
+import errno
 import hashlib
 import os
 import secrets
 import shutil
+import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from zoobot.system import windows
+from zoobot.system.errors import UserError
 
 LEFTOVER = ".partial"
 READ_AT_ONCE = 2**22  # bytes
 ZEROS = 2**20  # bytes written at a time where space is reserved by writing zeros
+# Flags of ``os.open``, which Windows lacks: a link is refused, and a pipe is not waited for.
+NO_LINK = 0 if windows.HERE else os.O_NOFOLLOW
+NO_WAIT = 0 if windows.HERE else os.O_NONBLOCK
 
 
 def write_whole(path: str | Path, write: Callable[[Path], None]) -> None:
@@ -60,9 +67,10 @@ def append_text(path: str | Path, text: str) -> None:
     A process that is killed meanwhile leaves a part of the text at most.
 
     Raises:
+        ValueError: the name is that of a link, a folder or a pipe.
         OSError: if it can't be written. Then nothing is added.
     """
-    with open(path, "ab", buffering=0) as file:
+    with open_to_append(path) as file:
         end, rest = file.tell(), memoryview(text.encode("utf-8"))
         try:
             while rest:
@@ -71,6 +79,61 @@ def append_text(path: str | Path, text: str) -> None:
         except OSError:
             file.truncate(end)
             raise
+
+
+def open_to_append(path: str | Path) -> BinaryIO:
+    """Open a file to add to its end, unbuffered, or make it. What is in it is left.
+
+    Raises:
+        ValueError: the name is that of a link, which would lead to another file, or of a pipe.
+        OSError: it can't be opened.
+    """
+    if windows.HERE:
+        check_no_link(path)
+    try:
+        return _ordinary(open(path, "ab", buffering=0, opener=_open_no_link), path)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            check_no_link(path)
+        if error.errno == errno.ENXIO:  # a pipe that nobody reads
+            raise UserError(f"{path} is a device or a pipe, not a file") from error
+        raise
+
+
+def open_to_read(path: str | Path) -> BinaryIO:
+    """Open an ordinary file, or what a link leads to.
+
+    What is opened is looked at after it is open, so that nothing can be put in its place between.
+
+    Raises:
+        ValueError: it is a device or a pipe, which may have no end. It is not waited for.
+        OSError: it can't be opened.
+    """
+    return _ordinary(open(path, "rb", opener=_open_no_wait), path)
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | NO_LINK | NO_WAIT, 0o666)
+
+
+def _open_no_wait(path: str, flags: int) -> int:
+    return os.open(path, flags | NO_WAIT)
+
+
+def _ordinary(file: BinaryIO, path: str | Path) -> BinaryIO:
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise UserError(f"{path} is a device or a pipe, not a file")
+    return file
+
+
+def check_no_link(path: str | Path) -> None:
+    """ValueError if a name of ours below a folder of ours is a link, which leads elsewhere."""
+    if os.path.islink(path):
+        raise UserError(
+            f"{path} is a link to {os.readlink(path)}, and what is written or deleted there would "
+            "be that: delete the link"
+        )
 
 
 def move_file(path: str | Path, new: str | Path) -> None:
@@ -146,6 +209,11 @@ def delete_files(paths: list[Path]) -> None:
         path.unlink(missing_ok=True)
 
 
+def is_leftover(name: str) -> bool:
+    """Whether a name is that of a temporary file of ``write_whole``."""
+    return name.startswith(".") and name.endswith(LEFTOVER)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete temporary files of ``write_whole`` whose process was killed."""
-    delete_files(list(folder.glob(f".*{LEFTOVER}")))
+    delete_files([path for path in folder.glob(".*") if is_leftover(path.name)])

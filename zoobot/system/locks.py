@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from zoobot.system import windows
 from zoobot.system.errors import UserError
+from zoobot.system.files import open_to_append
 
 if not windows.HERE:
     import fcntl
@@ -44,12 +45,13 @@ def only_run(path: str | Path) -> Iterator[None]:
     without locks, only the threads of one process are kept apart.
 
     Raises:
-        ValueError: if another process, or another thread of this one, holds the lock.
+        ValueError: if another process, or another thread of this one, holds the lock; or the
+            lock file is a link.
     """
     path = Path(path)
     is_new = not path.parent.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
-    key, thread = (os.getpid(), path.resolve()), threading.get_ident()
+    key, thread = (os.getpid(), path.parent.resolve() / path.name), threading.get_ident()
     with _guard:
         lock = _locks.get(key)
         if lock is None:
@@ -84,14 +86,14 @@ def _lock_file(path: Path) -> BinaryIO:
                 raise UserError(_told(path)) from error
         # Who held it may have deleted it after it was opened here: then it locks nobody out.
         with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            if os.path.samestat(os.fstat(file.fileno()), path.lstat()):
                 return file
         file.close()
 
 
 def _opened(path: Path) -> BinaryIO:
     try:
-        return open(path, "ab")
+        return open_to_append(path)
     except PermissionError as error:
         if windows.HERE and path.exists():  # while it is being deleted
             raise UserError(_told(path)) from error

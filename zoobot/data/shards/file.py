@@ -46,7 +46,8 @@ def write_shard(
         dict, and ``id_str``, path or bytes, and reason of each such image.
     """
     path = folder / file
-    encode = encoder_of(description, json.loads(plan_text)["quality"])
+    plan = json.loads(plan_text)
+    encode = encoder_of(description, plan["quality"], plan["keep_metadata"])
     ids, sources = galaxies.values()
     checksum = hashlib.blake2b((plan_text + file).encode(), digest_size=16)
     errors = []

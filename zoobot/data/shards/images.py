@@ -12,15 +12,19 @@ from PIL import Image
 from zoobot.data.bands.image import read_band_image
 from zoobot.data.bands.read import read_bands
 from zoobot.data.bands.spec import ImageSpec
-from zoobot.data.images import ImageError, check_file, read_image
+from zoobot.data.images import ImageError, check_file, image_of, pixels_in, read_image
+from zoobot.data.shards.jpeg import without_notes
 from zoobot.data.shards.reader import FORMAT_OF_BANDS
 from zoobot.data.views.area import area_mean
 from zoobot.data.views.device import LARGEST_HALF, fit_bands
+from zoobot.system.files import open_to_read
 
 JPEG_MAGIC = b"\xff\xd8\xff"
 
 
-def encoder_of(description: dict, quality: int) -> Callable[[str | bytes, str], bytes]:
+def encoder_of(
+    description: dict, quality: int, keep_metadata: bool = False
+) -> Callable[[str | bytes, str], bytes]:
     """The function that encodes an image for shards of this description, of source and name."""
     if "bands" in description:
         spec = ImageSpec.from_dict(description["bands"])
@@ -28,7 +32,7 @@ def encoder_of(description: dict, quality: int) -> Callable[[str | bytes, str], 
         return lambda source, name: encode_bands(source, spec, description, name)
     if description["encoding"] == "raw":
         return lambda source, name: encode_raw(source, description, name)
-    return lambda source, name: encode_jpeg(source, description, quality, name)
+    return lambda source, name: encode_jpeg(source, description, quality, name, keep_metadata)
 
 
 def describe_bands(spec: ImageSpec, first: str | bytes) -> dict:
@@ -91,11 +95,13 @@ def encode_raw(source: str | bytes, description: dict, name: str) -> bytes:
     return image.resize((size, size), Image.Resampling.BILINEAR).tobytes()
 
 
-def encode_jpeg(source: str | bytes, description: dict, quality: int, name: str) -> bytes:
-    """A JPEG whose shorter side is at most ``img_size``.
+def encode_jpeg(
+    source: str | bytes, description: dict, quality: int, name: str, keep_metadata: bool = False
+) -> bytes:
+    """A JPEG whose shorter side is at most ``img_size``, without EXIF, colour profile or comments.
 
-    A JPEG that is small enough is copied byte by byte. Other images are decoded, shrunk if they
-    are too large, and encoded with ``quality``.
+    Of a JPEG that is small enough the rest is copied; all of it with ``keep_metadata``. Other
+    images are decoded, shrunk if they are too large, and encoded with ``quality``.
 
     Raises:
         ImageError: the image can't be read.
@@ -104,13 +110,15 @@ def encode_jpeg(source: str | bytes, description: dict, quality: int, name: str)
     own = _jpeg_bytes(source)
     if own is not None and _shorter_side(own) <= size:
         read_image(own, channels=1, min_side_px=1, name=name)  # the fastest check of the whole file
-        return own
+        copied = own if keep_metadata else without_notes(own)
+        if copied is not None:
+            return copied
     channels, scaling = description["channels"], description["fits_scaling"]
     image = read_image(source, channels, scaling, min_side_px=size, name=name)
     shrink = size / min(image.size)
     if shrink < 1:
         image = image.resize([round(x * shrink) for x in image.size], Image.Resampling.LANCZOS)
-    encoded = io.BytesIO()
+    encoded, image = io.BytesIO(), image_of(pixels_in(image))  # Pillow would write its comment
     image.save(encoded, "JPEG", quality=quality, subsampling="4:4:4")
     return encoded.getvalue()
 
@@ -121,10 +129,10 @@ def _jpeg_bytes(source: str | bytes) -> bytes | None:
         return source if source.startswith(JPEG_MAGIC) else None
     check_file(source, source)
     try:
-        with open(source, "rb") as file:
+        with open_to_read(source) as file:
             start = file.read(len(JPEG_MAGIC))
             return start + file.read() if start == JPEG_MAGIC else None
-    except (OSError, TypeError):
+    except (OSError, TypeError, ValueError):
         return None
 
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from zoobot.limits.text import MAX_JSON_BYTES, parse_json
 from zoobot.system.errors import UserError
+from zoobot.system.files import open_to_read
 
 DTYPES = {"U8": "uint8", "F16": "float16", "I32": "int32", "I64": "int64", "F32": "float32"}
 MAX_HEADER_BYTES = MAX_JSON_BYTES
@@ -38,7 +39,7 @@ def read_shard(path: Path, description: dict, num_galaxies: int) -> dict[str, np
 def _map_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict]:
     """Tensors of a safetensors file by name, and its description; raises ``DAMAGED`` errors."""
     size = os.path.getsize(path)
-    with open(path, "rb") as file:
+    with open_to_read(path) as file:
         length = int.from_bytes(file.read(8), "little")
         if not 0 < length <= min(MAX_HEADER_BYTES, size - 8):
             raise UserError("no header")

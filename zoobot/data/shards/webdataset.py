@@ -13,6 +13,7 @@ from zoobot.data.images import MAX_FILE_BYTES
 from zoobot.data.tables import parquet_files
 from zoobot.limits.text import is_utf8, parse_json
 from zoobot.system.errors import UserError
+from zoobot.system.files import open_to_read
 
 IMAGE_NAME = re.compile(r"(.+?)(?:\.image)?\.(?:jpe?g|png)", re.IGNORECASE | re.DOTALL)
 LABELS_NAME = re.compile(r"(.+?)(?<!\.metadata)(?:\.labels)?\.json", re.IGNORECASE | re.DOTALL)
@@ -83,7 +84,10 @@ def webdataset_catalog(path: str | Path) -> pd.DataFrame:
 def _read_tar(path: Path) -> Iterator[dict]:
     """The galaxies of one tar."""
     key, parts, size = None, {}, path.stat().st_size
-    with tarfile.open(path, "r:", tarinfo=_Member) as tar:
+    with (
+        open_to_read(path) as file,
+        tarfile.open(fileobj=file, mode="r:", tarinfo=_Member) as tar,
+    ):
         for member in tar:
             kind, found = _kind(member)
             if kind is None:

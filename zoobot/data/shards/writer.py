@@ -45,7 +45,7 @@ from zoobot.data.splits import hash_ids, split_catalog
 from zoobot.limits.text import read_json
 from zoobot.system import locks
 from zoobot.system.errors import UserError
-from zoobot.system.files import delete_files, remove_leftovers, write_text
+from zoobot.system.files import check_no_link, delete_files, remove_leftovers, write_text
 from zoobot.system.progress import open_bar
 
 LARGEST_EXACT_FLOAT = 2**24  # float32 holds every whole number up to here
@@ -66,6 +66,7 @@ def write_shards(
     eval_size: int = 0,
     seed: int = 42,
     quality: int = 95,
+    keep_metadata: bool = False,
     show_progress: bool = True,
 ) -> dict:
     """Write a catalog as shards.
@@ -80,7 +81,7 @@ def write_shards(
         label_cols: columns of numbers; stored as int32 if all are whole numbers, otherwise as
             float32.
         folder: where the shards go.
-        encoding: 'jpeg' copies a JPEG byte by byte if its shorter side is at most ``img_size``.
+        encoding: 'jpeg' copies the pixels of a JPEG if its shorter side is at most ``img_size``.
             Other images are encoded as JPEG; if their shorter side is larger, it is shrunk to
             ``img_size``. 'raw' stores pixels: the centred square, resized to ``img_size``.
         img_size: pixels.
@@ -93,6 +94,7 @@ def write_shards(
             are 'train'. The choice depends on the ids and the seed.
         seed: of that choice, and of the order of the galaxies.
         quality: of JPEG, 1 to 100.
+        keep_metadata: copy small JPEGs whole: with EXIF (places, times), profiles and comments.
         show_progress: show a progress bar and messages.
 
     Returns:
@@ -122,7 +124,8 @@ def write_shards(
         first = galaxies.column(1)[int(next(iter(order.values()))[0])].as_py()
         description |= describe_bands(spec, first)
     plan = description | {"quality": quality, "seed": seed, "eval_size": eval_size}
-    plan |= {"galaxies_a_shard": galaxies_a_shard} | _fingerprints(galaxies, labels, order)
+    plan |= {"keep_metadata": keep_metadata, "galaxies_a_shard": galaxies_a_shard}
+    plan |= _fingerprints(galaxies, labels, order)
     lock = folder / ".lock"
     if _is_finished(folder, plan):
         delete_files([lock])  # a run that was killed after its last file leaves it
@@ -130,6 +133,8 @@ def write_shards(
             tqdm.write(f"{folder} is finished already and left as it is")
         return read_index(folder)
     check_image_files(catalog, "in memory")
+    for split in order:
+        check_no_link(folder / split)
     parts = {
         file_name(split, i): rows
         for split in order
@@ -261,6 +266,7 @@ def _is_finished(folder: Path, plan: dict) -> bool:
         found = None
     if not isinstance(found, dict):
         raise UserError(f"{folder}/plan.json is damaged: delete the folder")
+    found = {"keep_metadata": plan["keep_metadata"]} | found  # older folders don't tell
     differing = [name for name in plan if found.get(name) != plan[name]]
     if differing:
         what = [
