@@ -131,7 +131,7 @@ def _pieces(
         require_images(source, "in memory")
         check_exact_ids(source["id_str"], "catalog in memory")
         pieces = _cut(source, at_once or len(source))
-    elif carry and id_from is not None:
+    elif carry and id_from is not None and (is_template(str(source)) or Path(source).is_dir()):
         raise UserError(f"--carry {carry[0]}: only catalogs have such columns, images have none")
     elif id_from is not None and is_template(str(source)):
         pieces = _cut(files_by_template(str(source), bands), ROWS_AT_ONCE)
