@@ -216,7 +216,8 @@ def test_a_full_disk_is_one_line_and_leaves_the_earlier_files_until_there_is_spa
         "--checkpoint", weights, "--catalog", catalog, "--save-loc", save_loc, "--summary",
         "--batch-size", 4, "--num-workers", 0, "--precision", "fp32", "--n-samples", 100,
     ]  # fmt: skip
-    expected = fresh(catalog, model, tmp_path, f"p{suffix}", summary=True, num_samples=100)
+    options = {"summary": True, "num_samples": 100, "checkpoint": weights}
+    expected = fresh(catalog, model, tmp_path, f"p{suffix}", **options)
     largest = max(len(content) for content in expected.values())
     told = set()
     for num_bytes in range(0, largest, largest // 10):
