@@ -89,6 +89,7 @@ def make_parser() -> options.Parser:
         help="start the encoder's first convolution afresh, for other bands than it was trained "
         "on; by default it is adapted to their number",
     )
+    add("--head", choices=options.HEADS, default="sigmoid", help=options.HEAD_HELP)
     add("--head-dropout-prob", type=options.fraction, default=0.5, help="dropout before the head")
     optimisation = options.add_optimisation_options(
         parser, batch_size=64, epochs=100, patience=10, grad_clip=0.0
@@ -97,6 +98,13 @@ def make_parser() -> options.Parser:
     add("--learning-rate", type=options.non_negative, default=1e-4, help="of the head")
     add(
         "--layer-decay", type=options.non_negative, default=0.75, help="of the rate, block by block"
+    )
+    add(
+        "--layer-groups",
+        choices=["blocks", "fine"],
+        default="blocks",
+        help="what --layer-decay goes by: blocks, such as the 4 stages of a ConvNeXt, or fine: "
+        "every layer, as the optimiser of Zoobot 2.9 does",
     )
     add(
         "--stem-learning-rate",
@@ -118,6 +126,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         opt = parser.parse(argv)
     if opt.class_names and opt.task != "classification":
         parser.error(f"--class-names are of --task classification, not {opt.task}")
+    if opt.head != "sigmoid" and opt.task != "tree":
+        parser.error(f"--head is of --task tree, not {opt.task}")
     if isinstance(opt.label_col, list) and len(opt.label_col) == 1:
         (opt.label_col,) = opt.label_col
     if isinstance(opt.label_col, list) and opt.task != "regression":
@@ -251,6 +261,7 @@ def make_model(
         **source,
         "training_mode": opt.training_mode,
         "layer_decay": opt.layer_decay,
+        "layer_groups": opt.layer_groups,
         "weight_decay": opt.weight_decay,
         "learning_rate": opt.learning_rate,
         "head_dropout_prob": opt.head_dropout_prob,
@@ -260,7 +271,7 @@ def make_model(
         "seed": opt.seed,
     }
     if opt.task == "tree":
-        return finetune.FinetuneableZoobotTree(schema, **arguments)
+        return finetune.FinetuneableZoobotTree(schema, opt.head, **arguments)
     if opt.task == "regression":
         return finetune.FinetuneableZoobotRegressor(
             opt.label_col,

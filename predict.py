@@ -3,6 +3,7 @@
     python predict.py --checkpoint runs/evo/best.safetensors --catalog cat.parquet \\
         --save-loc predictions.parquet --summary
     python predict.py --checkpoint runs/rings/best.safetensors --images stamps/ --save-loc rings.csv
+    python predict.py --checkpoint runs/a runs/b runs/c --catalog cat.parquet --save-loc p.parquet
     torchrun --nproc-per-node 8 --master-port 29500 predict.py --catalog cat.parquet \\
         --checkpoint runs/evo/best.safetensors --n-samples 10 --save-loc predictions.hdf5
 
@@ -20,7 +21,12 @@ def make_parser() -> options.Parser:
     parser = options.Parser(__doc__)
     model = parser.add_argument_group("model")
     add = model.add_argument
-    add("--checkpoint", required=True, help=options.CHECKPOINT_HELP)
+    add(
+        "--checkpoint",
+        required=True,
+        nargs="+",
+        help=f"{options.CHECKPOINT_HELP}; several: an ensemble, whose predictions are mixed",
+    )
     add(
         "--representations",
         action="store_true",
@@ -36,7 +42,8 @@ def make_parser() -> options.Parser:
         "--n-views",
         type=options.positive_int,
         default=1,
-        help="angles that each galaxy is turned through; predictions are the mean over them",
+        help="angles that each galaxy is turned through; of trees each gives a sample, other "
+        "predictions are the mean",
     )
     data = parser.add_argument_group("data")
     source = data.add_mutually_exclusive_group(required=True)
@@ -110,7 +117,8 @@ from zoobot import from_options
 from zoobot.data.demo.catalog import demo_catalog
 from zoobot.data.shards.reader import open_shards
 from zoobot.models.bands import spec_of, with_places
-from zoobot.predictions.models import load_predictor, view_of
+from zoobot.predictions.ensembles import same_view
+from zoobot.predictions.models import load_predictor
 from zoobot.predictions.parts import summary_path
 from zoobot.predictions.predict import predict_to_file
 from zoobot.script import run_script
@@ -125,21 +133,21 @@ def main(opt: argparse.Namespace) -> None:
     with distributed.process_group(device):
         spec = from_options.image_spec(opt) if options.check_brightness(opt) else None
         channels = 3 if spec is None else len(spec.bands)
-        model = load_predictor(opt.checkpoint, opt.representations, channels)
+        models = [load_predictor(path, opt.representations, channels) for path in opt.checkpoint]
         if opt.bands and not opt.image_spec:
-            spec = with_places(model, spec)
+            spec = with_places(models[0], spec)
         with distributed.main_first():
             catalog = opt.catalog
             if catalog == "demo":
-                seen = spec or spec_of(model)
+                seen = spec or spec_of(models[0])
                 catalog = demo_catalog(bands=seen and seen.bands)
         if opt.shards:
             catalog = open_shards(opt.shards, opt.split or "test")
         path = predict_to_file(
             opt.images or catalog,
-            model,
+            models,
             opt.save_loc,
-            transform=view_of(model, opt.image_size),
+            transform=same_view(models, opt.image_size),
             num_samples=opt.n_samples,
             num_views=opt.n_views,
             batch_size=opt.batch_size,

@@ -35,6 +35,7 @@ def make_parser() -> options.Parser:
     data.add_argument("--schema", help="a named decision tree, or PATH.json")
     model = parser.add_argument_group("model")
     model.add_argument("--encoder", default="convnext_nano", help="any timm encoder")
+    model.add_argument("--head", choices=options.HEADS, default="sigmoid", help=options.HEAD_HELP)
     model.add_argument("--dropout", type=options.fraction, default=0.2, help="of the head")
     optimisation = options.add_optimisation_options(
         parser, batch_size=128, epochs=30, patience=8, grad_clip=0.3
@@ -128,6 +129,7 @@ def make_model(opt: argparse.Namespace, schema: Schema, channels: int) -> Zoobot
         channels=channels,
         timm_kwargs=from_options.image_size_kwargs(opt.encoder, opt.image_size),
         dropout_rate=opt.dropout,
+        head_activation=opt.head,
         learning_rate=opt.lr,
         betas=opt.betas,
         weight_decay=opt.weight_decay,

@@ -5,13 +5,12 @@ import signal
 import sys
 import threading
 
-from zoobot.predictions import predict
-from zoobot.predictions.models import load_predictor
+from zoobot.predictions import passes, predict
 from zoobot.system import distributed
 
 
 def main(checkpoint, catalog, save_loc, parts_to_write, dying_rank=0):
-    write, written, one_at_a_time = predict._write_part, [], threading.Lock()
+    write, written, one_at_a_time = passes._write_part, [], threading.Lock()
 
     def write_then_die(*arguments):
         with one_at_a_time:  # else it would die with another part written or half written
@@ -21,10 +20,10 @@ def main(checkpoint, catalog, save_loc, parts_to_write, dying_rank=0):
                 os.kill(os.getpid(), signal.SIGKILL)
 
     if int(parts_to_write):
-        predict._write_part = write_then_die
+        passes._write_part = write_then_die
     predict.predict_to_file(
         catalog,
-        load_predictor(checkpoint),
+        checkpoint.split(os.pathsep),
         save_loc,
         num_samples=3,
         batch_size=4,

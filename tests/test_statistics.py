@@ -280,13 +280,23 @@ def test_summary_table_holds_the_statistics(tree):
         for kind in ("fraction", "90pc-lower", "90pc-upper")
     ]
     asked = [f"{name}_proportion-asked" for name in ("smooth", "bar", "merging")]
-    assert list(table) == ["id_str", *answers, *asked]
+    parts = {
+        kind: [f"{name}_{kind}" for name in ("smooth", "bar", "merging")]
+        for kind in ("expected-entropy", "mutual-information")
+    }
+    assert list(table) == ["id_str", *answers, *asked, *sum(parts.values(), [])]
     assert list(table["id_str"]) == ["x", "y", "z"]
     assert set(table.dtypes[1:]) == {np.dtype("float32")}
     lower, upper = fraction_intervals(a, tree)
     for start, expected in enumerate((fractions(a, tree), lower, upper)):
         np.testing.assert_allclose(table[answers[start::3]], expected, rtol=1e-6)
     np.testing.assert_allclose(table[asked], proportion_asked(a, tree), rtol=1e-6)
+    aleatoric, epistemic = (table[names].to_numpy() for names in parts.values())
+    alone = np.stack([answer_entropy(a[..., i], tree) for i in range(2)])
+    np.testing.assert_allclose(aleatoric, alone.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(aleatoric + epistemic, answer_entropy(a, tree), rtol=1e-5)
+    assert (epistemic[:2] > 0).all()
+    assert list(summary_table(["x"], a[:1, :, :1], tree)) == ["id_str", *answers, *asked]
     assert list(table.isna().any(axis=1)) == [False, False, True]
 
 

@@ -162,13 +162,16 @@ class VoteMeasures:
             self._campaigns = self._campaigns.to(device)
 
 
-def vote_constants(votes: torch.Tensor, schema: Schema) -> tuple[torch.Tensor, torch.Tensor]:
+def vote_constants(
+    votes: torch.Tensor, schema: Schema, bounds: tuple[float, float] = baselines.HEAD_BOUNDS
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Concentrations (A,) for all galaxies alike: those with the lowest loss, and a guess.
 
     The guess has the most frequent leading answer of each question, so its accuracy is the highest.
 
     Args:
         votes: (N, A) of the training galaxies.
+        bounds: of a head's concentrations.
     """
     guess = torch.ones(votes.shape[1])
     for question in schema.questions:
@@ -177,8 +180,7 @@ def vote_constants(votes: torch.Tensor, schema: Schema) -> tuple[torch.Tensor, t
         leading = (counts == most) & (most > 0)
         leads = (leading & (leading.sum(1, keepdim=True) == 1)).sum(0)
         guess[question.start_index + int(leads.argmax())] = 2.0
-    best = baselines.constant_concentrations(votes.numpy(), schema.question_sizes)
-    return torch.from_numpy(best), guess
+    return _constant(votes, schema, bounds), guess
 
 
 def vote_loss(concentrations: torch.Tensor, votes: torch.Tensor, schema: Schema) -> torch.Tensor:

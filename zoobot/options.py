@@ -22,6 +22,8 @@ CHECKPOINT_HELP = (
     "a run's folder, a PATH.safetensors or PATH.ckpt (Zoobot 2.x's too), a folder of "
     "save_pretrained, or hf_hub:OWNER/NAME"
 )
+HEADS = ("sigmoid", "softplus")
+HEAD_HELP = "of a tree: concentrations of 1 to 101 (sigmoid), or of 0.01 and more (softplus)"
 ROUND_VOTES_HELP = "round weighted vote counts, such as 8.73, to whole numbers"
 
 

@@ -273,6 +273,8 @@ def summary_table(
 ) -> pd.DataFrame:
     """A table of fractions, their 90% intervals, and the share of volunteers who are asked.
 
+    Of several samples also how uncertain the next volunteer's answer is, in two parts.
+
     Args:
         ids: (N,) ``id_str`` of each galaxy.
         temperatures: (Q,) by which concentrations are recalibrated first; None: they are not.
@@ -280,7 +282,10 @@ def summary_table(
     Returns:
         Columns ``id_str``; for each answer ``{answer}_fraction``,
         ``{answer}_90pc-lower`` and ``{answer}_90pc-upper``; then for each question
-        ``{question}_proportion-asked``. float32.
+        ``{question}_proportion-asked``; of several samples then for each question
+        ``{question}_expected-entropy``, the mean entropy of the samples, which more training would
+        not take away (aleatoric), and ``{question}_mutual-information``, how far they disagree
+        (epistemic), in nats: their sum is ``answer_entropy``. float32.
 
     Raises:
         ValueError: if there is not one id for each galaxy.
@@ -292,9 +297,16 @@ def summary_table(
     of_answers = of_answers.reshape(len(of_answers), 3 * len(schema.label_cols))
     kinds = ("fraction", "90pc-lower", "90pc-upper")
     columns = [f"{answer}_{kind}" for answer in schema.label_cols for kind in kinds]
-    columns += [f"{question.text}_proportion-asked" for question in schema.questions]
-    values = np.hstack((of_answers, proportion_asked(concentrations, schema)))
-    return _table(ids, values, columns)
+    of_questions = {"proportion-asked": proportion_asked(concentrations, schema)}
+    if np.shape(concentrations)[2:] > (1,):
+        information = mutual_information(concentrations, schema)
+        entropy = answer_entropy(concentrations, schema)
+        of_questions |= {
+            "expected-entropy": entropy - information,
+            "mutual-information": information,
+        }
+    columns += [f"{q.text}_{kind}" for kind in of_questions for q in schema.questions]
+    return _table(ids, np.hstack((of_answers, *of_questions.values())), columns)
 
 
 def friendly_table(

@@ -87,7 +87,7 @@ def test_what_can_not_be_carried_is_told(tmp_path):
     path.write_text(f"id_str,file_loc,objid\na,a.png,{BIG}\nb,b.png,\n")
     with pytest.raises(ValueError, match="--carry objid: whole numbers of so many digits"):
         carried(tmp_path, path, ["objid"])
-    with pytest.raises(ValueError, match="not images"):
+    with pytest.raises(ValueError, match="images have none"):
         listing.write_listing(tmp_path, tmp_path / "l", carry=["ra"])
 
 

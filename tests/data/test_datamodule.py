@@ -1,11 +1,12 @@
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from zoobot.data import CatalogDataModule, CatalogDataset
 from zoobot.data.catalog import read_catalog
 from zoobot.data.loaders import own_loader
-from zoobot.data.views.config import fast_view_config
+from zoobot.data.views.config import default_view_config, fast_view_config, minimal_view_config
 from zoobot.data.views.cpu import GalaxyView
 from zoobot.data.views.device import DeviceView
 from zoobot.system import cores
@@ -115,6 +116,22 @@ def test_a_split_without_a_catalog_is_told(frame):
 
 
 GPU = torch.device("cuda", 0)
+
+
+def test_validation_and_predictions_decode_a_jpeg_as_training_does(tmp_path):
+    path = tmp_path / "a.jpg"
+    Image.effect_noise((424, 424), 60).convert("RGB").save(path)
+    catalog = pd.DataFrame({"id_str": ["a", "b", "c"], "file_loc": [str(path)] * 3})
+    catalog["split"] = ["train", "val", "test"]
+    train, fixed = default_view_config(), minimal_view_config()
+    train.output_size = fixed.output_size = 160  # 192 of 424 px are enough for a zoom of 1.2
+    data = CatalogDataModule(None, GalaxyView(train), GalaxyView(fixed), catalog=catalog)
+    data.setup()
+    assert [dataset._decoded(0).size for dataset in data.datasets.values()] == [(424, 424)] * 3
+    view = GalaxyView(data.val_dataset.describe_images().view)
+    alone = CatalogDataModule(None, test_transform=view, predict_catalog=catalog)
+    alone.setup("predict")
+    assert alone.predict_dataset._decoded(0).size == (424, 424)
 
 
 def views(data, device):

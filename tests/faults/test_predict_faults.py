@@ -17,7 +17,7 @@ import predict as script
 from zoobot.data.dataset import ImagesSeen
 from zoobot.models.tree import ZoobotTree
 from zoobot.predictions import parts as parts_file
-from zoobot.predictions import predict
+from zoobot.predictions import passes, predict
 from zoobot.predictions.files import Predictions, open_writer, read_predictions
 from zoobot.predictions.parts import read_part, tempfile
 from zoobot.runs import checkpoint
@@ -85,20 +85,20 @@ def stop_before_joining(catalog, model, save_loc, monkeypatch, **more):
 @pytest.fixture
 def predicted(monkeypatch):
     """Fills with the number of galaxies of each batch that is predicted."""
-    sizes, predict_batch = [], predict._predict_batch
+    sizes, predict_batch = [], passes._predict_batch
 
-    def spy(model, batch, num_galaxies, *more):
-        sizes.append(num_galaxies)
-        return predict_batch(model, batch, num_galaxies, *more)
+    def spy(members, batch, rows, *more):
+        sizes.append(len(rows))
+        return predict_batch(members, batch, rows, *more)
 
-    monkeypatch.setattr(predict, "_predict_batch", spy)
+    monkeypatch.setattr(passes, "_predict_batch", spy)
     return sizes
 
 
 def test_killed_before_any_step_on_files_the_rerun_leaves_the_same_files_and_no_others(
     model, catalog, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(predict, "WRITERS", 1)  # its steps then come in one order
+    monkeypatch.setattr(passes, "WRITERS", 1)  # its steps then come in one order
     expected = fresh(catalog, model, tmp_path, "p.parquet", summary=True)
     kills = 0
     while True:
@@ -216,9 +216,8 @@ def test_a_full_disk_is_one_line_and_leaves_the_earlier_files_until_there_is_spa
         "--checkpoint", weights, "--catalog", catalog, "--save-loc", save_loc, "--summary",
         "--batch-size", 4, "--num-workers", 0, "--precision", "fp32", "--n-samples", 100,
     ]  # fmt: skip
-    expected = fresh(
-        catalog, model, tmp_path, f"p{suffix}", summary=True, num_samples=100, checkpoint=weights
-    )
+    options = {"summary": True, "num_samples": 100, "checkpoint": weights}
+    expected = fresh(catalog, model, tmp_path, f"p{suffix}", **options)
     largest = max(len(content) for content in expected.values())
     told = set()
     for num_bytes in range(0, largest, largest // 10):

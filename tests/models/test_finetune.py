@@ -16,6 +16,7 @@ from zoobot.models.finetune import (
 from zoobot.models.finetune_base import TRAINING_MODES, FinetuneableZoobotAbstract
 from zoobot.models.heads import LinearHead
 from zoobot.models.tree import ZoobotTree
+from zoobot.optim import layer_of_parameters
 from zoobot.runs import checkpoint
 
 
@@ -281,6 +282,26 @@ def test_layer_decay_of_zero_trains_head_and_top_block_and_freezes_the_rest():
     changed = {k.rsplit(".", 1)[0] for k, v in model.state_dict().items() if (v != before[k]).any()}
     assert all(name.startswith(("head", "encoder.layer4")) for name in changed)
     assert "encoder.layer4.0.bn1" in changed
+
+
+def test_fine_layer_groups_decay_the_stem_further_and_come_back_from_a_checkpoint():
+    def rate_of_stem(model):
+        stem = next(model.encoder.parameters())
+        groups = model.configure_optimizers().param_groups
+        (group,) = [g for g in groups if any(p is stem for p in g["params"])]
+        return group["lr"] / model.learning_rate
+
+    models = [
+        classifier(encoder=encoder("test_convnext"), layer_groups=kind)
+        for kind in ("blocks", "fine")
+    ]
+    depths = [max(layer_of_parameters(m.encoder, m.layer_groups).values()) for m in models]
+    assert depths[0] < depths[1]
+    assert [rate_of_stem(model) for model in models] == pytest.approx([0.75**n for n in depths])
+    again = models[1].build_again(models[1].describe())
+    assert rate_of_stem(again) == rate_of_stem(models[1])
+    with pytest.raises(ValueError, match="layer_groups='coarse': use one of blocks, fine"):
+        classifier(layer_groups="coarse")
 
 
 def test_full_training_changes_every_parameter_also_a_position_embedding():

@@ -1,3 +1,4 @@
+import pandas as pd
 import pytest
 import timm
 import torch
@@ -5,6 +6,7 @@ import torch
 from zoobot.data.dataset import ImagesSeen
 from zoobot.models import encoders
 from zoobot.models.architectures import get_pytorch_encoder
+from zoobot.models.finetune import FinetuneableZoobotTree
 from zoobot.models.heads import DirichletHead, get_pytorch_dirichlet_head
 from zoobot.models.tree import ZoobotTree
 from zoobot.predictions.models import predict_samples
@@ -69,6 +71,27 @@ def test_samples_are_those_of_the_head_and_one_sample_is_without_dropout(model):
         model.head.eval()
         assert torch.equal(samples, expected.permute(1, 2, 0))
         assert torch.equal(predict_samples(model, images)[..., 0], model(images))
+
+
+def test_the_kind_of_head_comes_back_from_checkpoints_and_sets_the_constants_bounds(tree, tmp_path):
+    votes = pd.DataFrame([[30, 0, 0, 0, 0, 0, 0]] * 5, columns=tree.label_cols)
+    votes.insert(0, "id_str", [*"abcde"])
+    encoder = {"encoder": get_pytorch_encoder("test_convnext")}
+    for kind, make in {
+        ZoobotTree: lambda: ZoobotTree(
+            schema=tree, architecture_name="test_convnext", head_activation="softplus"
+        ),
+        FinetuneableZoobotTree: lambda: FinetuneableZoobotTree(tree, "softplus", **encoder),
+    }.items():
+        model, path = make().eval(), tmp_path / f"{kind.__name__}.safetensors"
+        checkpoint.save_weights(path, model.state_dict(), model.describe())
+        loaded = kind.load_from_checkpoint(path).eval()
+        images = torch.rand(2, 3, 32, 32)
+        with torch.no_grad():
+            assert torch.equal(loaded(images), model(images))
+        assert loaded.head.activation == "softplus"
+        best, _ = loaded.constants(votes)
+        assert best[0] / best[:2].sum() > 0.995  # 101 / 102 within the bounds of a sigmoid
 
 
 def test_a_model_is_loaded_from_its_checkpoint(model, tmp_path):

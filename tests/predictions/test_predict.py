@@ -8,6 +8,7 @@ import files_people_have
 import numpy as np
 import pandas as pd
 import predict_worker
+import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
 import torch
@@ -33,12 +34,14 @@ from zoobot.predictions import predict
 from zoobot.predictions.files import read_predictions
 from zoobot.predictions.models import AnyModule, ZoobotEncoder
 from zoobot.predictions.parts import Work
+from zoobot.predictions.passes import predict_parts
 from zoobot.pytorch.predictions import predict_on_catalog
 from zoobot.runs import checkpoint
 from zoobot.system import caches
 
 WORKER = "tests/predict_worker.py"
 QUICK = {"batch_size": 4, "num_workers": 0, "show_progress": False, "precision": "fp32"}
+NO_WEIGHTS = {"timm_kwargs": {"pretrained": False}}
 SEEN = {"image_size": 32, "view": {"output_size": 32, "random_affine": {"degrees": 0}}}
 
 
@@ -106,20 +109,42 @@ def test_samples_differ_by_dropout_and_repeat_with_the_seed(model, catalog, tmp_
     assert not np.allclose(first, other)
 
 
-def test_several_views_give_the_mean_over_a_galaxy_turned_through_equal_angles(
-    model, catalog, tmp_path
-):
-    together = predict_on_catalog.predict(catalog, model, tmp_path / "p.csv", n_views=4, **QUICK)
+def turned_apart(catalog, model, folder):
+    """What a model predicts of galaxies turned by 0, 90, 180 and 270 degrees: (N, A, 4)."""
     apart = []
     for angle in (0, 90, 180, 270):
         view = get_galaxy_transform(SEEN["view"] | {"random_affine": {"degrees": (angle, angle)}})
-        path = tmp_path / f"{angle}.csv"
-        apart.append(
-            predict_on_catalog.predict(catalog, model, path, inference_transform=view, **QUICK)
-        )
-    values = [table.iloc[:, 1:].to_numpy() for table in apart]
-    assert not np.allclose(values[0], values[1], rtol=1e-4)
-    np.testing.assert_allclose(together.iloc[:, 1:].to_numpy(), np.mean(values, 0), rtol=1e-4)
+        path = folder / f"{angle}.hdf5"
+        predict.predict_to_file(catalog, model, path, transform=view, **QUICK)
+        apart.append(read_predictions(path).values[..., 0])
+    assert not np.allclose(apart[0], apart[1], rtol=1e-4)
+    return np.stack(apart, axis=2)
+
+
+def test_several_views_of_a_tree_are_samples_one_an_angle(model, catalog, tmp_path):
+    path = tmp_path / "p.parquet"
+    predict.predict_to_file(catalog, model, path, num_views=4, summary=True, **QUICK)
+    together, apart = read_predictions(path), turned_apart(catalog, model, tmp_path)
+    np.testing.assert_allclose(together.values, apart, rtol=1e-4)
+    assert together.metadata["samples"] == {"models": 1, "views": 4, "passes": 1}
+    told = pq.read_schema(path).field("bar_no").metadata[b"description"].decode()
+    assert told.endswith("; 4 samples: 4 views")
+    summary = pd.read_parquet(tmp_path / "p_summary.parquet")
+    disagree = statistics.mutual_information(apart, model.schema)
+    assert (disagree > 0).all()
+    names = [f"{question.text}_mutual-information" for question in model.schema.questions]
+    np.testing.assert_allclose(summary[names], disagree, rtol=1e-3, atol=1e-5)
+
+
+def test_several_views_of_classes_give_the_mean_over_a_galaxy_turned_through_equal_angles(
+    catalog, tmp_path
+):
+    model = FinetuneableZoobotClassifier(num_classes=3, name="test_convnext", **NO_WEIGHTS)
+    nn.init.normal_(model.head.linear.weight, std=5)
+    model.images_seen = ImagesSeen.from_dict(SEEN)
+    together = predict_on_catalog.predict(catalog, model, tmp_path / "p.csv", n_views=4, **QUICK)
+    wanted = turned_apart(catalog, model, tmp_path).mean(axis=2)
+    np.testing.assert_allclose(together.iloc[:, 1:].to_numpy(), wanted, rtol=1e-4)
 
 
 def test_views_of_unreadable_images_and_samples_keep_their_places(model, catalog, tmp_path):
@@ -136,7 +161,9 @@ def test_views_of_unreadable_images_and_samples_keep_their_places(model, catalog
         **QUICK,
     )
     read = read_predictions(path)
-    assert read.values.shape == (37, 7, 3)
+    assert read.values.shape == (37, 7, 6)
+    first, second = read.values[..., :3], read.values[..., 3:]  # the passes of each view
+    assert np.nanmean(np.abs(first - second)) > 0.01
     np.testing.assert_array_equal(np.isnan(read.values).any(axis=(1, 2)), np.arange(37) == 3)
 
 
@@ -161,9 +188,16 @@ def test_a_view_set_by_hand_and_the_generator_outside_are_left_alone(model, cata
     assert usual.read_bytes() != (tmp_path / "p.csv").read_bytes()
 
 
-def test_two_and_three_processes_and_two_kills_make_the_same_files(saved, catalog, tmp_path):
+def test_two_and_three_processes_and_two_kills_make_the_same_files_of_two_models(
+    saved, model, catalog, tmp_path
+):
+    nn.init.normal_(model.head.linear.weight, std=0.5)
+    other = tmp_path / "other.safetensors"
+    checkpoint.save_weights(other, model.state_dict(), model.describe() | SEEN)
+    both = f"{saved}{os.pathsep}{other}"
+
     def arguments(name, parts_to_write=0):
-        return list(map(str, (saved, catalog, tmp_path / f"{name}.parquet", parts_to_write)))
+        return list(map(str, (both, catalog, tmp_path / f"{name}.parquet", parts_to_write)))
 
     def shared_by(num_processes, name):
         done = torchrun(num_processes, WORKER, *arguments(name), cwd=tmp_path)
@@ -470,7 +504,8 @@ def test_on_a_gpu_nothing_is_read_too_early_and_the_host_waits_for_nothing(tmp_p
         settings = engine.Settings(GPU)
         bar = predict.progress_bar(work, [], work.num_parts, show_progress=False)
         parts = range(work.num_parts)
-        notes = predict._predict_parts(model, loader(), parts, work, settings, "off", bar)
+        members = nn.ModuleList([model])
+        notes = predict_parts(members, loader(), parts, work, settings, "off", bar)
         assert gpu.num_waits == 0
     assert notes.num_images == 8
     values = [parts_values(work, part) for part in parts]
@@ -503,8 +538,8 @@ def test_a_gpus_predictions_are_of_views_that_it_makes(model, catalog, tmp_path,
     assert "matrix" in batch
     with torch.no_grad():
         views = float_images(batch).split(3, dim=1)
-        wanted = torch.stack([model(images) for images in views]).mean(0)
-    np.testing.assert_allclose(read_predictions(path).values[..., 0], wanted, rtol=1e-4)
+        wanted = torch.stack([model(images) for images in views], dim=2)
+    np.testing.assert_allclose(read_predictions(path).values, wanted, rtol=1e-4)
 
 
 @pytest.mark.usefixtures("as_on_a_gpu")

@@ -75,6 +75,16 @@ def test_a_description_of_an_earlier_version_that_tells_less_is_taken(tmp_path):
     check_same_run(saved(tmp_path / "less", {"arguments": {}}), MODEL, None, False)
 
 
+@pytest.mark.parametrize("before", [{}, {"head_activation": "sigmoid"}])
+def test_another_head_is_refused_and_one_that_does_not_tell_is_a_sigmoid(tmp_path, before):
+    state = saved(tmp_path, before)
+    check_same_run(state, {"head_activation": "sigmoid"}, None, False)
+    told = "head_activation was 'sigmoid', now 'softplus'"
+    for other in ({"head_activation": "softplus"}, with_arguments(head_activation="softplus")):
+        with pytest.raises(ValueError, match=told):
+            check_same_run(state, other, None, False)
+
+
 def test_nothing_is_said_of_going_on_before_all_is_compared(tmp_path, capsys):
     known = [Known({"train": frame}, []).digest() for frame in (galaxies("ab"), galaxies("ac"))]
     with open_run(tmp_path, data=known[0]) as run:

@@ -68,11 +68,19 @@ def test_numbered_classes_are_named(run):
         (["--label-col", "kind", "--class-names", "a", "b"], "has the names elliptical, spiral"),
         (["--label-col", "label", "--class-names", "a"], "1 --class-names for 2 classes"),
         (["--task", "regression", "--class-names", "a"], "are of --task classification"),
+        (["--head", "softplus"], "--head is of --task tree, not classification"),
     ],
 )
-def test_names_that_classes_can_not_have_are_refused(run, words, line):
+def test_names_and_heads_that_classes_can_not_have_are_refused(run, words, line):
     with pytest.raises(ValueError, match=line):
         run(*words)
+
+
+def test_layer_groups_and_the_head_are_those_asked_for(tree):
+    words = ["--task", "tree", "--head", "softplus", "--layer-groups", "fine"]
+    opt = script.parse([*words, "--encoder", "test_convnext", "--from-scratch"])
+    model = script.make_model(opt, script.encoder_arguments(opt), tree, None)
+    assert (model.head.activation, model.layer_groups) == ("softplus", "fine")
 
 
 def test_training_from_scratch_has_rates_of_its_own_and_says_so(run, capsys):

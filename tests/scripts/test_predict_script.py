@@ -34,11 +34,14 @@ def folder(tmp_path, tree, monkeypatch):
     return tmp_path
 
 
-WORDS = ["--checkpoint", "tree.safetensors", "--num-workers", "0", "--precision", "fp32"]
+MODEL = ["--checkpoint", "tree.safetensors"]
+QUICK = ["--num-workers", "0", "--precision", "fp32"]
+WORDS = [*MODEL, *QUICK]
 
 
 def run(*arguments):
-    words = [*WORDS, "--save-loc", "p.parquet", *arguments]
+    model = [] if "--checkpoint" in arguments else MODEL
+    words = [*model, *QUICK, "--save-loc", "p.parquet", *arguments]
     run_script(script.main, lambda: script.parse(words))
     return pd.read_parquet("p.parquet")
 
@@ -90,12 +93,30 @@ def test_what_are_no_temperatures_of_the_tree_is_refused(folder, capsys, text, w
     assert line in told
 
 
-def test_the_mean_over_views_differs_from_one_view_and_repeats(folder):
+def test_of_several_views_the_first_is_the_one_and_all_repeat(folder):
     one, several, again = (
-        run("--catalog", "catalog.csv", "--n-views", views).iloc[:, 1:] for views in "133"
+        run("--catalog", "catalog.csv", "--n-views", views)["smooth_yes"] for views in "133"
     )
-    assert not np.allclose(one, several, rtol=1e-5)
-    pd.testing.assert_frame_equal(several, again)
+    several, again = np.stack(several), np.stack(again)
+    assert several.shape == (12, 3)
+    np.testing.assert_allclose(one, several[:, 0], rtol=1e-5)
+    assert not np.allclose(several[:, 0], several[:, 1], rtol=1e-5)
+    np.testing.assert_array_equal(several, again)
+
+
+def test_several_checkpoints_are_an_ensemble_and_those_of_other_trees_one_line(folder, capsys):
+    torch.manual_seed(1)
+    model = load_predictor("tree.safetensors")
+    torch.nn.init.normal_(model.head.linear.weight)
+    description = model.describe() | {"image_size": 32, "view": {"output_size": 32}}
+    checkpoint.save_weights(folder / "other.safetensors", model.state_dict(), description)
+    both = ["--checkpoint", "tree.safetensors", "other.safetensors"]
+    made = np.stack(run("--catalog", "catalog.csv", *both)["smooth_yes"])
+    for i, path in enumerate(both[1:]):
+        alone = run("--catalog", "catalog.csv", "--checkpoint", path)["smooth_yes"]
+        np.testing.assert_allclose(made[:, i], alone, rtol=1e-5)
+    told = refusal(capsys, "--catalog", "catalog.csv", *both, "--representations")
+    assert "features of several models can't be mixed" in told
 
 
 def test_a_folder_is_predicted_with_paths_as_ids(folder):
@@ -164,7 +185,7 @@ def test_columns_that_can_not_be_carried_are_refused_in_one_line(folder, capsys)
     assert "also a column of the predictions" in refusal(
         capsys, "--catalog", "catalog.csv", "--carry", "smooth_yes"
     )
-    assert "not images" in refusal(capsys, "--images", ".", "--carry", "ra")
+    assert "images have none" in refusal(capsys, "--images", ".", "--carry", "ra")
     write_shards(read_catalog("catalog.csv"), ["smooth_yes"], "shards", eval_size=5,
                  encoding="raw", img_size=40, num_workers=0, show_progress=False)  # fmt: skip
     told = refusal(capsys, "--shards", "shards", "--carry", "ra")

@@ -34,7 +34,7 @@ from zoobot.data.stream_loaders import (
 )
 from zoobot.data.streams import GalaxyStream, check_reading, check_steps
 from zoobot.data.views.config import default_view_config, minimal_view_config
-from zoobot.data.views.cpu import get_galaxy_transform
+from zoobot.data.views.cpu import decoded_alike, get_galaxy_transform
 from zoobot.system import distributed
 from zoobot.system.cores import choose_num_workers
 from zoobot.system.errors import UserError, check_count
@@ -53,7 +53,9 @@ class CatalogDataModule:
         label_cols: label columns; None for galaxies without labels.
         train_transform: for training galaxies: a view, or any torchvision v2 transform; by default
             ``default_view_config()``'s.
-        test_transform: for all others; by default ``minimal_view_config()``'s.
+        test_transform: for all others; by default ``minimal_view_config()``'s. If there are
+            galaxies to train on, JPEGs are decoded at one size for both, see
+            ``views.cpu.decoded_alike``.
         catalog: split by its ``split`` column if it has one, else by the fractions and a seeded
             hash of ``id_str``, each class in proportion (``splits.strata_of``).
         train_catalog, val_catalog, test_catalog, predict_catalog: instead of ``catalog``.
@@ -147,6 +149,9 @@ class CatalogDataModule:
                 self.catalogs |= split_catalog(catalog, fractions, seed, "catalog", strata)
         elif all(table is None for table in self.catalogs.values()):
             raise UserError("give catalog=, or train_catalog= and val_catalog=, ...")
+        if self.catalogs["train"] is not None:
+            alike = decoded_alike(self.train_transform, self.test_transform)
+            self.train_transform, self.test_transform = alike
         check_count("batch_size", batch_size)
         for split, catalog in self.catalogs.items():
             labels = self.label_cols if split != "predict" else []

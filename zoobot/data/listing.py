@@ -131,13 +131,12 @@ def _pieces(
         require_images(source, "in memory")
         check_exact_ids(source["id_str"], "catalog in memory")
         pieces = _cut(source, at_once or len(source))
-    elif id_from is not None and (is_template(str(source)) or Path(source).is_dir()):
-        if carry:
-            raise UserError(f"--carry {carry[0]}: only catalogs have such columns, not images")
-        if is_template(str(source)):
-            pieces = _cut(files_by_template(str(source), bands), ROWS_AT_ONCE)
-        else:
-            pieces = _images_below(Path(source), id_from, bands is not None)
+    elif carry and id_from is not None and (is_template(str(source)) or Path(source).is_dir()):
+        raise UserError(f"--carry {carry[0]}: only catalogs have such columns, images have none")
+    elif id_from is not None and is_template(str(source)):
+        pieces = _cut(files_by_template(str(source), bands), ROWS_AT_ONCE)
+    elif id_from is not None and Path(source).is_dir():
+        pieces = _images_below(Path(source), id_from, bands is not None)
     else:
         columns = [*(["split"] if split else []), *carry]
         pieces = read_galaxies(source, columns, at_once, carry)

@@ -232,16 +232,18 @@ class FinetuneableZoobotTree(FinetuneableZoobotAbstract):
 
     Args:
         schema: the tree.
+        head_activation: ``sigmoid`` or ``softplus``, see ``DirichletHead``.
         super_kwargs: of ``FinetuneableZoobotAbstract``.
     """
 
     task = "tree"
 
-    def __init__(self, schema: Schema, **super_kwargs):
+    def __init__(self, schema: Schema, head_activation: str = "sigmoid", **super_kwargs):
         super().__init__(**super_kwargs)
         self.schema = schema
-        self.output_dim, dropout = len(schema.answers), self.head_dropout_prob
-        self.head = self._seeded(lambda: DirichletHead(self.encoder_dim, self.output_dim, dropout))
+        self.output_dim = len(schema.answers)
+        sizes, dropout = (self.encoder_dim, self.output_dim), self.head_dropout_prob
+        self.head = self._seeded(lambda: DirichletHead(*sizes, dropout, activation=head_activation))
         self.measure = VoteMeasures(schema)
 
     def label_columns(self) -> list[str]:
@@ -268,7 +270,7 @@ class FinetuneableZoobotTree(FinetuneableZoobotAbstract):
     def constants(self, table: pd.DataFrame) -> tuple[torch.Tensor, torch.Tensor]:
         """The best constant concentrations; see ``metrics.vote_constants``."""
         counts = votes(table, self.schema.label_cols, "train")
-        return vote_constants(torch.from_numpy(counts), self.schema)
+        return vote_constants(torch.from_numpy(counts), self.schema, self.head.bounds)
 
     def prediction_columns(self) -> list[str]:
         """Names of the predicted columns: those of the votes."""
@@ -279,7 +281,8 @@ class FinetuneableZoobotTree(FinetuneableZoobotAbstract):
         return super().describe_predictions() | told
 
     def arguments(self) -> dict:
-        return super().arguments() | {"schema": self.schema.to_dict()}
+        own = {"schema": self.schema.to_dict(), "head_activation": self.head.activation}
+        return super().arguments() | own
 
     @classmethod
     def _known_arguments(cls, of_lightning: dict) -> dict:

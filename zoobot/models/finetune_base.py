@@ -45,6 +45,7 @@ class FinetuneableZoobotAbstract(Shareable, GalaxyModel):
         layer_decay: the head's learning rate is ``learning_rate``, that of encoder blocks from the
             top ``learning_rate * layer_decay**0``, ``**1``, ...; 0 to 1; with 0 the blocks below
             the top are frozen.
+        layer_groups: what a block is, ``blocks`` or ``fine``: see ``optim.layer_of_parameters``.
         weight_decay: of the encoder's matrices.
         head_dropout_prob: of the head.
         scheduler_kwargs: of ``timm.scheduler.create_scheduler_v2``; None: a constant rate.
@@ -88,6 +89,7 @@ class FinetuneableZoobotAbstract(Shareable, GalaxyModel):
         channels: int | None = None,
         fresh_stem: bool = False,
         stem_learning_rate: float | None = None,
+        layer_groups: str = "blocks",
     ):
         super().__init__()
         if training_mode not in TRAINING_MODES:
@@ -96,6 +98,7 @@ class FinetuneableZoobotAbstract(Shareable, GalaxyModel):
         optim.check_layer_decay(layer_decay)
         self.training_mode = training_mode
         self.layer_decay = layer_decay
+        self.layer_groups = layer_groups
         self.weight_decay = weight_decay
         self.learning_rate = learning_rate
         self.head_dropout_prob = head_dropout_prob
@@ -142,7 +145,7 @@ class FinetuneableZoobotAbstract(Shareable, GalaxyModel):
 
         In ``head_only`` mode it stays frozen.
         """
-        layer_of = optim.layer_of_parameters(self.encoder)
+        layer_of = optim.layer_of_parameters(self.encoder, self.layer_groups)
         top = max(layer_of.values(), default=0)
         frozen = frozen or self.training_mode == "head_only"
         stem = rates_of_stem(self.encoder, self.stem_learning_rate)
@@ -205,6 +208,7 @@ class FinetuneableZoobotAbstract(Shareable, GalaxyModel):
         decays = {"weight_decay": self.weight_decay, "layer_decay": self.layer_decay}
         others = nn.ModuleList(m for name, m in self.named_children() if name != "encoder")
         decays["stem"] = rates_of_stem(self.encoder, self.stem_learning_rate)
+        decays["layer_groups"] = self.layer_groups
         groups = optim.parameter_groups(self.encoder, others, self.learning_rate, **decays)
         return optim.adamw(groups)
 
@@ -250,6 +254,7 @@ class FinetuneableZoobotAbstract(Shareable, GalaxyModel):
         return kept(self._given) | {
             "training_mode": self.training_mode,
             "layer_decay": self.layer_decay,
+            "layer_groups": self.layer_groups,
             "weight_decay": self.weight_decay,
             "learning_rate": self.learning_rate,
             "head_dropout_prob": self.head_dropout_prob,

@@ -5,33 +5,61 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
+from zoobot.baselines import HEAD_BOUNDS, NO_BOUNDS
 from zoobot.system.errors import UserError
+
+HEAD_ACTIVATIONS = {  # name -> what a Dirichlet head makes of numbers, and its bounds
+    "sigmoid": (lambda x: 1 + 100 * torch.sigmoid(x), HEAD_BOUNDS),
+    "softplus": (lambda x: 0.01 + 10 * nn.functional.softplus(x), (0.01, NO_BOUNDS[1])),
+}
 
 
 class DirichletHead(nn.Module):
-    """Dropout, linear, ``1 + 100 * sigmoid(x)``: features (B, D) to concentrations (B, A).
+    """Dropout, linear, activation: features (B, D) to concentrations (B, A).
 
-    Concentrations lie in (1, 101), one peak and no answer ruled out (Walmsley et al. 2022). They
-    start near 9, at a volunteer's worth or two an answer; the middle, 51, would be far too sure of
-    itself. The head computes in float32 under any autocast. ``dropout_always`` keeps dropout on in
-    evaluation.
+    They start near 9, at a volunteer's worth or two an answer. The head computes in float32 under
+    any autocast.
+
+    Args:
+        dropout_always: keep dropout on in evaluation.
+        activation: ``sigmoid``: ``1 + 100 * sigmoid(x)``, in (1, 101): one peak, and no answer is
+            ruled out (Walmsley et al. 2022). A fraction is then at least 1 / A, for a sum A of the
+            question's concentrations. ``softplus``: ``0.01 + 10 * softplus(x)``, not bounded
+            above: fractions may be near 0, and the distribution as narrow as votes ask for.
+
+    Attributes:
+        bounds: lowest and highest concentration.
+
+    Raises:
+        ValueError: for another activation.
     """
 
-    INITIAL_BIAS = -2.5
+    # Of ``linear``, for concentrations near 9.
+    INITIAL_BIAS = {"sigmoid": -2.5, "softplus": 0.375}
 
     def __init__(
-        self, encoder_dim: int, output_dim: int, dropout_rate: float = 0.2, dropout_always=False
+        self,
+        encoder_dim: int,
+        output_dim: int,
+        dropout_rate: float = 0.2,
+        dropout_always: bool = False,
+        activation: str = "sigmoid",
     ):
         super().__init__()
+        if activation not in HEAD_ACTIVATIONS:
+            known = ", ".join(HEAD_ACTIVATIONS)
+            raise UserError(f"head_activation={activation!r}: use one of {known}")
+        self.activation = activation
+        self.bounds = HEAD_ACTIVATIONS[activation][1]
         self.dropout = nn.Dropout(dropout_rate)
         self.dropout_always = dropout_always
         self.linear = nn.Linear(encoder_dim, output_dim)
-        nn.init.constant_(self.linear.bias, self.INITIAL_BIAS)
+        nn.init.constant_(self.linear.bias, self.INITIAL_BIAS[activation])
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         with torch.autocast(features.device.type, enabled=False):
             x = self.dropout(features.to(self.linear.weight.dtype))
-            return 1 + 100 * torch.sigmoid(self.linear(x))
+            return HEAD_ACTIVATIONS[self.activation][0](self.linear(x))
 
     def train(self, mode: bool = True) -> "DirichletHead":
         super().train(mode)

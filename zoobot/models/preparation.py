@@ -12,7 +12,11 @@ from zoobot.data.views import GalaxyView, GalaxyViewConfig
 from zoobot.data.views.config import affine_ranges
 
 # Settings that a view shown by ``zoom`` may have: its size and channels are told beside it.
-TOLD = {"output_size", "greyscale", "random_affine", "random_erasing", "pil_to_tensor"}
+# How a JPEG is decoded is no part of the view.
+TOLD = {
+    *("output_size", "greyscale", "random_affine", "random_erasing", "pil_to_tensor"),
+    "min_side_px",
+}
 SCALINGS = {
     "asinh": "arcsinh((x - sky) / ({softening:g} * noise)), where the sky is the band's median and "
     "the noise {noise}",

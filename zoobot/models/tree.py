@@ -34,6 +34,7 @@ class ZoobotTree(Shareable, GalaxyModel):
         test_time_dropout: keep the head's dropout on in evaluation.
         compile_encoder: run the encoder through ``torch.compile``.
         dropout_rate: of the head.
+        head_activation: ``sigmoid`` or ``softplus``, see ``DirichletHead``.
         learning_rate, betas, weight_decay: for ``configure_optimizers``.
         scheduler_kwargs: of ``timm.scheduler.create_scheduler_v2``; None: a constant rate.
         seed: of dropout.
@@ -66,6 +67,7 @@ class ZoobotTree(Shareable, GalaxyModel):
         schema: Schema | None = None,
         scheduler_kwargs: dict | None = None,
         seed: int = 42,
+        head_activation: str = "sigmoid",
     ):
         super().__init__()
         if schema is None:
@@ -96,6 +98,7 @@ class ZoobotTree(Shareable, GalaxyModel):
             self.output_dim,
             dropout_rate,
             dropout_always=test_time_dropout,
+            activation=head_activation,
         )
         self.measure = VoteMeasures(schema)
         if compile_encoder:
@@ -152,7 +155,7 @@ class ZoobotTree(Shareable, GalaxyModel):
     def constants(self, table: pd.DataFrame) -> tuple[torch.Tensor, torch.Tensor]:
         """The best constant concentrations; see ``metrics.vote_constants``."""
         counts = votes(table, self.schema.label_cols, "train")
-        return vote_constants(torch.from_numpy(counts), self.schema)
+        return vote_constants(torch.from_numpy(counts), self.schema, self.head.bounds)
 
     def introduce(self) -> str:
         """What a run says of its model at the start."""
@@ -179,6 +182,7 @@ class ZoobotTree(Shareable, GalaxyModel):
             "task": self.task,
             "encoder": self.encoder_description,
             "dropout_rate": self.head.dropout.p,
+            "head_activation": self.head.activation,
             "schema": self.schema.to_dict(),
         }
 
@@ -220,6 +224,7 @@ class ZoobotTree(Shareable, GalaxyModel):
             "channels": encoder["channels"],
             "timm_kwargs": layout(encoder["timm_kwargs"]),
             "dropout_rate": told.get("dropout_rate", 0.2),
+            "head_activation": told.get("head_activation", "sigmoid"),
         }
         return cls(**(arguments | overrides))
 

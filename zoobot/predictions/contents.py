@@ -23,6 +23,12 @@ OF_SUMMARY = {  # what a summary says of an answer, by the end of the column's n
     "90pc-upper": "95% quantile of the fraction who answer {}",
 }
 
+OF_QUESTION = {  # likewise of a question
+    "proportion-asked": "predicted share of volunteers who are asked {}",
+    "expected-entropy": "mean entropy of the samples' answers to {}, in nats (aleatoric)",
+    "mutual-information": "how far the samples disagree on {}, in nats (epistemic)",
+}
+
 
 @dataclasses.dataclass
 class Predictions:
@@ -75,7 +81,7 @@ class Predictions:
         for name in self.columns:
             told = words.get(name, words.get("", "").format(name))
             if told and num_samples > 1:
-                told += f"; {num_samples} passes with dropout"
+                told += f"; {_samples_in_words(self.metadata, num_samples)}"
             fields.append(described_field(name, cell, told))
         if self.errors is not None:
             told = "why the image could not be read; empty if it could"
@@ -94,6 +100,15 @@ class Predictions:
         if self.errors is not None:
             arrays.append(pa.array(self.errors, pa.string()))
         return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _samples_in_words(metadata: dict, num_samples: int) -> str:
+    """What the numbers of a cell are: ``12 samples: 2 models x 6 views``."""
+    kinds = {"models": "models", "views": "views", "passes": "passes with dropout"}
+    mixed = metadata.get("samples")
+    mixed = mixed if isinstance(mixed, dict) else {}
+    axes = [f"{mixed[kind]} {told}" for kind, told in kinds.items() if mixed.get(kind, 1) != 1]
+    return f"{num_samples} samples" + (f": {' x '.join(axes)}" if axes else "")
 
 
 def _in_words(metadata: dict) -> dict[str, str]:
@@ -119,8 +134,9 @@ def _in_words(metadata: dict) -> dict[str, str]:
                 words |= {f"{answer.text}_{e}": s.format(told) for e, s in OF_SUMMARY.items()}
             else:
                 words[answer.text] = f"Dirichlet concentration of answer {told}"
-        asked = f"predicted share of volunteers who are asked {question.text!r}"
-        words[f"{question.text}_proportion-asked"] = asked
+        words |= {
+            f"{question.text}_{e}": s.format(repr(question.text)) for e, s in OF_QUESTION.items()
+        }
     return words
 
 

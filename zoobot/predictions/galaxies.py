@@ -1,7 +1,7 @@
 """The galaxies to predict: found by number, as the model is to see them, and carried columns."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -14,8 +14,8 @@ from zoobot.data.carried import carried_labels, check_carry
 from zoobot.data.dataset import CatalogDataset
 from zoobot.data.sources import Galaxies, TableGalaxies
 from zoobot.data.views.turned import TurnedViews
+from zoobot.predictions.ensembles import same_view
 from zoobot.predictions.files import as_kept
-from zoobot.predictions.models import view_of
 from zoobot.predictions.parts import LARGEST_PART_ROWS, LISTING, Work, summary_template
 from zoobot.system import distributed
 
@@ -55,18 +55,18 @@ def carried_as_kept(
 
 def as_seen(
     galaxies: Galaxies,
-    model: nn.Module,
+    members: Sequence[nn.Module],
     transform: Callable | None,
     num_views: int,
-    fits_scaling: str | None,
+    fits_scaling: str,
     spec: ImageSpec | None,
 ) -> CatalogDataset:
-    """The galaxies as the model is to see them: by default as when it was validated."""
-    transform = transform or view_of(model)
+    """The galaxies as all models are to see them: by default in the view of their validation."""
+    transform = transform or same_view(members)
     return CatalogDataset(
         galaxies,
         transform=TurnedViews(transform, num_views) if num_views > 1 else transform,
-        channels=model.channels,
-        fits_scaling=fits_scaling or model.images_seen.fits_scaling or "asinh",
+        channels=members[0].channels,
+        fits_scaling=fits_scaling,
         spec=spec,
     )

@@ -56,6 +56,7 @@ class Work:
         schema: the decision tree, if a summary is wanted; else None.
         seed: of the dropout.
         num_views: number of views of each galaxy.
+        num_passes: number of forward passes of each view with each model.
         temperatures: (Q,) by which the summary is recalibrated; None: it is not.
         plan_hash: hash of everything that the values depend on. Each part stores it in its
             checksum, so that parts of another prediction are refused.
@@ -68,8 +69,14 @@ class Work:
     schema: Schema | None
     seed: int
     num_views: int = 1
+    num_passes: int = 1
     temperatures: np.ndarray | None = None
     plan_hash: str = ""
+
+    @property
+    def mixes_views(self) -> bool:
+        """Whether each view is a sample; else predictions are the mean over views."""
+        return mixes_views(self.template.metadata)
 
     @property
     def part_rows(self) -> int:
@@ -100,6 +107,15 @@ class Work:
     def path(self, part: int) -> Path:
         """The file of a finished part."""
         return self.folder / f"part-{part:07d}.safetensors"
+
+
+def mixes_views(described: dict) -> bool:
+    """Whether a model's predictions are distributions, of which views give a mixture.
+
+    Args:
+        described: what the model tells of its predictions, ``Predictor.describe_predictions``.
+    """
+    return described["schema"] is not None
 
 
 class PartSampler(Sampler):

@@ -6,41 +6,29 @@ when. In the end the main process joins the parts, in the catalog's order, into 
 """
 
 import math
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import nn
 from tqdm import tqdm
 
-from zoobot import engine, statistics
+from zoobot import engine
 from zoobot.data import huggingface
 from zoobot.data.bands.spec import ImageSpec
 from zoobot.data.carried import check_carry
 from zoobot.data.dataset import CatalogDataset
-from zoobot.data.device_batches import on_device, to_host
 from zoobot.data.loaders import GalaxyLoader
 from zoobot.data.sources import Galaxies
 from zoobot.data.views.cpu import GalaxyView
 from zoobot.models import speed
-from zoobot.models.bands import spec_to_predict
 from zoobot.predictions.contents import Predictions
+from zoobot.predictions.ensembles import Model, check_same_columns, members_of, same_images
 from zoobot.predictions.files import check_save_loc
 from zoobot.predictions.galaxies import as_seen, carried_as_kept, open_galaxies
-from zoobot.predictions.image_notes import ImageNotes
-from zoobot.predictions.models import (
-    AnyModule,
-    as_predictor,
-    column_names,
-    hash_weights,
-    load_predictor,
-    predict_samples,
-)
+from zoobot.predictions.models import AnyModule, as_predictor, hash_weights
 from zoobot.predictions.parts import (
     LOCK,
     PartSampler,
@@ -48,12 +36,12 @@ from zoobot.predictions.parts import (
     check_folder,
     clear_folder,
     join_parts,
+    mixes_views,
     open_parts,
-    write_part,
 )
+from zoobot.predictions.passes import predict_parts
 from zoobot.predictions.progress import progress_bar
 from zoobot.predictions.temperatures import read_temperatures
-from zoobot.runs import numerics
 from zoobot.schemas import Schema
 from zoobot.system import distributed, locks
 from zoobot.system.cores import choose_num_workers
@@ -61,12 +49,11 @@ from zoobot.system.devices import keep_generators, put_back
 from zoobot.system.errors import UserError
 
 ON_BAD_IMAGE = ("error", "record")
-WRITERS = 4  # threads; intervals are most of their work, and scipy lets several compute at once
 
 
 def predict_to_file(
     catalog: pd.DataFrame | str | Path | Galaxies,
-    model: nn.Module | str | Path,
+    model: Model | Sequence[Model],
     save_loc: str | Path,
     label_cols: Sequence[str] | None = None,
     *,
@@ -88,7 +75,7 @@ def predict_to_file(
     split: str = "",
     seed: int = 42,
     id_from: str | None = "path",
-    checkpoint: str | Path | None = None,
+    checkpoint: str | Path | Sequence[str | Path] | None = None,
     resume: bool = True,
     show_progress: bool = True,
 ) -> Path:
@@ -101,12 +88,16 @@ def predict_to_file(
     Args:
         catalog: a table, a catalog file, a folder of images, ``Shards``, or a ``Dataset`` of
             Hugging Face; or, of images of bands, a path with ``{id}`` and ``{band}``.
-        model, label_cols: see ``predict``.
+        model: one of this package, a path of one (see ``models.load_predictor``), or for one pass
+            any module, images to (B, A); or several in a list, an ensemble: every galaxy is read
+            once, and each model gives samples, as forward passes do.
+        label_cols: names of the predicted columns; by default the model's.
         transform, fits_scaling: by default those with which the model was validated.
         spec: of images of bands: the model's bands, where they are elsewhere than in training; see
             ``models.bands.spec_to_predict``.
         num_samples: forward passes with the head's dropout on; 1: one pass without dropout.
-        num_views: angles that each galaxy is turned through; predictions are the mean over them.
+        num_views: angles that each galaxy is turned through. Of trees each view is a sample, as
+            forward passes are; other predictions are the mean over views.
         batch_size: galaxies of a forward pass, in each process.
         num_workers: image-reading workers of each process; see
             ``zoobot.system.cores.choose_num_workers``.
@@ -123,7 +114,7 @@ def predict_to_file(
             ``["ra", "dec"]``; their types stay.
         split: only galaxies with this value in the catalog's column ``split``.
         seed: of the dropout.
-        checkpoint: of the model, which the file then tells.
+        checkpoint: of the model, or one of each, which the file then tells.
         id_from: ids of images in a folder: ``path`` (below it) or ``stem`` (the file's name), both
             without suffix. None: a folder is no folder of images but a catalog of Parquet files.
         resume: go on from the parts of a killed run; False deletes them.
@@ -131,27 +122,27 @@ def predict_to_file(
     Raises:
         ValueError: for a save_loc of no known format, a faulty catalog, columns that don't fit, or
             can't be carried,
-            parts of another prediction in the folder, or another run at work on it.
+            parts of another prediction in the folder, another run at work on it, or models that
+            don't predict the same columns of the same images.
         ImageError: an image can't be read.
         OSError: the folder can't be written to, or its disk is full.
     """
     save_loc = check_save_loc(save_loc)
     catalog = huggingface.to_predict(catalog)
-    if isinstance(model, str | Path):
-        model = load_predictor(model)
-    columns, model = column_names(model, label_cols), as_predictor(model)
-    if spec is not None and isinstance(model, AnyModule):
-        model.channels = len(spec.bands)
+    given = members_of(model)
+    columns = check_same_columns(given, label_cols)
+    members = nn.ModuleList(as_predictor(each) for each in given)
     if spec is None and isinstance(catalog, Galaxies):
         spec = catalog.spec  # of shards
-    spec = spec_to_predict(model, spec)
-    if spec is not None and fits_scaling is not None:
+    asked = fits_scaling
+    fits_scaling, spec = same_images(members, asked, spec)
+    if spec is not None and asked is not None:
         raise UserError("fits_scaling is for 8-bit images, but the model sees bands: leave it out")
-    _check_options(model, num_samples, num_views, batch_size, on_bad_image)
+    _check_options(members, num_samples, num_views, batch_size, on_bad_image)
     where = distributed.choose_device(device)
     distributed.join(where)
     settings = engine.Settings(device=where, dtype=engine.choose_dtype(precision, where))
-    template = empty_predictions(model, columns, num_samples, on_bad_image == "record", spec)
+    template = _template(members, columns, num_samples, num_views, on_bad_image == "record", spec)
     if summary and template.metadata["schema"] is None:
         raise UserError(f"a summary is made of decision trees, not of {template.metadata['task']}")
     schema = Schema.from_dict(template.metadata["schema"]) if summary else None
@@ -165,21 +156,22 @@ def predict_to_file(
     only = locks.only_run(folder / LOCK) if distributed.is_main() else nullcontext()
     with only:
         galaxies, digest, carried = open_galaxies(catalog, folder, split, id_from, spec, carry)
-        dataset = as_seen(galaxies, model, transform, num_views, fits_scaling, spec)
+        dataset = as_seen(galaxies, members, transform, num_views, fits_scaling, spec)
         dataset = dataset.made_for(where)
         num_passes = len(galaxies) * num_views / distributed.world_size()
         wanted = {True: "on", False: "off"}.get(compile_encoder, compile_encoder)
-        compiled, told = speed.choose(wanted, model, where, num_passes)
+        compiled, told = speed.choose(wanted, members[0], where, num_passes)
         if told and show_progress and distributed.is_main():
             tqdm.write(told)
-        work = Work(folder, len(galaxies), batch_size, template, schema, seed, num_views)
+        rest = (template, schema, seed, num_views, num_samples)
+        work = Work(folder, len(galaxies), batch_size, *rest)
         if temperatures is not None:
             work.temperatures = read_temperatures(temperatures, schema)
         if distributed.is_main():
             carried = carried_as_kept(save_loc.suffix, work, galaxies, carried)
         plan = _plan(work, dataset, digest, settings, compiled)
         if checkpoint:  # after the plan: a killed run goes on, wherever its weights are now
-            template.metadata["checkpoint"] = str(checkpoint)
+            template.metadata |= _told_checkpoints(checkpoint)
         todo, work.plan_hash = distributed.from_main(
             open_parts(work, plan, resume) if distributed.is_main() else None
         )
@@ -193,8 +185,10 @@ def predict_to_file(
             record_errors=on_bad_image == "record",
         )
         bar = progress_bar(work, mine, len(todo), show_progress)
-        with keep_generators(where), put_back(model), bar:
-            notes = _predict_parts(model, loader, mine, work, settings, compiled, bar)
+        with keep_generators(where), ExitStack() as stack, bar:
+            for member in members:
+                stack.enter_context(put_back(member))
+            notes = predict_parts(members, loader, mine, work, settings, compiled, bar)
         notes.tell()
         distributed.barrier()
         if distributed.is_main():
@@ -207,16 +201,17 @@ def predict_to_file(
     return save_loc
 
 
-def _check_options(model, num_samples, num_views, batch_size, on_bad_image) -> None:
+def _check_options(members, num_samples, num_views, batch_size, on_bad_image) -> None:
     if min(num_samples, num_views, batch_size) < 1:
         raise UserError(
             f"{num_samples} samples of {num_views} views in batches of {batch_size}: give 1 or more"
         )
-    if num_samples > 1 and model.head is None:
-        named = model.encoder if isinstance(model, AnyModule) else model
-        raise UserError(
-            f"{num_samples} samples need a head with dropout; {type(named).__name__} has none"
-        )
+    for model in members:
+        if num_samples > 1 and model.head is None:
+            named = model.encoder if isinstance(model, AnyModule) else model
+            raise UserError(
+                f"{num_samples} samples need a head with dropout; {type(named).__name__} has none"
+            )
     if on_bad_image not in ON_BAD_IMAGE:
         raise UserError(f"on_bad_image={on_bad_image!r}: use one of {', '.join(ON_BAD_IMAGE)}")
 
@@ -241,6 +236,38 @@ def _plan(
     }
 
 
+def _template(
+    members: nn.ModuleList,
+    columns: list[str],
+    num_passes: int,
+    num_views: int,
+    with_errors: bool,
+    spec: ImageSpec | None,
+) -> Predictions:
+    """``empty_predictions`` of one or several models, whose metadata say what the samples are."""
+    mixed = {
+        "models": len(members),
+        "views": num_views if mixes_views(members[0].describe_predictions()) else 1,
+        "passes": num_passes,
+    }
+    num_samples = math.prod(mixed.values())
+    template = empty_predictions(members[0], columns, num_samples, with_errors, spec)
+    if num_samples > 1:
+        template.metadata["samples"] = mixed
+    if len(members) > 1:
+        template.metadata["weights"] = [hash_weights(member) for member in members]
+    return template
+
+
+def _told_checkpoints(checkpoint: str | Path | Sequence[str | Path]) -> dict:
+    """What a file tells of where its models are from."""
+    if isinstance(checkpoint, str | Path):
+        return {"checkpoint": str(checkpoint)}
+    if len(checkpoint) == 1:
+        return {"checkpoint": str(checkpoint[0])}
+    return {"checkpoints": [str(path) for path in checkpoint]}
+
+
 def empty_predictions(
     model: nn.Module,
     columns: list[str],
@@ -263,79 +290,3 @@ def empty_predictions(
 
 def _name(transform: Callable) -> str:
     return type(transform).__name__ if isinstance(transform, GalaxyView) else repr(transform)
-
-
-def _predict_parts(model, loader, parts, work, settings, compiled, bar) -> ImageNotes:
-    """Predict parts; earlier ones are copied to the host, summarised and written meanwhile."""
-    notes = ImageNotes()
-    model = model.to(settings.device, memory_format=torch.channels_last).eval()
-    speed.use_fast_norms(model, settings.device, settings.dtype)
-    numerics.try_convolutions(settings.device)
-    once = work.template.values.shape[2] == 1  # of several samples, the encoder makes only one
-    fixed = (model if once else model.encoder), compiled, settings.device, work.batch_size
-    batches = on_device(_looked_at(loader, notes), settings.device)
-    with (
-        torch.inference_mode(),  # from here: weights that were moved in it could not be trained
-        speed.compiled_to_predict(*fixed),
-        ThreadPoolExecutor(WRITERS) as writer,
-    ):
-        writing = deque()
-        for part in parts:
-            predicted, errors = [], {}
-            for rows in work.batches(part):
-                batch = next(batches)
-                torch.manual_seed((work.seed * 1_000_003 + rows.start) % 2**63)
-                predicted.append(_predict_batch(model, batch, len(rows), work, settings))
-                errors |= {rows.start + place: told for place, told in batch["errors"].items()}
-                bar.update(len(rows))
-            values = to_host(torch.cat(predicted))
-            writing.append(writer.submit(_write_part, work, part, values, errors))
-            if len(writing) > WRITERS:
-                writing.popleft().result()
-        while writing:
-            writing.popleft().result()
-    return notes
-
-
-def _looked_at(batches: Iterable[dict], notes: ImageNotes) -> Iterator[dict]:
-    """The batches, noted while they are on the host."""
-    for batch in batches:
-        notes.look_at(batch)
-        yield batch
-
-
-def _predict_batch(model, batch, num_galaxies, work, settings) -> torch.Tensor:
-    """(num_galaxies, A, S) float32 on the device; NaN where the image could not be read."""
-    _, num_columns, num_samples = work.template.values.shape
-    shape = (num_galaxies, num_columns, num_samples)
-    if "image" not in batch:
-        return torch.full(shape, math.nan, device=settings.device)
-    images = batch["image"]
-    with settings.autocast():
-        passes = [
-            predict_samples(model, view.contiguous(memory_format=torch.channels_last), num_samples)
-            for view in images.chunk(work.num_views, dim=1)
-        ]
-    values = torch.stack(passes).mean(0)
-    if values.shape[1] != num_columns:
-        raise UserError(
-            f"the model predicts {values.shape[1]} columns, but there are {num_columns} label_cols"
-        )
-    if len(values) == num_galaxies:
-        return values
-    read = [place for place in range(num_galaxies) if place not in batch["errors"]]
-    padded = torch.full(shape, math.nan, device=settings.device)
-    padded[torch.tensor(read, device=settings.device)] = values
-    return padded
-
-
-def _write_part(
-    work: Work, part: int, copied: Callable[[], torch.Tensor], errors: dict[int, str]
-) -> None:
-    values = copied().numpy()
-    tensors = {"predictions": values}
-    if work.schema is not None:
-        rows = work.rows(part)  # ids come later
-        table = statistics.summary_table(rows, values, work.schema, work.temperatures)
-        tensors["summary"] = table.drop(columns="id_str").to_numpy(dtype=np.float32)
-    write_part(work, part, tensors, errors)

@@ -17,6 +17,7 @@ FREE = ("config", "debug", "save_dir")  # options that may always differ, and ar
 # read from the catalog, and whole trees from a file, so no option tells that they have changed.
 MEANING = ("label_col", "num_classes", "class_names", "schema")
 OF_BANDS = ("bands", "scaling", "softening", "noise", "pixel_scale")  # of a model's images
+USUAL = {"head_activation": "sigmoid"}  # likewise, where a description may be older than these
 ABSENT = ...
 LONGEST_VALUE = 60  # characters
 MOST_CHANGES = 8
@@ -122,6 +123,11 @@ def _other_meaning(before: dict, now: dict) -> list[str]:
         for name, was, is_now in parts
         for key in MEANING
         if key in was and key in is_now
+    ]
+    compared += [
+        (f"{name}.{key}", was.get(key, usual), is_now.get(key, usual))
+        for name, was, is_now in parts
+        for key, usual in USUAL.items()
     ]
     was, is_now = (told.get("bands") or {} for told in (before, now))
     compared += [

@@ -20,7 +20,13 @@ from zoobot.data.views.config import (
     minimal_view_config,
     zoomed_view_configs,
 )
-from zoobot.data.views.cpu import GalaxyView, apply_transform, get_galaxy_transform, resample
+from zoobot.data.views.cpu import (
+    GalaxyView,
+    apply_transform,
+    decoded_alike,
+    get_galaxy_transform,
+    resample,
+)
 from zoobot.data.views.geometry import (
     ViewParameters,
     compose_matrices,
@@ -512,6 +518,33 @@ def test_fixed_crop_is_the_image():
     np.testing.assert_array_equal(view(image).numpy(), chw(image)[:, 20:60, 10:50])
     with pytest.raises(ValueError, match="outside an image"):
         view(noise(30, 30))
+
+
+@pytest.mark.parametrize("size_px", [64, 80, 96, 160, 176, 224])
+def test_views_of_a_run_are_of_jpegs_decoded_alike_and_keep_this_in_their_config(size_px):
+    train, test = default_view_config(), minimal_view_config()
+    train.output_size = test.output_size = size_px
+    views = GalaxyView(train), GalaxyView(test)
+    alike = decoded_alike(*views)
+    assert alike[0] is views[0]
+    assert views[1].config.min_side_px == 0
+    assert [view.min_side_px for view in alike] == [math.ceil(1.4 * size_px)] * 2
+    assert GalaxyView(alike[1].config.changes()).min_side_px == alike[0].min_side_px
+
+
+def test_where_one_transform_needs_every_pixel_all_get_it():
+    usual, cropped = GalaxyView(minimal_view_config()), GalaxyView(fast_view_config())
+    for other in (cropped, lambda image: image):
+        view, same = decoded_alike(usual, other)
+        assert view.min_side_px is None
+        assert GalaxyView(view.config.changes()).min_side_px is None
+        assert same is other
+
+
+@pytest.mark.parametrize("value", [-1, 2.5, "all", True])
+def test_what_is_no_side_to_decode_at_is_refused(value):
+    with pytest.raises(ValueError, match="min_side_px=.*: give a whole number >= 0, or None"):
+        GalaxyView({"min_side_px": value})
 
 
 def test_min_side_px_is_what_the_largest_zoom_needs():

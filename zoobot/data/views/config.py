@@ -42,7 +42,8 @@ class Group(dict):
 
 @dataclass
 class GalaxyViewConfig:
-    """Settings of a view. Change them by assignment. The names are those of galaxy-datasets.
+    """Settings of a view. Change them by assignment. The names are those of galaxy-datasets,
+    but for ``min_side_px``.
 
     A setting that is a dict has its keys as attributes too: ``config.random_affine.scale``.
 
@@ -64,6 +65,9 @@ class GalaxyViewConfig:
         erase_iterations: number of rectangles that are set to 0.
         random_erasing: how each rectangle is drawn: ``p`` (probability), ``scale`` (fractions of
             the area) and ``ratio`` (height / width).
+        min_side_px: a JPEG is not decoded at less than this shorter side, even where the zoom needs
+            less; None: always at its full size. ``decoded_alike`` sets it, so that all views of a
+            run are of images that were decoded alike.
         pil_to_tensor: no effect: the view is always a tensor.
 
     galaxy-datasets has the other fields too. They are not supported here and must be False or 0.
@@ -81,6 +85,7 @@ class GalaxyViewConfig:
     rotation_prob: float = 0.0
     erase_iterations: int = 0
     random_erasing: dict = field(default_factory=lambda: dict(ERASING))
+    min_side_px: int | None = 0
     pil_to_tensor: bool = True
     flux_to_jpg_like_dynamic_range: bool = False
     random_perspective: bool = False
@@ -151,6 +156,9 @@ def check_view_config(config: GalaxyViewConfig) -> None:
     if not _is_whole(iterations) or not 0 <= iterations <= MAX_ERASE_ITERATIONS:
         cure = f"give a whole number >= 0 and <= {MAX_ERASE_ITERATIONS}"
         _refuse("erase_iterations", iterations, cure)
+    least = config.min_side_px
+    if least is not None and (not _is_whole(least) or least < 0):
+        _refuse("min_side_px", least, "give a whole number >= 0, or None")
     for name in ("greyscale", "center_crop", "pil_to_tensor"):
         if not isinstance(values[name], (bool, np.bool_)):
             _refuse(name, values[name], "give True or False")

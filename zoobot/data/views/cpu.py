@@ -52,8 +52,8 @@ class GalaxyView:
     Attributes:
         config: a checked copy of the settings.
         min_side_px: the image's shorter side that the view needs, for ``read_image``: at this
-            size, even the largest zoom does not magnify (shear is not counted). None: every pixel
-            is needed.
+            size, even the largest zoom does not magnify (shear is not counted), and it is at least
+            the config's. None: every pixel is needed.
     """
 
     def __init__(self, cfg: GalaxyViewConfig | Mapping[str, Any]):
@@ -66,6 +66,16 @@ class GalaxyView:
         check_view_config(cfg)
         self.config = copy.deepcopy(cfg)
         self.min_side_px = _min_side_px(cfg)
+
+    def decoded_at(self, min_side_px: int | None) -> "GalaxyView":
+        """The same view of images that are decoded at this shorter side or more; None: in full."""
+        if min_side_px == self.min_side_px:
+            return self
+        view = copy.copy(self)
+        view.config = copy.deepcopy(self.config)
+        view.config.min_side_px = min_side_px
+        view.min_side_px = _min_side_px(view.config)
+        return view
 
     def __call__(self, image: AnyImage, rng: np.random.Generator | None = None) -> torch.Tensor:
         """Make the view of an image.
@@ -232,16 +242,29 @@ def _as_pil(image: AnyImage) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 
+def decoded_alike(*transforms: Callable) -> list[Callable]:
+    """Views, or other transforms, of one run, for which a JPEG is decoded at one size.
+
+    It is the largest that one of them needs. Of a transform that is not ours it is not known: it
+    gets full images, and then so do all. Else a validation view, which zooms less than the largest
+    zoom of training, would often be made of a JPEG decoded at half the size.
+    """
+    needed = [t.min_side_px if isinstance(t, GalaxyView) else None for t in transforms]
+    least = None if None in needed else max(needed)
+    return [t.decoded_at(least) if isinstance(t, GalaxyView) else t for t in transforms]
+
+
 def _min_side_px(config: GalaxyViewConfig) -> int | None:
     """See ``GalaxyView``."""
-    if config.fixed_crop or config.center_crop or config.interpolation_method == "nearest":
+    needs_all = config.fixed_crop or config.center_crop or config.interpolation_method == "nearest"
+    if needs_all or config.min_side_px is None:
         return None
     zoom = 1.0
     if config.random_affine:
         zoom = affine_ranges(config.random_affine)[2][1]
     elif config.random_resized_crop:
         zoom = 1 / math.sqrt(max(config.random_resized_crop["scale"][0], 1e-4))
-    return math.ceil(config.output_size * zoom)
+    return max(math.ceil(config.output_size * zoom), config.min_side_px)
 
 
 def _generator_from_torch() -> np.random.Generator:

@@ -4,10 +4,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
-from torch import nn
 
+from zoobot.predictions.ensembles import Model, members_of, same_view
 from zoobot.predictions.files import read_predictions
-from zoobot.predictions.models import view_of
 from zoobot.predictions.predict import predict_to_file
 from zoobot.pytorch.predictions.any_module import takes_images
 from zoobot.pytorch.training.lightning_options import check_options
@@ -31,7 +30,7 @@ OF_VIEWS = {
 
 def predict(
     catalog: pd.DataFrame,
-    model: nn.Module | str | Path,
+    model: Model | Sequence[Model],
     save_loc: str | Path,
     label_cols: Sequence[str] | None = None,
     inference_transform: Callable | None = None,
@@ -48,7 +47,8 @@ def predict(
         catalog: with ``id_str`` and ``file_loc`` (or ``image``, encoded bytes).
         model: one of this package; or where one is, as ``zoobot.predictions.models.load_predictor``
             takes it; or for ``n_samples=1`` any module: images to (B, A), see
-            ``any_module.takes_images``.
+            ``any_module.takes_images``. Several in a list are an ensemble: see
+            ``predict_to_file``.
         save_loc: ``.parquet``, ``.csv`` or ``.hdf5``.
         label_cols: names of the predicted columns; by default the model's.
         inference_transform: a view, or any torchvision v2 transform; by default that with which
@@ -58,7 +58,7 @@ def predict(
         trainer_kwargs: ``accelerator`` and ``precision``; Lightning's others, if they change no
             result.
         n_samples: forward passes with the head's dropout on; 1: one pass without dropout.
-        n_views: angles that each galaxy is turned through; predictions are the mean over them.
+        n_views: angles that each galaxy is turned through; see ``predict_to_file``.
         options: of ``predict_to_file``.
 
     Raises:
@@ -69,8 +69,9 @@ def predict(
     data, trainer = dict(datamodule_kwargs or {}), dict(trainer_kwargs or {})
     size = data.pop("resize_after_crop", None)
     view = data.pop("test_transform", None) or inference_transform
+    models = [takes_images(each) for each in members_of(model)]
     if view is None and size is not None:
-        view = view_of(model, size)
+        view = same_view(models, size)
     for name in OF_TRAINING:
         trainer.pop(name, None)
     ours = {name: trainer.pop(name) for name in ("accelerator", "precision") if name in trainer}
@@ -80,7 +81,7 @@ def predict(
     options = hardware(**ours) | show | _checked(data) | options
     path = predict_to_file(
         catalog,
-        takes_images(model),
+        models,
         save_loc,
         label_cols,
         transform=view,
