@@ -8,6 +8,7 @@ import train
 from zoobot import engine, optim, options
 from zoobot.data.catalog import SPLITS
 from zoobot.models.finetune_base import TRAINING_MODES
+from zoobot.models.heads import HEAD_ACTIVATIONS
 from zoobot.models.regressor import LOSSES
 from zoobot.predictions.predict import ON_BAD_IMAGE
 
@@ -32,6 +33,13 @@ def test_the_package_is_imported_without_torch():
 
 def choices_of(module_parser, option):
     return tuple(module_parser._option_string_actions[option].choices)
+
+
+def test_the_options_offer_every_head_and_kind_of_layer_groups():
+    import finetune
+
+    assert options.HEADS == tuple(HEAD_ACTIVATIONS)
+    assert choices_of(finetune.make_parser(), "--layer-groups") == optim.LAYER_GROUPS
 
 
 def test_the_options_offer_what_the_code_takes():
