@@ -123,8 +123,8 @@ def what_it_is(file: BinaryIO) -> str:
         return f"{told}, not a {READABLE}{cure if head.startswith(ARRAY_MAGICS) else ''}"
     text = head.decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
     if text and all(c.isprintable() or c in "\t\r\n" for c in text[:-1]):
-        shown = " ".join(text.split())
-        return f"a text that begins {shown[:40]!r}, not a {READABLE}"
+        # Not how it begins: a stranger's catalog may name a file of secrets, and get the errors.
+        return f"a text (look at its first line), not a {READABLE}"
     return f"not a {READABLE}, or damaged"
 
 
