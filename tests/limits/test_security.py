@@ -780,6 +780,18 @@ def test_names_that_are_printed_have_no_control_characters(tmp_path):
             use()
 
 
+def test_an_error_tells_that_a_file_exists_and_nothing_of_its_contents(tmp_path, tree):
+    (tmp_path / "secret").write_bytes(b"a-secret key: 4711")
+    table = pd.DataFrame({"id_str": ["a", "b", "c"]})
+    table["file_loc"] = [str(tmp_path / name) for name in ("secret", "absent", "")]
+    path = predict.predict_to_file(
+        table, tiny_model(tree), tmp_path / "p.csv", on_bad_image="record", **QUICK
+    )
+    errors = [*read_predictions(path).errors]
+    assert len({*errors}) == 3  # docs/security.md says so
+    assert "4711" not in path.read_text()
+
+
 HOSTILE = "</script><!--<img src=x onerror=a()>\"'&\u2028$\\x{$"
 
 

@@ -96,6 +96,12 @@ def test_files_of_other_things_are_not_written_over(tmp_path):
     with pytest.raises(ValueError, match="is the folder of a run: give another"):
         classifier().save_pretrained(run)
     (tmp_path / "project").mkdir()
+    for name in ("model.safetensors", "README.md"):
+        (tmp_path / "project" / name).write_text("mine")
+        with pytest.raises(ValueError, match=f"{name} is there, and of no shared model"):
+            classifier().save_pretrained(tmp_path / "project")
+        assert (tmp_path / "project" / name).read_text() == "mine"
+        (tmp_path / "project" / name).unlink()
     (tmp_path / "project" / "README.md").write_text("mine")
     with pytest.raises(ValueError, match="README.md is there, and of no shared model"):
         classifier().save_pretrained(tmp_path / "project")

@@ -108,8 +108,8 @@ def ends_well(file: BinaryIO, image: Image.Image) -> bool:
     return False
 
 
-def what_it_is(file: BinaryIO) -> str:
-    """Why Pillow knows no image in a file, by what the file is. Reads from its start."""
+def what_it_is(file: BinaryIO, name: object) -> str:
+    """Why Pillow knows no image in a file of this name, by what it is. Reads from its start."""
     file.seek(0)
     head = file.read(HEAD_BYTES)
     if head.startswith(TIFF_MAGICS):
@@ -123,8 +123,10 @@ def what_it_is(file: BinaryIO) -> str:
         return f"{told}, not a {READABLE}{cure if head.startswith(ARRAY_MAGICS) else ''}"
     text = head.decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
     if text and all(c.isprintable() or c in "\t\r\n" for c in text[:-1]):
-        shown = " ".join(text.split())
-        return f"a text that begins {shown[:40]!r}, not a {READABLE}"
+        # A download that failed says why. Of other files, which a stranger's catalog may name,
+        # nothing is told: the stranger may get the errors.
+        shown = " ".join(text.split())[:40] if is_image_name(str(name)) else None
+        return f"a text{f' that begins {shown!r}' if shown else ''}, not a {READABLE}"
     return f"not a {READABLE}, or damaged"
 
 

@@ -254,7 +254,7 @@ def open_with_pillow(file: BinaryIO, name: AnyPath) -> Image.Image:
     try:
         image = Image.open(file, formats=PILLOW_FORMATS)
     except Image.UnidentifiedImageError as error:
-        raise ImageError(f"{name}: {what_it_is(file)}") from error
+        raise ImageError(f"{name}: {what_it_is(file, name)}") from error
     check_pillow_size(image, name)
     return image
 

@@ -61,8 +61,9 @@ class Shareable:
             license=license,
         )
         config = {ENTRY: {"version": zoobot.__version__, **description}}
-        checkpoint.save_weights(folder / WEIGHTS_NAME, self.state_dict(), description)
+        # First: a folder with weights and without this is not ours, if we are killed meanwhile.
         write_text(folder / CONFIG_NAME, json.dumps(config, indent=2) + "\n")
+        checkpoint.save_weights(folder / WEIGHTS_NAME, self.state_dict(), description)
         write_text(folder / CARD_NAME, card)
 
     def push_to_hub(
@@ -117,7 +118,7 @@ def _check_folder(folder: Path) -> None:
     """ValueError if the folder holds files of other things that would be written over."""
     if (folder / RUN_WEIGHTS).exists() or (folder / METRICS).exists():
         raise UserError(f"{folder} is the folder of a run: give another, such as {folder}-to-share")
-    written = [name for name in (CONFIG_NAME, CARD_NAME) if (folder / name).exists()]
+    written = [name for name in (CONFIG_NAME, CARD_NAME, WEIGHTS_NAME) if (folder / name).exists()]
     try:
         is_ours = ENTRY in read_json(folder / CONFIG_NAME)
     except (OSError, ValueError, TypeError):
