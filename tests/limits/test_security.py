@@ -525,9 +525,7 @@ def test_metadata_of_predictions_that_are_no_dict_are_refused_in_a_line(tmp_path
 ERRORS = [
     RecursionError("maximum recursion depth exceeded"),
     MemoryError(),
-    RuntimeError(
-        "Weights only load failed. Load it with weights_only=False\nx"
-    ),
+    RuntimeError("Weights only load failed. Load it with weights_only=False\nx"),
     pickle.UnpicklingError("odd. Use weights_only=False only if you trust the source"),
     AssertionError(),
 ]
