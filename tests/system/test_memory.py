@@ -7,11 +7,12 @@ import sys
 
 import pytest
 
+from zoobot.system import memory
+
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc is not glibc's")
 FAULTS = """
 import resource
 import torch
-from zoobot.system import memory
 from zoobot.system.memory import keep_freed_memory
 
 def faults(rounds):
