@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from zoobot.system import memory
+
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc is not glibc's")
 FAULTS = """
 import resource
@@ -45,3 +47,15 @@ def test_the_users_own_settings_of_malloc_are_left_alone():
     kept, faults = kept_and_faults(MALLOC_MMAP_MAX_="65536")
     assert not kept
     assert faults > PAGES
+
+
+def test_the_memory_that_is_free_is_at_most_what_the_process_may_take(monkeypatch):
+    resource = pytest.importorskip("resource")
+    free = memory.free_bytes()
+    assert free is None or free > 0
+    limits = {resource.RLIMIT_DATA: 10**15, resource.RLIMIT_AS: resource.RLIM_INFINITY}
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (limits[which],) * 2)
+    monkeypatch.setattr(memory, "_left_of_group", lambda: 12_345)
+    assert memory.free_bytes() == 12_345
+    limits[resource.RLIMIT_DATA] = 1
+    assert memory.free_bytes() == 0

@@ -89,7 +89,7 @@ def read_image(
         if is_fits:
             with open_fits(content.read()) as stored:
                 image = _grey_or_rgb(stored, name)
-                check_decoded(math.prod(image.shape), FLOAT_BYTES, name)
+                _check_memory(math.prod(image.shape), "F")
                 pixels = image.read().reshape(image.shape)
             if pixels.ndim == 3 and pixels.shape[2] != 3:
                 pixels = np.moveaxis(pixels, 0, -1)
@@ -97,7 +97,7 @@ def read_image(
         image = open_with_pillow(content, name)
         if image.format == "JPEG":
             _shrink_on_load(image, channels, min_side_px)
-        check_decoded(image.width * image.height, _bytes_a_pixel(image), name)
+        _check_memory(image.width * image.height, image.mode)
         image.load()
         return to_8bit(image, channels, fits_scaling, name)
 
@@ -301,19 +301,11 @@ def check_size(size: Sequence[int], name: AnyPath) -> None:
         raise ImageError(f"{name}: {width} x {height} is over the limit of {MAX_PIXELS:,} pixels")
 
 
-def check_decoded(num_pixels: int, bytes_a_pixel: int, name: AnyPath) -> None:
-    """Raise ImageError if there isn't memory to decode so many pixels."""
+def _check_memory(num_pixels: int, mode: str) -> None:
+    """ValueError if there isn't memory to decode so many pixels of a mode of Pillow's."""
+    alpha = ALPHA_BYTES if mode == "P" or "A" in mode.upper() else PIXEL_BYTES
     if num_pixels > MANY_PIXELS:
-        try:
-            check_memory(num_pixels * bytes_a_pixel, "its decoding")
-        except UserError as error:
-            raise ImageError(f"{name}: {error}") from error
-
-
-def _bytes_a_pixel(image: Image.Image) -> int:
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return FLOAT_BYTES
-    return ALPHA_BYTES if "A" in image.mode.upper() or image.mode == "P" else PIXEL_BYTES
+        check_memory(num_pixels * (FLOAT_BYTES if mode[0] in "IF" else alpha), "its decoding")
 
 
 def _shrink_on_load(image: Image.Image, channels: int, min_side_px: int | None) -> None:

@@ -16,6 +16,7 @@ from zoobot.limits.memory import check_memory
 from zoobot.limits.tables import MAX_EXPANSION, check_claims
 from zoobot.system.errors import UserError
 
+COPIES = 3  # of texts while a table is made: Arrow's buffers grow by doubling; pandas copies them
 WORD_BYTES = 8  # of a value, or of the place of a text
 DICTIONARIES = {"RLE_DICTIONARY", "PLAIN_DICTIONARY"}
 ROWS_AT_ONCE = 2**14
@@ -71,7 +72,7 @@ def _measure(path: Path, column: str, groups: list[int], num_rows: int | None, t
             length = _text_bytes(batch.column(0))
             sums, most = sums + length, max(most, length)
             parts = 1 if num_rows is None else -(-num_rows // size)
-            needed = total + (sums if num_rows is None else most * parts)
+            needed = total + COPIES * (sums if num_rows is None else most * parts)
             check_memory(needed, f"its column {column:.60}")
             if num_rows is None and sums > MAX_EXPANSION * path.stat().st_size:
                 raise UserError(f"its column {column:.60} unpacks to over {sums:,} bytes")

@@ -37,13 +37,14 @@ from zoobot.predictions.contents import (
     stack,
 )
 from zoobot.predictions.hdf5_files import Hdf5Writer, need_h5py, read_hdf5, with_nan
-from zoobot.system.errors import UserError
+from zoobot.system.errors import UserError, one_line
 from zoobot.system.files import write_whole
 from zoobot.system.spreadsheets import mark, unmark
 
 SUFFIXES = (".parquet", ".csv", ".fits", ".vot", ".hdf5", ".h5")
 OF_ASTROPY = (".fits", ".vot")
-READING_ERRORS = (OSError, KeyError, ValueError, TypeError, AttributeError, MemoryError)
+# What damaged files make readers raise; h5py RuntimeErrors, of one or more lines.
+READING_ERRORS = (OSError, LookupError, ValueError, TypeError, MemoryError, RuntimeError)
 VALUES_A_ROW_GROUP = 2**24
 
 
@@ -211,7 +212,8 @@ def read_predictions(path: str | Path) -> Predictions:
             raise ValueError(f"it has values {shape} for {expected} galaxies and columns")
         return predictions
     except (*READING_ERRORS, pa.ArrowException) as error:
-        raise UserError(f"predictions {path} can't be read: {error}") from error
+        reason = one_line(str(error)) or type(error).__name__
+        raise UserError(f"predictions {path} can't be read: {reason}") from error
 
 
 def _read_parquet(path: Path) -> Predictions:
