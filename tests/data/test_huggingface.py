@@ -115,7 +115,7 @@ def refused():
 
 @pytest.mark.parametrize("told", refused())
 def test_a_dataset_that_can_not_be_used_is_refused_with_a_cure(told):
-    column = "labal" if "labal" in told else "label"
+    column = "lable" if "lable" in told else "label"  # codespell:ignore lable
     with pytest.raises(ValueError, match=told):
         module([column], train_catalog=refused()[told])
 
