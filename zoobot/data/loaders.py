@@ -23,6 +23,7 @@ from typing import Protocol
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from zoobot.data.batch_memory import check_batches
 from zoobot.data.dataset import CatalogDataset
 from zoobot.data.device_batches import float_images
 from zoobot.data.images import ImageError
@@ -90,9 +91,11 @@ class GalaxyLoader:
         num_workers: workers; 0: the process itself.
         pin_memory: put batches into memory from which a GPU copies without waiting.
         prefetch_factor: the most batches that each worker makes ahead.
-        record_errors: give batches with ``errors`` for unreadable images, instead of raising
-            ImageError.
+        record_errors: give batches with ``errors`` for unreadable images; else raise ImageError.
         timeout_s: longest wait for a batch.
+
+    Raises:
+        ValueError: the images of its batches do not fit into the memory that is free.
     """
 
     def __init__(
@@ -117,6 +120,7 @@ class GalaxyLoader:
         if dataset.is_only_copied or (dataset.is_only_decoded and num_workers <= MOST_THREADS):
             self._num_threads, num_workers = min(num_workers, MOST_THREADS), 0
         num_making = max(1, self._num_threads or num_workers)
+        check_batches(dataset, sampler.largest_batch, num_making, pin_memory)
         bytes_ahead = num_making * sampler.largest_batch * (dataset.image_bytes or 0)
         if bytes_ahead:
             prefetch_factor = max(1, min(prefetch_factor, MOST_BYTES_AHEAD // bytes_ahead))

@@ -6,16 +6,20 @@ from zoobot.system.errors import UserError
 from zoobot.system.memory import free_bytes
 
 
-def check_memory(num_bytes: int, what: str) -> None:
-    """ValueError if what a file holds does not fit into the memory that is free.
+def check_memory(num_bytes: int, what: str, cure: str = "") -> None:
+    """ValueError if what a file holds, or options ask for, is larger than the memory that is free.
 
     Args:
         num_bytes: the least that it takes.
         what: it is, for the message.
+        cure: what to do, for the message.
     """
     free = free_bytes()
     if free is not None and num_bytes > free:
-        raise UserError(f"{what} takes {num_bytes:,} bytes; {free:,} bytes of memory are free")
+        cure = f": {cure}" if cure else ""
+        raise UserError(
+            f"{what} takes {num_bytes:,} bytes; {free:,} bytes of memory are free{cure}"
+        )
 
 
 def check_size(path: Path) -> None:
