@@ -123,6 +123,24 @@ def test_a_failure_is_found_saved_and_replayed(tmp_path, monkeypatch, capsys, re
     assert capsys.readouterr().out.startswith(result)
 
 
+def test_an_input_that_can_not_be_made_is_a_failure_that_says_why(tmp_path):
+    def make(seed, number):
+        raise MemoryError("too large")
+
+    worker = watched.Worker(tmp_path, 0, make)
+    worker.start(0)
+    worker.pipe.poll(10)
+    outcome = worker.poll(10)
+    assert outcome.failed
+    assert outcome.reason == "it can't be made: MemoryError: too large"
+
+
+def test_texts_that_are_a_gigabyte_in_parquet_are_made_without_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(watched, "MEMORY_LIMIT", 2**30)
+    outcomes = list(fuzz.run_all(range(9149, 9150), 3, 1, tmp_path))
+    assert [(o.number, o.result, o.reason) for o in outcomes if o.failed] == []
+
+
 @FEW
 @given(TREES)
 def test_any_json_value_is_a_tree_or_refused(tmp_path, value):

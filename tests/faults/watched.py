@@ -162,7 +162,12 @@ def _serve(pipe, folder: Path, seed: int, make_input: Callable) -> None:
     _limit_memory()
     watch = Watch()
     while (number := _next_number(pipe)) is not None:
-        kind, files = make_input(seed, number)
+        try:
+            kind, files = make_input(seed, number)
+        except Exception as error:  # the fuzzer's own fault
+            told = f"it can't be made: {type(error).__name__}: {error!s:.200}"
+            pipe.send(Outcome(number, "", "error", told, traceback.format_exc(limit=-12)))
+            continue
         inside = folder / "input"
         shutil.rmtree(inside, ignore_errors=True)
         for name, content in files.items():
