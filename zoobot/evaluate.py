@@ -29,6 +29,7 @@ from zoobot.evaluation.pictures import Pictures, bands_of
 from zoobot.evaluation.protocols import PROTOCOLS
 from zoobot.evaluation.provenance import Provenance
 from zoobot.evaluation.report import Report
+from zoobot.evaluation.room import MOST_SHARES
 from zoobot.evaluation.shown import choose_shown, shown_galaxies
 from zoobot.evaluation.vote_sections import report_tree
 from zoobot.models.finetune_base import FinetuneableZoobotAbstract
@@ -125,7 +126,8 @@ def evaluate(
         errors, questions, describe = report_classes(out, joined, pictures)
     else:
         errors, questions, describe = report_numbers(out, joined)
-    shown, how = choose_shown(errors, max_galaxies)
+    room = MOST_SHARES // len(joined.predictions.columns)
+    shown, how = choose_shown(errors, min(max_galaxies, room))
     galaxies = shown_galaxies(joined, pictures, shown, errors, describe(shown))
     path = out.write(
         {

@@ -21,7 +21,7 @@ ALL = np.array([UNREADABLE, FAINT_SPIRAL, SMOOTH, EDGE_ON, SPIRAL, SMOOTH])
 
 def test_a_path_has_the_leading_answers_of_questions_that_most_are_asked():
     def names(p):
-        return [SCHEMA.label_cols[a] for a in vote_trees.leading_path(SCHEMA, np.array(p))]
+        return [SCHEMA.label_cols[a] for a in vote_trees.leading_paths(SCHEMA, np.array([p]))[0]]
 
     assert names(SMOOTH) == ["smooth_yes"]
     assert names(EDGE_ON) == ["smooth_no", "edge-on_yes"]

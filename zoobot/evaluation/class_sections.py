@@ -10,6 +10,7 @@ from zoobot.evaluation import figures
 from zoobot.evaluation.join import Joined
 from zoobot.evaluation.pictures import Pictures
 from zoobot.evaluation.report import Report
+from zoobot.evaluation.room import MOST_ANSWERS, in_figures, listed
 from zoobot.evaluation.scores import (
     calibration,
     class_scores,
@@ -123,9 +124,10 @@ def _class_section(out: Report, confusion: np.ndarray, names: list[str]) -> None
             row += [float(scores[kind][i]), _interval(right[i], total)]
         rows.append([*row, float(scores["f1"][i])])
     columns = ["class", "galaxies", "precision", "precision 90%", "recall", "recall 90%", "f1"]
+    many = f"Of more than {MOST_ANSWERS} classes the matrix has the colours only."
     out.section(
         "Classes",
-        "",
+        many if len(names) > MOST_ANSWERS else "",
         {
             "confusion_matrix.png": (
                 partial(figures.confusion_matrix, confusion, names),
@@ -151,6 +153,7 @@ def _confidence_section(
     out: Report, truth: np.ndarray, probabilities: np.ndarray, names: list[str]
 ) -> None:
     confidence, is_right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
+    shown, cut = in_figures(names, "classes")
     result = calibration(confidence, is_right)
     out.headline(
         "expected calibration error",
@@ -165,7 +168,7 @@ def _confidence_section(
     }
     out.section(
         "Confidence",
-        "",
+        cut.strip(),
         {
             "confidence_distribution.png": (
                 partial(figures.confidence_distribution, confidence, is_right, len(names)),
@@ -177,7 +180,7 @@ def _confidence_section(
                 "the diagonal the probabilities are too high.",
             ),
             "residual_distribution.png": (
-                partial(figures.residual_distribution, truth, probabilities, names),
+                partial(figures.residual_distribution, truth, probabilities, shown),
                 "1 - probability of the true class, for the galaxies of each class.",
             ),
         },
@@ -200,11 +203,12 @@ def _selection_section(
         "that is of the class. Purity holds for a catalog with the same mixture of classes."
     )
     if left_out:
-        text += f" Fewer than {FEW} galaxies are {', '.join(left_out)}: no curves."
-    drawn = {}
+        text += f" Fewer than {FEW} galaxies are {listed(left_out)}: no curves."
+    shown, cut = in_figures([*chosen], "classes")
+    text, drawn = text + cut, {}
     if chosen:
         drawn["completeness_purity.png"] = (
-            partial(figures.selections, chosen),
+            partial(figures.selections, {name: chosen[name] for name in shown}),
             "Completeness and purity by the probability asked for, with 90% intervals.",
         )
     rows = [

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from zoobot.evaluation.room import MOST_ANSWERS
 from zoobot.evaluation.run_figures import BLUE, GREY, ORANGE, tidy
 from zoobot.evaluation.scores import Calibration, Selection, class_scores
 from zoobot.evaluation.uncertainty import exact_interval, wilson_interval
@@ -61,11 +62,14 @@ def arms(values: np.ndarray, interval: tuple[np.ndarray, np.ndarray]) -> np.ndar
 
 
 def draw_confusion(axis: Axes, confusion: np.ndarray, names: list[str], size: int) -> None:
-    """Draw the counts of a confusion matrix, coloured by their share of the true class."""
+    """Draw the counts of a confusion matrix, coloured by their share of the true class.
+
+    Of more than ``MOST_ANSWERS`` classes the colours only.
+    """
     total = confusion.sum(axis=1, keepdims=True)
     share = confusion / np.maximum(total, 1)
     axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    for i, j in np.ndindex(confusion.shape):
+    for i, j in np.ndindex(confusion.shape if len(names) <= MOST_ANSWERS else (0, 0)):
         colour = "white" if share[i, j] > 0.55 else "0.15"
         axis.text(j, i, confusion[i, j], ha="center", va="center", fontsize=size, color=colour)
     axis.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=size)
@@ -74,7 +78,7 @@ def draw_confusion(axis: Axes, confusion: np.ndarray, names: list[str], size: in
 
 def confusion_matrix(confusion: np.ndarray, names: list[str], columns: int = WIDE) -> Figure:
     """A matrix of counts: true class (rows) and predicted class (columns)."""
-    side = 2.2 + 0.7 * len(names)
+    side = 2.2 + (0.7 if len(names) <= MOST_ANSWERS else 0.16) * len(names)
     figure = one_panel(side, side, columns)
     axis = figure.subplots()
     draw_confusion(axis, confusion, names, 10)

@@ -6,6 +6,7 @@ import numpy as np
 
 from zoobot.evaluation import vote_figures
 from zoobot.evaluation.report import Report
+from zoobot.evaluation.room import in_figures, listed
 from zoobot.evaluation.vote_intervals import MANY_VOTES, IntervalAssessment
 
 TITLE = "Are the intervals right?"
@@ -35,19 +36,20 @@ def report_intervals(out: Report, assessed: list[IntervalAssessment], min_votes:
         f"of observed votes; 0.9 is best. {votes:.1f} votes a galaxy and question, {effective:.1f} "
         "effective",
     )
+    shown, cut = in_figures(compared, "questions")
     drawn = {
         "coverage.png": (
-            partial(vote_figures.coverage, compared),
+            partial(vote_figures.coverage, shown),
             "Share of the observed votes inside the central 90% of their predictive "
             "distribution, with 90% intervals. The band is 85% to 95%.",
         ),
         "temperatures.png": (
-            partial(vote_figures.temperatures, compared),
+            partial(vote_figures.temperatures, shown),
             "The factor for the concentrations with which these votes are most likely, with 90% "
             "intervals. At 1 the predicted distributions are as wide as they should be.",
         ),
     }
-    out.section(TITLE, _text(compared), drawn, [_table(compared)])
+    out.section(TITLE, _text(compared) + cut, drawn, [_table(compared)])
 
 
 def _text(compared: list[IntervalAssessment]) -> str:
@@ -68,13 +70,13 @@ def _text(compared: list[IntervalAssessment]) -> str:
     ):
         some = [q for q in compared if q.verdict == verdict]
         if some:
-            listed = ", ".join(
+            told = [
                 "{} (temperature {:.2f}, {:.2f} to {:.2f})".format(
                     q.name, q.temperature, *q.temperature_interval
                 )
                 for q in some
-            )
-            parts.append(f"{verdict.capitalize()} ({what}): {listed}.")
+            ]
+            parts.append(f"{verdict.capitalize()} ({what}): {listed(told)}.")
     if not any(q.verdict for q in compared):
         parts.append("No temperature differs from 1 by more than its error.")
     if not np.isnan([q.used for q in compared]).all():

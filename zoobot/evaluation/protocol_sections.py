@@ -19,6 +19,7 @@ from zoobot.evaluation.protocols import (
     evo_scores,
 )
 from zoobot.evaluation.report import Report
+from zoobot.evaluation.room import in_figures, listed
 from zoobot.evaluation.run_figures import BLUE, GREY, ORANGE, tidy
 from zoobot.evaluation.worth import FEWEST_GALAXIES, Worth, assess_worth
 from zoobot.schemas import Schema
@@ -95,7 +96,7 @@ def _error(error: Error) -> list[float]:
 
 
 def _without(text: str, names: list[str]) -> str:
-    return f"{text} No such galaxies: {', '.join(names)}." if names else text
+    return f"{text} No such galaxies: {listed(names)}." if names else text
 
 
 def report_worth(out: Report, fractions: np.ndarray, votes: np.ndarray, schema: Schema) -> None:
@@ -119,11 +120,13 @@ def report_worth(out: Report, fractions: np.ndarray, votes: np.ndarray, schema: 
     if lacking:
         text += (
             f" Fewer than {FEWEST_GALAXIES} such galaxies, or volunteers who all agree: "
-            f"{', '.join(lacking)}."
+            f"{listed(lacking)}."
         )
     drawn, tables = {}, []
     if known:
         first = known[0]
+        shown, cut = in_figures(known, "questions")
+        text += cut
         out.headline(
             f"worth in volunteers, {first.name}",
             first.volunteers,
@@ -133,7 +136,7 @@ def report_worth(out: Report, fractions: np.ndarray, votes: np.ndarray, schema: 
             digits=1,
         )
         drawn["worth.png"] = (
-            partial(draw_worth, known),
+            partial(draw_worth, shown),
             "Volunteers whose votes would be as good, with 90% intervals; an arrow: no upper end.",
         )
         tables.append(

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from zoobot.evaluation.pictures import Pictures
+from zoobot.evaluation.room import in_figures
 from zoobot.runs.log import constant_metrics, constant_of, model_metrics, short_name
 from zoobot.schemas import Schema
 from zoobot.system.files import write_whole
@@ -119,6 +120,7 @@ def plot_questions(metrics: dict[str, float], schema: Schema, path: str | Path) 
         metrics: the means of ``metrics.VoteMeasures``.
     """
     asked = [q.text for q in schema.questions if f"question_loss/{q.text}" in metrics]
+    num_asked, (asked, cut) = len(asked), in_figures(asked, "questions")
     height = 1.2 + 0.27 * len(asked)
     figure = Figure(figsize=(8, height), layout="constrained")
     accuracy_axis, loss_axis = figure.subplots(1, 2, sharey=True)
@@ -134,6 +136,8 @@ def plot_questions(metrics: dict[str, float], schema: Schema, path: str | Path) 
         axis.margins(x=0.12)
     accuracy_axis.set_xlim(0, 1.1)
     accuracy_axis.invert_yaxis()
+    if cut:
+        figure.suptitle(f"the first {len(asked)} of {num_asked:,} questions", fontsize=9)
     save(figure, path)
 
 

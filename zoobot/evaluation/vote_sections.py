@@ -18,6 +18,7 @@ from zoobot.evaluation.join import Joined, join
 from zoobot.evaluation.pictures import Pictures
 from zoobot.evaluation.protocol_sections import report_protocols, report_worth
 from zoobot.evaluation.report import Report
+from zoobot.evaluation.room import in_figures, listed
 from zoobot.evaluation.stratum_sections import check_strata, report_strata
 from zoobot.evaluation.uncertainty import mean_error
 from zoobot.evaluation.vote_intervals import assess_intervals
@@ -145,7 +146,7 @@ def _headlines(out: Report, losses: np.ndarray, assessed: list[QuestionAssessmen
             f"{constant:.3f}, but not below that of the best constant of any model, {free:.3f}."
         )
     if useless and len(useless) < len(asked):
-        names = ", ".join(q.name for q in useless)
+        names = listed([q.name for q in useless])
         out.warnings.append(f"On these questions the model is no better than a constant: {names}.")
     out.headline(
         "loss a galaxy",
@@ -201,7 +202,8 @@ def _question_section(out: Report, assessed: list[QuestionAssessment]) -> None:
         for q in asked
     ]  # fmt: skip
     unasked = [q.name for q in assessed if not q.asked]
-    left_out = f" No galaxy has a vote on {', '.join(unasked)}." if unasked else ""
+    left_out = f" No galaxy has a vote on {listed(unasked)}." if unasked else ""
+    drawn, cut = in_figures(asked, "questions")
     out.section(
         "Questions",
         "Accuracy: how often the answer with the highest predicted fraction is the volunteers' "
@@ -210,10 +212,10 @@ def _question_section(out: Report, assessed: list[QuestionAssessment]) -> None:
         "one prediction for all galaxies with the lowest loss on these votes; a decision tree's "
         "head predicts concentrations between 1 and 101, “free” is without these bounds. RMSE is "
         "that of the predicted against the volunteers' fractions, which scatter where votes are "
-        "few; “true” has the scatter subtracted, f (1 - f) / (n - 1) for n votes." + left_out,
+        "few; “true” has the scatter subtracted, f (1 - f) / (n - 1) for n votes." + left_out + cut,
         {
             "scores_by_question.png": (
-                partial(vote_figures.question_bars, asked),
+                partial(vote_figures.question_bars, drawn),
                 "How often the leading answer is right, and the loss, for each question, with 90% "
                 "intervals; lines: always the most frequent answer, and the best constant.",
             )
@@ -248,35 +250,35 @@ def _answer_sections(out: Report, compared: list[QuestionAssessment]) -> None:
         text = "No question has a galaxy with enough votes."
         out.section("Vote fractions", text, {})
         return
-    confusions = {
-        "confusion_matrices.png": (
-            partial(vote_figures.question_confusions, compared, False),
+    shown, cut = in_figures(compared, "questions", lambda question: len(question.answers))
+    confusions, fractions = {}, {}
+    if shown:
+        confusions["confusion_matrices.png"] = (
+            partial(vote_figures.question_confusions, shown, False),
             "The volunteers' leading answer against the predicted one.",
         )
-    }
-    agreed = [question for question in compared if question.confident]
+        fractions["fractions.png"] = (
+            partial(vote_figures.fractions, shown),
+            "Predicted fractions against the volunteers', which scatter where votes are few.",
+        )
+        fractions["bias.png"] = (
+            partial(vote_figures.biases, shown),
+            "Mean difference of predicted and volunteers' fraction, with 90% intervals.",
+        )
+    agreed = [question for question in shown if question.confident]
     if agreed:
         confusions["confusion_matrices_confident.png"] = (
             partial(vote_figures.question_confusions, agreed, True),
             "The same, for galaxies on which the volunteers agree.",
         )
-    out.section("Leading answers", "", confusions)
+    out.section("Leading answers", cut.strip(), confusions)
     rows = [[q.name, answer[0], q.galaxies, *answer[1:]] for q in compared for answer in q.biases]
     out.section(
         "Vote fractions",
         "Bias: the mean of predicted - volunteers' fraction. A head whose concentrations are at "
         "least 1 and at most 101 can't predict fractions near 0 or 1: rare answers come out too "
-        "high.",
-        {
-            "fractions.png": (
-                partial(vote_figures.fractions, compared),
-                "Predicted fractions against the volunteers', which scatter where votes are few.",
-            ),
-            "bias.png": (
-                partial(vote_figures.biases, compared),
-                "Mean difference of predicted and volunteers' fraction, with 90% intervals.",
-            ),
-        },
+        "high." + cut,
+        fractions,
         [
             {
                 "caption": "Bias by answer",

@@ -7,7 +7,13 @@ import numpy as np
 from zoobot.evaluation.join import Joined
 from zoobot.evaluation.pictures import Pictures
 from zoobot.evaluation.report import Report
-from zoobot.evaluation.vote_trees import MOST_GALAXIES, different_galaxies, vote_trees
+from zoobot.evaluation.vote_trees import (
+    MOST_DRAWN,
+    MOST_GALAXIES,
+    different_galaxies,
+    leading_paths,
+    vote_trees,
+)
 
 MOST_LOOKED_AT = 1000  # of many galaxies, so many at equal distances
 MOST_TRIES = 10  # a galaxy without a readable image is replaced so often
@@ -44,12 +50,14 @@ def report_vote_trees(
         fractions[shown],
         votes[shown],
     )
+    longest = max(map(len, leading_paths(joined.schema, fractions[shown])))
+    cut = f" Of them the first {MOST_DRAWN} are shown." if longest > MOST_DRAWN else ""
     drawn = {
         "vote_trees.png": (
             lambda columns: draw(columns=columns),
             "Thick bars: predicted; thin bars: volunteers, with the same colours for the same "
             "answers. Below each galaxy are the questions that most volunteers would be asked, "
-            "as predicted.",
+            f"as predicted.{cut}",
         )
     }
     out.section(

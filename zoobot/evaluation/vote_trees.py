@@ -15,24 +15,29 @@ from zoobot.schemas import Question, Schema
 MOST_GALAXIES = 4
 COLOURS = (BLUE, "#9ecae1", "#c6dbef", "#deebf7", "#eef4fb")  # of the leading answer, then others
 ASKED = 0.5  # a question that fewer volunteers reach is left out
+MOST_DRAWN = 12  # questions below a galaxy, and answers in a bar; the last is of all others
 LONGEST_ID = 44  # of longer ones the end is shown
 LABELLED = 0.28  # an answer with less has no room for its name
 BAR, THIN, ROW = 0.4, 0.16, 1.15  # heights
 
 
-def leading_path(schema: Schema, probabilities: np.ndarray) -> list[int]:
+def leading_paths(schema: Schema, probabilities: np.ndarray) -> list[list[int]]:
     """The leading answers (their places) of the questions that most volunteers reach.
 
     Args:
-        probabilities: (A,) of the answers of each question.
+        probabilities: (N, A) of the answers of each question.
+
+    Returns:
+        Those of each of the N galaxies.
     """
-    asked = schema.proportion_asked(probabilities)
-    return [_leading(q, probabilities) for q in schema.questions if asked[q.index] >= ASKED]
+    asked = schema.proportion_asked(probabilities) >= ASKED
+    leading = np.stack([_leading(q, probabilities) for q in schema.questions], axis=1)
+    return [row[reached].tolist() for row, reached in zip(leading, asked, strict=True)]
 
 
-def _leading(question: Question, probabilities: np.ndarray) -> int:
+def _leading(question: Question, probabilities: np.ndarray) -> np.ndarray:
     answers = slice(question.start_index, question.end_index + 1)
-    return question.start_index + int(np.argmax(probabilities[answers]))
+    return question.start_index + np.argmax(probabilities[:, answers], axis=1)
 
 
 def different_galaxies(
@@ -47,9 +52,9 @@ def different_galaxies(
         probabilities: (N, A) of the answers of each question.
     """
     clearest: dict[tuple[int, ...], tuple[float, int]] = {}
-    for row, p in enumerate(probabilities):
+    for row, path in enumerate(map(tuple, leading_paths(schema, probabilities))):
+        p = probabilities[row]
         if np.isfinite(p).all():
-            path = tuple(leading_path(schema, p))
             clear = float(np.log(np.maximum(p[[*path]], 1e-9)).mean())
             if path not in clearest or clear > clearest[path][0]:
                 clearest[path] = clear, row
@@ -80,7 +85,7 @@ def vote_trees(
         votes: (N, A); None: there are none.
         columns: the most galaxies in a row.
     """
-    paths = [leading_path(schema, p) for p in probabilities]
+    paths = [path[:MOST_DRAWN] for path in leading_paths(schema, probabilities)]
     most = max(map(len, paths))
     across = min(columns, len(paths))
     heights = [3.0, 0.52 * most] * math.ceil(len(paths) / across)
@@ -125,6 +130,10 @@ def _draw_bar(
 ) -> None:
     """One bar of the shares of a question's answers, the leading one first."""
     left = 0.0
+    if len(shares) > MOST_DRAWN:
+        others = shares[MOST_DRAWN - 1 :].sum(keepdims=True)
+        shares, names = np.append(shares[: MOST_DRAWN - 1], others), [*names][: MOST_DRAWN - 1]
+        names = [*names, "others"] if names else names
     for rank, share in enumerate(shares):
         colour = COLOURS[min(rank, len(COLOURS) - 1)]
         axis.barh(bottom, share, height, left, align="edge", color=colour, edgecolor="white")
