@@ -218,10 +218,10 @@ def test_a_writing_process_that_is_killed_is_one_line_and_the_rerun_completes(
     _, expected = whole
     ours, encode = os.getpid(), shard_images.encode_jpeg
 
-    def die(source, description, quality, name):
+    def die(source, description, quality, name, *options):
         if "g7" in name and os.getpid() != ours:
             os.kill(os.getpid(), signal.SIGKILL)
-        return encode(source, description, quality, name)
+        return encode(source, description, quality, name, *options)
 
     with monkeypatch.context() as patched:
         patched.setattr(shard_images, "encode_jpeg", die)

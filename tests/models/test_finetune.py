@@ -387,12 +387,18 @@ def test_a_copy_of_a_model_keeps_its_arguments():
     assert model.arguments()["width"] == 5
 
 
-def test_loading_builds_the_encoder_once(tmp_path, monkeypatch):
+def test_loading_builds_the_encoder_once_and_before_it_one_without_weights(tmp_path, monkeypatch):
     path, built = write(classifier(), tmp_path / "a.ckpt"), []
     create = timm.create_model
-    monkeypatch.setattr(timm, "create_model", lambda *a, **k: built.append(a) or create(*a, **k))
+
+    def note(*args, **kwargs):
+        model = create(*args, **kwargs)
+        built.append(next(model.parameters()).device.type)
+        return model
+
+    monkeypatch.setattr(timm, "create_model", note)
     FinetuneableZoobotClassifier.load_from_checkpoint(path)
-    assert len(built) == 1
+    assert built == ["meta", "cpu"]  # the first tells how large it will be
 
 
 @pytest.mark.parametrize("mode", TRAINING_MODES)

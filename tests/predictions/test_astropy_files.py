@@ -94,9 +94,7 @@ def test_columns_say_what_they_are_and_their_unit(tmp_path, tree, suffix):
     else:
         told = {name: table[name].description for name in table.colnames}
     assert told["ra"] == "right ascension"
-    assert told["smooth_yes"] == (
-        "Dirichlet concentration of answer 'yes' to 'smooth'; 2 passes with dropout"
-    )
+    assert told["smooth_yes"] == ("Dirichlet concentration of answer 'yes' to 'smooth'; 2 samples")
     assert told["id_str"] == "id of the galaxy in the catalog"
     assert told["error"].startswith("why the image could not be read")
 

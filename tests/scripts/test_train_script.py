@@ -384,7 +384,7 @@ def test_help_groups_the_options_and_shows_defaults(capsys):
         ("seed: 2001-13-45", "can't be read: month must be"),
         ("seed: " + "9" * 5000, "can't be read: Exceeds the limit"),
         ("lr: {2001-01-01: 3}", "lr can't be"),
-        ("lr: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
+        ("lr: !!python/object/apply:os.system [ls]", "objects are not read, write plain values"),
         ("seed: 4294967296", "4294967296 is more than 4294967295"),
         ("seed: -1", "-1 is less than 0"),
         ("num_workers: -1", "-1 is less than 0"),

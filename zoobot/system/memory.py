@@ -61,7 +61,7 @@ def free_bytes() -> int | None:
 def _of_proc(path: str, name: str) -> int | None:
     """An entry in kilobytes of a file of Linux, in bytes."""
     try:
-        lines = Path(path).read_text().splitlines()
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     found = [line.split()[1] for line in lines if line.startswith(f"{name}:")]
@@ -85,9 +85,13 @@ def _left_of_group() -> int | None:
     folder = Path("/sys/fs/cgroup")
     try:
         most, taken = (
-            (folder / f"memory.{name}").read_text().strip() for name in ("max", "current")
+            (folder / f"memory.{name}").read_text(encoding="utf-8").strip()
+            for name in ("max", "current")
         )
-        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        stat = dict(
+            line.split()
+            for line in (folder / "memory.stat").read_text(encoding="utf-8").splitlines()
+        )
         cached = int(stat.get("inactive_file", 0))  # is given back when others need it
         return max(0, int(most) - int(taken) + cached)
     except (OSError, ValueError):  # there is no group, or it has no limit ("max")
