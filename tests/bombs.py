@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import multiprocessing
 import os
 import pickle
 import resource
@@ -11,12 +12,15 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
+from zoobot.data import loaders
 from zoobot.data.catalog import read_catalog
+from zoobot.data.dataset import CatalogDataset
 from zoobot.data.images import read_image
 from zoobot.models import encoders
 from zoobot.models.tree import ZoobotTree
@@ -154,6 +158,12 @@ def _load(path):
     load_predictor(str(path))
 
 
+def _train_on(path):
+    """Read an image in a worker of a loader."""
+    table = pd.DataFrame({"id_str": ["a"], "file_loc": [str(path)]})
+    list(loaders.eval_loader(CatalogDataset(table), 1, num_workers=1))
+
+
 REFUSED = {  # name of a file -> how it is written and read
     "pickle.ckpt": (write_pickle, checkpoint.load_checkpoint),
     "hidden.ckpt": (write_hidden, checkpoint.load_checkpoint),
@@ -170,6 +180,7 @@ REFUSED = {  # name of a file -> how it is written and read
     "float.tif": (write_tiff, read_image),
     "alpha.png": (write_rgba, read_image),
 }
+IN_WORKER = {"of_worker.png": (write_rgba, _train_on)}
 
 
 def read_bounded(name: str, path: str, pipe) -> None:
@@ -178,7 +189,7 @@ def read_bounded(name: str, path: str, pipe) -> None:
     taken = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmData"))
     resource.setrlimit(resource.RLIMIT_DATA, (taken + SPARE_BYTES,) * 2)
     try:
-        REFUSED[name][1](Path(path))
+        (REFUSED | IN_WORKER)[name][1](Path(path))
         told = ""
     except UserError as error:
         causes = [error]
@@ -189,3 +200,5 @@ def read_bounded(name: str, path: str, pipe) -> None:
     except BaseException as error:
         told = f"too late: {error!r}"
     pipe.send(told)
+    for worker in multiprocessing.active_children():  # they hear no SIGTERM
+        worker.kill()

@@ -83,8 +83,11 @@ class Parser(argparse.ArgumentParser):
             settings = {key: value for key, value in settings.items() if key not in NO_OPTIONS}
         words = []
         for key, value in (settings or {}).items():
-            option = "--" + str(key).replace("_", "-")
-            _check_text(str(value), f"config {path}: {key!r}")
+            try:
+                option, text = "--" + str(key).replace("_", "-"), str(value)
+            except ValueError as error:  # Python writes no number of over 4300 digits
+                raise UserError(f"config {path} holds a number that is too large") from error
+            _check_text(text, f"config {path}: {key!r}")
             action = self._option_string_actions.get(option)
             if action is None or action.dest in ("config", "help"):
                 near = did_you_mean(option, self._option_string_actions)

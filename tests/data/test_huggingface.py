@@ -11,6 +11,7 @@ from zoobot.data.sources import Galaxies
 from zoobot.predictions.files import read_predictions
 from zoobot.predictions.predict import predict_to_file
 from zoobot.runs.data_digest import known_galaxies
+from zoobot.system.errors import UserError
 
 THIRDS = (0.7, 0.1, 0.2)
 
@@ -131,7 +132,32 @@ def test_misused_dicts_are_told():
     with pytest.raises(ValueError, match="a stream can't be split: give train_catalog="):
         module(catalog=few.to_iterable_dataset(), steps_per_epoch=1)
     with pytest.raises(ValueError, match="is None: give encoded bytes, a path"):
+        source_of({"of": "nothing"}, "g1")
+    with pytest.raises(ValueError, match="is None: give encoded bytes, a path"):
         source_of(None, "g1")
+
+
+HOSTILE = {
+    "lists": [[1], [2]] * 3,
+    "dicts": [{"a": 1}] * 6,
+    "texts": ["x"] * 6,
+    "nothing": [None] * 6,
+    "bytes": [b"\xff"] * 6,
+    "parts of an image": [{"path": 3, "bytes": 4}] * 6,
+    "addresses of no kind": ["weird://x"] * 6,
+    "addresses": ["http://127.0.0.1:9/x.png"] * 6,
+    "names with a null": ["a\0b"] * 6,
+}
+
+
+@pytest.mark.parametrize("column", ["image", "file_loc", "label", "id_str"])
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_columns_of_wrong_kinds_are_refused_in_a_line(kind, column):
+    plain = galaxies(range(6)).remove_columns("image" if column == "file_loc" else column)
+    dataset = plain.add_column(column, HOSTILE[kind])
+    with pytest.raises(UserError) as caught:
+        list(module(train_catalog=dataset).train_dataloader())
+    assert "\n" not in str(caught.value)
 
 
 def test_bad_images_are_looked_at_listed_and_left_out(tmp_path):

@@ -162,6 +162,8 @@ def test_a_model_that_is_not_in_the_cache_is_told_with_how_to_work_offline(hub):
         (" " * 2**25, "larger than the limit"),
         ('{"zoobot": []}', "holds no whole model"),
         ("[]", "holds no whole model"),
+        (f'{{"zoobot": {"9" * 5000}}}', "can't be read"),
+        ('{"zoobot": null}', "holds no whole model"),
     ],
 )
 def test_a_hostile_config_is_told(tmp_path, config, told):

@@ -52,6 +52,27 @@ def test_a_configuration_holds_no_nulls(folder, capsys):
     assert "'save_dir' holds 'a\\x00b', which is not UTF-8 text, or has a null" in line
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"epochs: 0x{'f' * 9000}",
+        f"betas: [0x{'f' * 9000}]",
+        '{"lr": 1e999}',
+        '{"epochs": [1, 2]}',
+        '{"epochs": 1e30}',
+        '{"betas": {"a": 1}}',
+        '{"lr":' + "[" * 60 + "]" * 60 + "}",
+        '{"environment": {}, "lr": [[]]}',
+        '{"epochs": 2020-99-99}',
+        "{[1]: 2}",
+        "7",
+    ],
+)
+def test_a_hostile_configuration_is_one_line(folder, capsys, text):
+    (folder / "run.json").write_text(text)
+    assert train_error(capsys, "--catalog", "catalog.csv", "--config", "run.json")
+
+
 def test_votes_may_not_be_missing(folder, capsys):
     frame = pd.read_csv("catalog.csv").convert_dtypes()
     frame.loc[3, "bar_weak"] = pd.NA

@@ -85,6 +85,11 @@ def test_a_summary_is_recalibrated_on_the_way_out_and_the_predictions_are_not(fo
         ('{"smooth": 1, "bar": 1}', ["--summary"], "t.json are not one a question (smooth, bar,"),
         ('{"smooth": 1, "bar": 0, "merging": 1}', ["--summary"], "t.json: 'bar' is 0, not above"),
         ("[", ["--summary"], "temperatures t.json can't be read"),
+        ("[" * 100_000, ["--summary"], "can't be read: nested too deeply"),
+        (f'{{"smooth": {"9" * 5000}}}', ["--summary"], "temperatures t.json can't be read"),
+        ('{"smooth": 1e999, "bar": 1, "merging": 1}', ["--summary"], "'smooth' is inf, not above"),
+        ('{"smooth": NaN, "bar": 1, "merging": 1}', ["--summary"], "'smooth' is nan, not above"),
+        ('{"smooth": [1], "bar": 1, "merging": 1}', ["--summary"], "'smooth' is [1], not above"),
     ],
 )
 def test_what_are_no_temperatures_of_the_tree_is_refused(folder, capsys, text, words, line):

@@ -17,11 +17,12 @@ import torch
 from PIL import Image
 
 from zoobot.data.catalog import check_ids, require_columns
+from zoobot.data.images import ImageError
 from zoobot.data.labels import label_array
 from zoobot.data.sources import TableGalaxies
 from zoobot.data.splits import split_catalog, strata_of, with_val
 from zoobot.data.tables import SPLIT_NAMES
-from zoobot.system.errors import UserError
+from zoobot.system.errors import UserError, one_line
 
 KNOWN_SPLITS = {**SPLIT_NAMES, "predict": "predict"}
 IMAGE_COLUMNS = ("image", "file_loc")
@@ -239,11 +240,16 @@ def source_of(image: Any, id_str: str) -> str | bytes | np.ndarray:
 
     Raises:
         ValueError: it is none of these.
+        ImageError: it is at an address, and can't be fetched.
     """
     if isinstance(image, dict):
-        image = image["path"] if image.get("bytes") is None else image["bytes"]
+        image = image.get("path") if image.get("bytes") is None else image["bytes"]
     if isinstance(image, str) and "://" in image:  # of a stream, whose files are elsewhere
-        image = _package().Image().decode_example({"path": image, "bytes": None})
+        try:
+            image = _package().Image().decode_example({"path": image, "bytes": None})
+        except Exception as error:  # of any of the packages that fetch
+            told = f"{image!r:.200} can't be fetched: {type(error).__name__}: {error}"
+            raise ImageError(f"id_str {id_str!r}: {one_line(told)}") from error
     if isinstance(image, Image.Image):
         file = io.BytesIO()
         image.save(file, "TIFF")  # not packed, and of any mode

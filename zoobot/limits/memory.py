@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from torch.utils.data import get_worker_info
+
 from zoobot.system.errors import UserError
 from zoobot.system.memory import free_bytes
 
@@ -9,12 +11,17 @@ from zoobot.system.memory import free_bytes
 def check_memory(num_bytes: int, what: str, cure: str = "") -> None:
     """ValueError if what a file holds, or options ask for, is larger than the memory that is free.
 
+    A loader's workers, which may all meet such a file at once, have equal shares of it.
+
     Args:
         num_bytes: the least that it takes.
         what: it is, for the message.
         cure: what to do, for the message.
     """
-    free = free_bytes()
+    free, worker = free_bytes(), get_worker_info()
+    if free is not None and worker is not None:
+        free //= worker.num_workers
+        cure = cure or f"a worker's share, with --num-workers {worker.num_workers}"
     if free is not None and num_bytes > free:
         cure = f": {cure}" if cure else ""
         raise UserError(

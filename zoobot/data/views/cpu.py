@@ -60,7 +60,7 @@ class GalaxyView:
         if isinstance(cfg, Mapping):
             values, cfg = cfg, GalaxyViewConfig()
             for name, value in values.items():
-                setattr(cfg, name, value)
+                setattr(cfg, str(name), value)
         if not isinstance(cfg, GalaxyViewConfig):
             raise UserError(f"a view config is a GalaxyViewConfig, not {type(cfg).__name__}")
         check_view_config(cfg)
