@@ -16,7 +16,6 @@ from zoobot.metrics import Means
 from zoobot.system import distributed
 
 CHUNK = 8192  # galaxies measured at a time
-PREFIX = "constant/"  # of a constant's metrics in the logs
 
 
 @runtime_checkable

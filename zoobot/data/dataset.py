@@ -21,7 +21,7 @@ from zoobot.data.device_batches import float_images
 from zoobot.data.device_cache import DeviceCache
 from zoobot.data.images import ImageError, ImageSource, image_of, pixels_in, read_image, read_pixels
 from zoobot.data.memory_cache import MemoryCache
-from zoobot.data.sources import Galaxies, TableGalaxies, label_frame
+from zoobot.data.sources import Galaxies, TableGalaxies
 from zoobot.data.views.config import minimal_view_config
 from zoobot.data.views.cpu import GalaxyView, apply_transform, get_galaxy_transform
 from zoobot.data.views.device import DeviceView, device_view_of, why_not_divided
@@ -240,10 +240,6 @@ class CatalogDataset(Dataset):
             return ImagesSeen(transform=repr(self.transform), **brightness)
         config = self.transform.config
         return ImagesSeen(image_size=config.output_size, view=config.changes(), **brightness)
-
-    def label_table(self) -> pd.DataFrame:
-        """``id_str`` and the label columns of all galaxies, for checks before training."""
-        return label_frame(self.galaxies)
 
     @property
     def keeps_images(self) -> bool:

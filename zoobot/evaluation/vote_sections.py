@@ -210,7 +210,8 @@ def _question_section(out: Report, assessed: list[QuestionAssessment]) -> None:
         "leading one. Beside it: how often that would be right which leads most often. Volunteers "
         "agree where more than 0.8 of them, and enough, gave one answer. The best constant is the "
         "one prediction for all galaxies with the lowest loss on these votes; a decision tree's "
-        "head predicts concentrations between 1 and 101, “free” is without these bounds. RMSE is "
+        "head predicts concentrations between 1 and 101 (by default), “free” is without these "
+        "bounds. RMSE is "
         "that of the predicted against the volunteers' fractions, which scatter where votes are "
         "few; “true” has the scatter subtracted, f (1 - f) / (n - 1) for n votes." + left_out + cut,
         {

@@ -120,10 +120,9 @@ def predict_to_file(
         resume: go on from the parts of a killed run; False deletes them.
 
     Raises:
-        ValueError: for a save_loc of no known format, a faulty catalog, columns that don't fit, or
-            can't be carried,
-            parts of another prediction in the folder, another run at work on it, or models that
-            don't predict the same columns of the same images.
+        ValueError: for a save_loc of no known format, a faulty catalog, columns that don't fit or
+            can't be carried, parts of another prediction in the folder, another run at work on it,
+            or models that don't predict the same columns of the same images.
         ImageError: an image can't be read.
         OSError: the folder can't be written to, or its disk is full.
     """
@@ -147,7 +146,6 @@ def predict_to_file(
         raise UserError(f"a summary is made of decision trees, not of {template.metadata['task']}")
     schema = Schema.from_dict(template.metadata["schema"]) if summary else None
     carry = check_carry(carry, columns)
-
     if temperatures is not None and not summary:
         raise UserError("temperatures recalibrate a summary: ask for it too (--summary)")
     folder = save_loc.with_name(save_loc.name + ".parts")

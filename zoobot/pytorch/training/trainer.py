@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from zoobot import engine
-from zoobot.contracts import DataModule, Loader
 from zoobot.evaluate import leave_report
 from zoobot.pytorch.predictions.any_module import takes_images
 from zoobot.pytorch.training.lightning_options import check_options, refuse_callback
@@ -64,15 +63,9 @@ class LightningTrainer(Trainer):
     def callback_metrics(self, metrics: dict[str, float]) -> None:
         self._metrics = metrics
 
-    def predict(
-        self,
-        model: nn.Module | None = None,
-        dataloaders: DataModule | Loader | None = None,
-        datamodule: DataModule | None = None,
-        ckpt_path: str | Path | None = None,
-    ) -> list[torch.Tensor]:
+    def predict(self, model: nn.Module | None = None, *args, **kwargs) -> list[torch.Tensor]:
         """See ``Trainer.predict``; other modules may take batches, see ``any_module``."""
-        return super().predict(takes_images(model), dataloaders, datamodule, ckpt_path)
+        return super().predict(takes_images(model), *args, **kwargs)
 
 
 def get_trainer(
