@@ -15,6 +15,7 @@ import argparse
 
 from zoobot import options
 
+ENCODER = "hf_hub:mwalmsley/zoobot-encoder-convnext_nano"
 FROM_SCRATCH = {"learning_rate": 1e-3, "layer_decay": 1.0}  # fresh weights have nothing to lose
 
 
@@ -60,9 +61,9 @@ def make_parser() -> options.Parser:
     add = model.add_argument
     add(
         "--encoder",
-        default="hf_hub:mwalmsley/zoobot-encoder-convnext_nano",
-        help="NAME of timm, hf_hub:OWNER/NAME, local-dir:FOLDER, a run's folder, PATH.ckpt or "
-        "PATH.safetensors",
+        help="NAME of timm, hf_hub:OWNER/NAME, local-dir:FOLDER, a run's folder, PATH.ckpt, "
+        "PATH.safetensors, or simulated: the small one that comes along, trained on simulated "
+        f"galaxies; by default {ENCODER}, or where that can't be had, simulated",
     )
     add(
         "--from-scratch",
@@ -154,7 +155,7 @@ from zoobot.evaluation import run_figures
 from zoobot.evaluation.join import MAX_CLASSES
 from zoobot.evaluation.pictures import Pictures
 from zoobot.models import finetune
-from zoobot.models.architectures import NoWeights, is_outside
+from zoobot.models.architectures import SIMULATED, NoWeights, is_outside, outside_config, placed
 from zoobot.models.hub import is_model
 from zoobot.runs.folder import read_metrics
 from zoobot.runs.log import told_metrics
@@ -173,6 +174,8 @@ def main(opt: argparse.Namespace) -> None:
 
 
 def run(opt: argparse.Namespace) -> None:
+    if opt.from_scratch and opt.encoder is None:
+        raise UserError("--from-scratch needs --encoder, a timm name")
     schema = get_schema(opt.schema) if opt.task == "tree" and opt.schema else None
     if opt.task == "tree" and schema is None:
         raise UserError("--task tree needs --schema: a named tree, or PATH.json")
@@ -191,6 +194,7 @@ def run(opt: argparse.Namespace) -> None:
     if opt.from_scratch:
         rates = f"--learning-rate {opt.learning_rate:g}, --layer-decay {opt.layer_decay:g}"
         from_options.tell(f"from scratch: fresh weights, {rates}")
+    opt.encoder = opt.encoder or distributed.from_main(default_encoder())
     resume_from = from_options.state_to_resume(opt)
     data = from_options.make_data(opt, splits, label_cols, resume_from)
     pictures = Pictures(data.spec, opt.rgb_bands)
@@ -211,6 +215,17 @@ def run(opt: argparse.Namespace) -> None:
             title = f"{opt.task} by {opt.encoder}, {Path(opt.save_dir).name}"
             page = evaluate.report_run(predictions, data, opt.save_dir, title, pictures)
             print(f"report {page}")
+
+
+def default_encoder() -> str:
+    """The published encoder, or where it can't be had, the one that this package carries."""
+    try:
+        if distributed.is_main():
+            outside_config(ENCODER)
+    except NoWeights as error:
+        print(f"{error.told}\ninstead: --encoder {SIMULATED}, small, of simulated galaxies")
+        return SIMULATED
+    return ENCODER
 
 
 def number_cols(opt: argparse.Namespace) -> list[str]:
@@ -297,7 +312,7 @@ def encoder_arguments(opt: argparse.Namespace, resume_from: dict | None = None) 
         described = resume_from["description"]["encoder"]
         kwargs = described["timm_kwargs"] | {"pretrained": False}
         return {"name": described["architecture"], "timm_kwargs": kwargs}
-    if opt.from_scratch and (is_outside(opt.encoder) or is_model(opt.encoder)):
+    if opt.from_scratch and (is_outside(placed(opt.encoder)) or is_model(opt.encoder)):
         raise UserError(f"--from-scratch needs a timm name, not {opt.encoder}")
     if is_model(opt.encoder):
         return {"zoobot_checkpoint_loc": opt.encoder, "fresh_stem": opt.fresh_stem}

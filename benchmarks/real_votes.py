@@ -19,23 +19,21 @@ Everything is done by train.py, finetune.py and predict.py; each of their comman
 """
 
 import argparse
-import importlib
 import json
 import os
-import shlex
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import simulated_encoder
 from imagenet_encoder import write_encoder
 from matplotlib.figure import Figure
 from real_galaxies import SDSS_TREE
+from simulated_encoder import ENCODER, PROCESS, TRAINING, run
 
 from zoobot import baselines, evaluate, statistics
 from zoobot.data.catalog import read_catalog
-from zoobot.data.demo.catalog import DEMO_TREE, demo_catalog
 from zoobot.evaluation import protocols, vote_scores, worth
 from zoobot.evaluation.vote_intervals import assess_intervals
 from zoobot.predictions.files import read_predictions
@@ -43,31 +41,17 @@ from zoobot.runs.environment import environment
 from zoobot.schemas import get_schema
 from zoobot.script import set_up_process
 
-sys.path.insert(0, str(Path(__file__).parent.parent))  # of the scripts
-
 SCHEMA = "gz2_ortho_schema"
-ENCODER = "tf_efficientnet_lite0"
-SIMULATED = 12_000  # galaxies
 EPOCHS = {50: 32, 150: 20, 350: 14, 700: 12}
 NUM_VIEWS = 6
 BEST, MEMBERS, HELD_OUT = "imagenet-gz1", 3, 100
-VIEW = "--image-size 96 --zoom 1.7 2.3 --shear 0"
-# float32 is faster than bfloat16 for the depthwise convolutions of this encoder on CPUs.
-PROCESS = "--precision fp32 --num-workers 0"
-PRETRAINING = f"{VIEW} {PROCESS} --batch-size 64 --no-report"
+ZOOM = "--zoom 1.7 2.3"  # until galaxies fill the view
 RECIPE = (
-    f"{VIEW} {PROCESS} --batch-size 32 --learning-rate 3e-3 --head-dropout-prob 0.2 "
-    "--head softplus --no-report "
+    f"--image-size 96 {ZOOM} --shear 0 {PROCESS} --batch-size 32 --learning-rate 3e-3 "
+    "--head softplus --head-dropout-prob 0.2 --no-report "
     '--scheduler-kwargs \'{"sched": "cosine", "warmup_epochs": 1}\''
 )
 PRETRAINED = "--layer-decay 0.9"
-
-
-def run(script: str, words: str) -> None:
-    """Run a script of this repository in this process."""
-    print(f"\n$ python {script}.py {words}", flush=True)
-    module = importlib.import_module(script)
-    module.main(module.parse(shlex.split(words)))
 
 
 def learn_gz1(opt, folder: Path, encoder: str | None = None) -> None:
@@ -81,20 +65,12 @@ def learn_gz1(opt, folder: Path, encoder: str | None = None) -> None:
     table = read_catalog(opt.data / "gz1_sdss" / "catalog.csv", answers)
     again = set(pd.concat(read_galaxies(opt).values())["id_str"])
     table[~table["id_str"].isin(again)].to_csv(catalog, index=False)
-    words = f"--catalog {catalog} --schema {tree} --epochs 6 {PRETRAINING} --save-dir {folder}"
+    words = f"--catalog {catalog} --schema {tree} --epochs 6 {TRAINING} {ZOOM} --save-dir {folder}"
     if encoder is None:
         run("train", f"--encoder {ENCODER} {words}")
     else:
-        run(
-            "finetune", f"--task tree --encoder {encoder} --learning-rate 1e-3 {PRETRAINED} {words}"
-        )
-
-
-def learn_simulated(opt, folder: Path) -> None:
-    """Train on simulated galaxies and volunteers, with a tree like that of Galaxy Zoo 2."""
-    catalog = demo_catalog(SIMULATED, seed=1, cache_dir=opt.out / "simulated")
-    words = f"--encoder {ENCODER} --epochs 5 {PRETRAINING} --zoom 1.2 1.4 --save-dir {folder}"
-    run("train", f"--catalog {catalog} --schema {DEMO_TREE} {words}")
+        words = f"{words} --learning-rate 1e-3 {PRETRAINED}"
+        run("finetune", f"--task tree --encoder {encoder} {words}")
 
 
 STARTS = {
@@ -119,7 +95,7 @@ def options_of(opt, start: str) -> str:
         return f"--encoder local-dir:{folder} {PRETRAINED}"
     if not (folder / "done").exists():
         if start == "simulated":
-            learn_simulated(opt, folder)
+            simulated_encoder.learn(folder)
         elif start == "gz1":
             learn_gz1(opt, folder)
         else:

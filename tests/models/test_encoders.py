@@ -6,11 +6,14 @@ import sys
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file
+from small_models import go_offline
 
 from zoobot import from_options
-from zoobot.models import encoders
+from zoobot.models import architectures, encoders
 from zoobot.models.architectures import get_pytorch_encoder
 from zoobot.models.encoders import save_encoder
+from zoobot.models.hub import is_model
 from zoobot.models.tree import ZoobotTree
 from zoobot.runs import checkpoint
 
@@ -233,3 +236,26 @@ def test_a_folder_whose_model_is_larger_than_its_weights_is_given_up(tmp_path):
         (tmp_path / "config.json").write_text(json.dumps(config | {"model_args": model_args}))
         with pytest.raises(ValueError, match="local-dir:.* (larger than its weights|can't be)"):
             encoders.load_encoder(f"local-dir:{tmp_path}")
+
+
+def test_the_encoder_that_comes_along_has_its_weights_and_needs_no_network(tmp_path, monkeypatch):
+    go_offline(monkeypatch, tmp_path)
+    encoder, description = encoders.load_encoder("simulated")
+    assert description["architecture"] == "tf_efficientnet_lite0"
+    written = load_file(architectures.SIMULATED_FOLDER / "model.safetensors")
+    loaded = encoder.state_dict()
+    assert {*written} == {*loaded}
+    assert all(torch.equal(loaded[name].float(), written[name].float()) for name in written)
+    assert {weight.dtype for weight in loaded.values() if weight.ndim} == {torch.float32}
+    images = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    assert encoder.eval()(images).isfinite().all()
+    assert (architectures.SIMULATED_FOLDER / "model.safetensors").stat().st_size < 8_000_000
+
+
+def test_the_encoder_that_comes_along_is_meant_also_where_there_is_such_a_folder(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "simulated").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert not is_model("simulated")
+    assert encoders.load_encoder("simulated")[1]["architecture"] == "tf_efficientnet_lite0"

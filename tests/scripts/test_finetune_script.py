@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import REPO
+from small_models import go_offline
 
 import finetune as script
 from zoobot.data.catalog import read_catalog
@@ -188,3 +189,29 @@ def test_a_users_error_is_one_line_and_exit_code_2(catalog, tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_without_a_network_the_default_is_the_encoder_that_comes_along(
+    catalog, tmp_path, monkeypatch, capsys
+):
+    go_offline(monkeypatch, tmp_path / "home")
+    words = "--label-col label --image-size 32 --num-workers 0 --epochs 1 --no-report"
+    paths = ["--catalog", str(catalog), "--save-dir", str(tmp_path / "run")]
+    script.main(script.parse([*words.split(), *paths]))
+    told = capsys.readouterr().out
+    assert (
+        "the pretrained weights of 'hf_hub:mwalmsley/zoobot-encoder-convnext_nano' can't be had"
+        in told
+    )
+    assert "instead: --encoder simulated" in told
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["encoder"] == "simulated"
+    model = FinetuneableZoobotClassifier.load_from_checkpoint(tmp_path / "run" / "best.safetensors")
+    assert type(model.encoder).__name__ == "EfficientNet"
+
+
+def test_fresh_weights_need_the_name_of_an_encoder(catalog):
+    with pytest.raises(ValueError, match="--from-scratch needs --encoder, a timm name"):
+        script.main(script.parse(["--catalog", str(catalog), "--from-scratch"]))
+    opt = script.parse(["--catalog", str(catalog), "--encoder", "simulated", "--from-scratch"])
+    with pytest.raises(ValueError, match="--from-scratch needs a timm name, not simulated"):
+        script.encoder_arguments(opt)

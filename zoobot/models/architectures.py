@@ -17,6 +17,8 @@ from zoobot.system.errors import UserError, did_you_mean
 
 HUB_PREFIXES = ("hf_hub:", "hf-hub:")
 FOLDER_PREFIX = "local-dir:"
+SIMULATED = "simulated"  # the encoder that this package carries
+SIMULATED_FOLDER = Path(__file__).parent / "simulated"
 NOT_LAYOUT = (
     "pretrained num_classes in_chans checkpoint_path cache_dir pretrained_cfg "
     "pretrained_cfg_overlay pretrained_strict device dtype"
@@ -116,6 +118,11 @@ def check_weights_in(folder: Path) -> None:
             raise UserError(f"{path} can't be read: {error}") from error
 
 
+def placed(name: str) -> str:
+    """Where an encoder is: a folder of this package for ``simulated``, else the name as it is."""
+    return f"{FOLDER_PREFIX}{SIMULATED_FOLDER}" if name == SIMULATED else name
+
+
 def is_outside(name: str) -> bool:
     """True for a folder or a hub repository, as against a name that timm knows."""
     return name.startswith((*HUB_PREFIXES, FOLDER_PREFIX))
@@ -208,7 +215,7 @@ def image_size_kwargs(name: str, image_size: int) -> dict:
     device, and then, as not all encoders run there, with values.
 
     Args:
-        name: a timm, ``hf_hub:`` or ``local-dir:`` name.
+        name: a timm, ``hf_hub:`` or ``local-dir:`` name, or ``simulated``.
         image_size: side of the images in pixels.
 
     Raises:
@@ -216,6 +223,7 @@ def image_size_kwargs(name: str, image_size: int) -> dict:
     """
     import timm
 
+    name = placed(name)
     if not is_outside(name):
         check_known(name)
     architecture, model_args = outside_config(name) if is_outside(name) else (name, {})

@@ -19,6 +19,7 @@ from zoobot.models.architectures import (
     create,
     is_outside,
     outside_config,
+    placed,
 )
 from zoobot.models.descriptions import (
     build_encoder,
@@ -42,9 +43,10 @@ def num_classes_left(encoder: nn.Module) -> int:
 
 
 def load_encoder(name: str, channels: int = 3, **timm_kwargs) -> tuple[nn.Module, dict]:
-    """An encoder from a timm name, ``hf_hub:OWNER/NAME`` or ``local-dir:FOLDER``.
+    """An encoder from a timm name, ``hf_hub:OWNER/NAME``, ``local-dir:FOLDER``, or ``simulated``.
 
-    The hub is asked through huggingface_hub, with its cache and its offline mode (HF_HUB_OFFLINE).
+    The last is in this package, small and trained on simulated galaxies. The hub is asked through
+    huggingface_hub, with its cache and its offline mode (HF_HUB_OFFLINE).
 
     Args:
         timm_kwargs: of ``timm.create_model``; with ``pretrained=False`` the weights are fresh.
@@ -56,6 +58,7 @@ def load_encoder(name: str, channels: int = 3, **timm_kwargs) -> tuple[nn.Module
         ValueError: for an unknown name, options that timm refuses, or weights that can't be had
             (the message says how to work offline) or don't fit.
     """
+    name = placed(name)
     check_set_elsewhere(timm_kwargs, {"in_chans": channels, "num_classes": 0})
     if not is_outside(name):
         check_known(name)

@@ -4,7 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from zoobot.limits.text import read_json
-from zoobot.models.architectures import FOLDER_PREFIX, HUB_PREFIXES, NoWeights, download, is_outside
+from zoobot.models.architectures import (
+    FOLDER_PREFIX,
+    HUB_PREFIXES,
+    SIMULATED,
+    NoWeights,
+    download,
+    is_outside,
+)
 from zoobot.system.errors import UserError
 
 CONFIG_NAME = "config.json"
@@ -52,7 +59,7 @@ def model_file(source: str | Path) -> Path:
 def is_model(source: str | Path) -> bool:
     """Whether this names a whole model, as against an encoder that timm makes.
 
-    A name of timm's is one, also if there is a folder of this name.
+    A name of timm's, and ``simulated``, is one, also if there is a folder of this name.
 
     Raises:
         ValueError: for a folder or a repository of which the ``config.json`` can't be read.
@@ -63,7 +70,7 @@ def is_model(source: str | Path) -> bool:
     if is_outside(name):
         is_run = (Path(name.removeprefix(FOLDER_PREFIX)) / RUN_WEIGHTS).is_file()
         return is_run or _tells_model(_config(name))
-    return Path(name).is_dir() and not _is_of_timm(name)
+    return name != SIMULATED and Path(name).is_dir() and not _is_of_timm(name)
 
 
 def published_file(name: str, class_name: str) -> Path:
