@@ -19,6 +19,7 @@ from zoobot.data import CatalogDataModule, get_galaxy_transform, minimal_view_co
 from zoobot.data.catalog import read_catalog
 from zoobot.data.views.cpu import GalaxyView
 from zoobot.data.views.device import DeviceView
+from zoobot.loop_loaders import Loading
 from zoobot.models.finetune import (
     FinetuneableZoobotClassifier,
     FinetuneableZoobotRegressor,
@@ -74,15 +75,12 @@ def trainer(folder, **arguments):
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_a_loop_on_a_gpu_is_given_views_to_make_and_one_on_a_cpu_is_not(
-    frame, tmp_path, accumulation
-):
+def test_a_loop_on_a_gpu_is_given_views_to_make_and_one_on_a_cpu_is_not(frame, accumulation):
     data = data_module(frame, "label")
     for device, kind in (("cpu", GalaxyView), ("cuda:0", DeviceView)):
-        one = trainer(tmp_path)
-        one.device = torch.device(device)
+        loading = Loading(torch.device(device), seed=0, accumulation=accumulation)
         for loader in (data.train_dataloader(), data.val_dataloader()):
-            of_loop = one._loop_loader(loader, classifier(), "val", accumulation)
+            of_loop = loading.loop_loader(loader, classifier(), "train")
             of_loop = of_loop if accumulation == 1 else of_loop._loader
             assert type(of_loop.dataset.transform) is kind
 

@@ -10,11 +10,11 @@ from torch import nn
 from zoobot import constant_predictions, engine, optim
 from zoobot.contracts import DataModule, Loader, TrainableModel, check_trainable, loader_of
 from zoobot.data.classes import one_class_notes
-from zoobot.data.datamodule import CatalogDataModule
 from zoobot.data.device_batches import on_device
 from zoobot.data.foreign_loaders import ForeignLoader
-from zoobot.data.loaders import GalaxyLoader, RegroupedLoader, own_loader
+from zoobot.data.loaders import own_loader
 from zoobot.data.reading import prepare_reading
+from zoobot.loop_loaders import FitGalaxies, Loading, open_to_fit
 from zoobot.models import bands, speed
 from zoobot.models.finetune import FinetuneableZoobotClassifier
 from zoobot.models.hub import model_file
@@ -163,81 +163,85 @@ class Trainer:
         """
         model = unwrapped(model)
         check_trainable(model, self.unfreeze_after)
-        if isinstance(train_dataloaders, DataModule):
-            datamodule = train_dataloaders
-        if isinstance(datamodule, CatalogDataModule):
-            datamodule.look_at_images(self.save_dir)
-        known = known_galaxies(datamodule, {})
-        tables = known.checked_labels(model.check_labels)  # of test too; before setup
-        if datamodule is not None:
-            datamodule.setup("fit")
-            train_dataloaders = datamodule.train_dataloader()
-            val_dataloaders = datamodule.val_dataloader()
-        if not known.splits:
-            known = known_galaxies(None, {"train": train_dataloaders, "val": val_dataloaders})
-            tables = known.checked_labels(model.check_labels)
-        settings = self._settings(model)
-        train = self._loop_loader(train_dataloaders, model, "train", self.accumulation)
-        val = self._loop_loader(val_dataloaders, model, "val")
-        optim.check_schedule(settings.scheduler_kwargs, settings.epochs, train.num_steps)
-        ours = own_loader(train_dataloaders, self.device)
-        validated = own_loader(val_dataloaders, self.device)
-        reading = prepare_reading((ours, validated), self.device, settings.epochs)
-        model.learn_from_labels(tables.get("train"))
-        constants = constant_predictions.measure_constants(model, tables)
-        model.to(self.device)
-        optimizer = model.configure_optimizers()
-        if self.device.type == "cuda":
-            optim.fuse(optimizer)
-        if validated is not None:
-            bands.check_to_train(model, validated.dataset.spec)
-            model.images_seen = validated.dataset.describe_images()
         if ckpt_path == "best":
             ckpt_path = self.best_model_path
             if not ckpt_path:
                 raise UserError("this trainer has no best epoch yet: name last, or a path")
+        datamodule = train_dataloaders if isinstance(train_dataloaders, DataModule) else datamodule
+        loaders = (train_dataloaders, val_dataloaders)
+        galaxies = open_to_fit(model, *loaders, datamodule, self._loading(model), self.save_dir)
+        settings = self._settings(model)
+        steps = galaxies.train.num_steps
+        optim.check_schedule(settings.scheduler_kwargs, settings.epochs, steps)
+        own = (galaxies.own_train, galaxies.own_val)
+        reading = prepare_reading(own, self.device, settings.epochs)
+        model.learn_from_labels(galaxies.tables.get("train"))
+        constants = constant_predictions.measure_constants(model, galaxies.tables)
+        model.to(self.device)
+        optimizer = model.configure_optimizers()
+        if self.device.type == "cuda":
+            optim.fuse(optimizer)
+        if galaxies.own_val is not None:
+            bands.check_to_train(model, galaxies.own_val.dataset.spec)
+            model.images_seen = galaxies.own_val.dataset.describe_images()
         self.best_model_path = ""
-        opening = (model, config, ckpt_path, resume_from, known)
+        opening = (model, config, ckpt_path, resume_from, galaxies.known)
         # The loop seeds torch at each step: the caller's generators are left as they were.
         with keep_generators(self.device), self._start_run(*opening) as run:
             self._run = run
             run.log.constants = {LOG_NAMES.get(split, split): v for split, v in constants.items()}
             self.constants = {split: run.log.named_constants(split) for split in run.log.constants}
             how = (self.device, settings.dtype, self.compile, self.max_epochs)
-            told = numerics.describe(*how[:2]) + speed.set_up(model, *how, ours, validated)
+            told = numerics.describe(*how[:2]) + speed.set_up(model, *how, *own)
             run.say(
-                f"{known.introduce()}{model.introduce()}; {told}\n"
+                f"{galaxies.known.introduce()}{model.introduce()}; {told}\n"
                 f"{reading}{optim.group_table(optimizer.param_groups)}"
             )
-            if ours is not None and ours.sampler.note:
-                run.warn(ours.sampler.note)
-            if isinstance(model, FinetuneableZoobotClassifier):
-                for note in one_class_notes(tables, model.label_col, model.class_names):
-                    run.warn(note)
-                if model.run_linear_sanity_check:
-                    run.say(check_with_linear_model(model, train, val, settings))
-            try:
-                with told_as_mistakes():
-                    state = run.resume_from
-                    if state is not None:
-                        told = Progress(**state["progress"]).told()
-                        run.say(f"going on from {state.get('path', 'a state')}, {told}")
-                    show = Gallery(model, run)
-                    progress = engine.fit(model, optimizer, train, val, settings, run, state, show)
-                    run.say(progress.told_end(settings.epochs))
-            except KeyboardInterrupt as error:  # a second Ctrl-C comes to each process at any place
-                self.best_model_path = run.keep_best(together=isinstance(error, Interrupted))
-                raise
-            self._fitted, self.current_epoch = model, progress.epoch
-            self.global_step = progress.step
-            self.best_model_path = run.keep_best()
-            if self.best_model_path:
-                self._load(model, "best")
-                self.best_epoch = progress.best_epoch
-                self.callback_metrics = distributed.from_main(run.log.metrics_of(self.best_epoch))
+            self._warn_of(galaxies, model, settings)
+            self._loop(model, optimizer, galaxies, settings)
             run.check_saved()
         if self.after_fit is not None:
             self.after_fit(self, model, datamodule)
+
+    def _warn_of(self, galaxies: FitGalaxies, model: nn.Module, settings: engine.Settings) -> None:
+        """Say what is odd about the galaxies, before the first epoch."""
+        run = self._run
+        if galaxies.own_train is not None and galaxies.own_train.sampler.note:
+            run.warn(galaxies.own_train.sampler.note)
+        if isinstance(model, FinetuneableZoobotClassifier):
+            for note in one_class_notes(galaxies.tables, model.label_col, model.class_names):
+                run.warn(note)
+            if model.run_linear_sanity_check:
+                run.say(check_with_linear_model(model, galaxies.train, galaxies.val, settings))
+
+    def _loop(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        galaxies: FitGalaxies,
+        settings: engine.Settings,
+    ) -> None:
+        """Run the loop, and leave the best weights in the model, if an epoch was the best."""
+        run = self._run
+        try:
+            with told_as_mistakes():
+                state = run.resume_from
+                if state is not None:
+                    told = Progress(**state["progress"]).told()
+                    run.say(f"going on from {state.get('path', 'a state')}, {told}")
+                loaders, show = (galaxies.train, galaxies.val), Gallery(model, run)
+                progress = engine.fit(model, optimizer, *loaders, settings, run, state, show)
+                run.say(progress.told_end(settings.epochs))
+        except KeyboardInterrupt as error:  # a second Ctrl-C comes to each process at any place
+            self.best_model_path = run.keep_best(together=isinstance(error, Interrupted))
+            raise
+        self._fitted, self.current_epoch = model, progress.epoch
+        self.global_step = progress.step
+        self.best_model_path = run.keep_best()
+        if self.best_model_path:
+            self._load(model, "best")
+            self.best_epoch = progress.best_epoch
+            self.callback_metrics = distributed.from_main(run.log.metrics_of(self.best_epoch))
 
     def _start_run(
         self,
@@ -343,7 +347,7 @@ class Trainer:
     ) -> list[dict[str, float]]:
         model = self._load(model, ckpt_path)
         name = "val" if split == "validation" else split
-        loader = self._loop_loader(loader_of(source, name), model, name)
+        loader = self._loading(model).loop_loader(loader_of(source, name), model, name)
         bands.check_seen(model, loader)
         known_galaxies(None, {name: loader}).checked_labels(model.check_labels)
         model.to(self.device)
@@ -387,16 +391,6 @@ class Trainer:
         names = "save_top_k patience precision tf32 grad_clip accumulation unfreeze_after"
         return {"epochs": self.max_epochs} | {name: vars(self)[name] for name in names.split()}
 
-    def _loop_loader(
-        self, loader, model: TrainableModel, split: str, accumulation: int = 1
-    ) -> GalaxyLoader | RegroupedLoader | ForeignLoader:
-        """The loader that the loop takes, for a loader of ours or any iterable of batches."""
-        if loader is None:
-            raise UserError("give a datamodule, or the loaders")
-        ours = own_loader(loader, self.device)
-        if ours is not None:
-            return ours if accumulation == 1 else RegroupedLoader(ours, accumulation)
+    def _loading(self, model: TrainableModel) -> Loading:
         seed = model.seed if self.seed is None else self.seed
-        options = {"accumulation": accumulation, "seed": seed, "own_share": self.own_share}
-        labels = {"label_cols": model.label_columns(), "check": model.check_labels}
-        return ForeignLoader(loader, split, **options, **labels)
+        return Loading(self.device, seed, self.accumulation, self.own_share)
