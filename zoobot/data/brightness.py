@@ -4,7 +4,7 @@ import numpy as np
 
 from zoobot.system.errors import UserError
 
-ASINH_Q = 1.0  # q in ``scale_to_8bit``
+ASINH_Q = 1.0  # q in ``scale_to_8bit``; saved models were trained with it
 HIGH_PERCENTILE = 99.7  # of the pixels: this becomes white
 LOW_PERCENTILE = 2.0  # of the pixels: at most these are cut off below, if they lie far out
 SOME_PIXELS = 4096  # tell well enough what is usual
