@@ -90,12 +90,15 @@ def main(opt: argparse.Namespace) -> None:
 
 
 def read_ids(path: str | Path) -> pd.Index:
-    """The different ids of a table; ValueError if it has none, or rounded ones."""
+    """The different ids of a table; ValueError if it has none, or missing or rounded ones."""
     table = open_table(Path(path), ["id_str"], 2**16)
     require_columns(pd.DataFrame(columns=table.names), ["id_str"], str(path))
     ids = pd.concat([piece["id_str"] for piece in table.pieces] or [pd.Series(dtype=str)])
     check_exact_ids(ids, str(path))
-    return pd.Index(ids.dropna().astype(str).str.strip()).unique()
+    ids = ids.astype("string").str.strip()
+    if (empty := ids.isna() | (ids == "")).any():
+        raise UserError(f"{path}: column 'id_str' is empty in row {ids.index[empty][0]}")
+    return pd.Index(ids.astype(str)).unique()
 
 
 def spread(candidates: Predictions, representations: str | Path, number: int) -> Predictions:

@@ -146,7 +146,10 @@ def _scores(
 
     def of_tree(piece: Predictions) -> tuple[np.ndarray, list[str]]:
         columns = [piece.columns.index(name) for name in schema.label_cols]
-        information = expected_information(piece.values[:, columns], schema)
+        try:
+            information = expected_information(piece.values[:, columns], schema)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
         return information[:, [q.index for q in chosen]], [q.text for q in chosen]
 
     return of_tree
