@@ -90,10 +90,11 @@ def test_new_galaxies_come_from_the_pool_to_train_on(folder, capsys, kind, kind_
     run(kind, "--pool", f"pool.{kind_of_pool}")
     read = {"csv": pd.read_csv, "parquet": pd.read_parquet}[kind]
     after = read(f"cat-2.{kind}").set_index("id_str")
-    assert [*after.index] == ["g0", "g1", "g2", "g3", "g4", "g5", "g8", "g6"]
+    assert [*after.index] == ["g0", "g1", "g2", "g3", "g4", "g5", "g6", "g8"]
     assert after.loc[["g8", "g6"], "split"].tolist() == ["train", "train"]
     assert after.loc[["g8", "g6"], "ra"].tolist() == [7.5, 7.5]
     assert after.loc["g6", NAMES].tolist() == [4, 5, 6, 7, 8, 9, 10]
+    assert after.loc["g8", NAMES].tolist() == [1, 2, 3, 4, 5, 6, 7]
     assert after["split"].iloc[:6].tolist() == ["train"] * 4 + ["Validation", "test"]
     assert "dec" not in after
     assert ", 2 of them new: " in capsys.readouterr().out
@@ -145,6 +146,12 @@ def test_mistakes_are_one_line_and_nothing_is_written(folder, capsys):
     assert "column 'bar_no' of id_str 'g0' holds many" in refusal(capsys, catalog="x.csv")
     pd.read_csv("cat.csv").assign(id_str="g1").to_csv("x.csv", index=False)
     assert "'g1' appears more than once" in refusal(capsys, catalog="x.csv")
+    open("x.csv", "a", encoding="utf-8").write("g7,b.png,train,1,2\n")
+    assert "x.csv can't be read: CSV parse error: Expected 11 columns, got 5" in (
+        refusal(capsys, catalog="x.csv")
+    )
+    open("x.csv", "w", encoding="utf-8").write("id_str,bar_no,bar_no\ng0,1,2\n")
+    assert "more than one column 'bar_no'" in refusal(capsys, catalog="x.csv")
 
 
 def test_images_relative_to_another_folder_are_refused(folder, capsys):

@@ -52,11 +52,13 @@ def test_those_on_which_samples_disagree_most_are_chosen_but_for_labelled_ones(p
     assert told.out.splitlines() == [
         "40 galaxies of pool.parquet, 2 of them in labelled.csv, 1 without predictions "
         "(unreadable images)",
+        "1 of the 3 galaxies of labelled.csv are not among them, such as 'far'",
         "table next.csv",
     ]
-    assert told.err.splitlines() == [
-        "warning: 1 of the 3 galaxies of labelled.csv are not in pool.parquet, such as 'far'"
-    ]
+    assert told.err == ""
+    pd.DataFrame({"id_str": ["far"]}).to_csv("labelled.csv", index=False)
+    run("--number", 1, "--already", "labelled.csv")
+    assert "warning: no galaxy of labelled.csv is in pool.parquet" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".hdf5", ".fits", ".vot"])

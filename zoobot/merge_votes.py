@@ -13,6 +13,7 @@ adds nothing twice. It has the format, the columns and the types of the old one.
 """
 
 import argparse
+import csv
 import os
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.csv as arrow_csv
 import pyarrow.parquet as pq
 
 from zoobot import options
@@ -94,14 +96,27 @@ def read_table(path: Path) -> pa.Table:
             check_parquet(path)
             table = pq.read_table(path)
         else:
-            check_size(path)
-            frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-            table = pa.table({name: pa.array(frame[name], pa.string()) for name in frame})
+            table = _read_text(path)
     except (OSError, ValueError, TypeError, pa.ArrowException) as error:
         raise UserError(f"catalog {path} can't be read: {error!s:.200}") from error
+    twice = [name for name in table.column_names if table.column_names.count(name) > 1]
+    if twice:
+        raise UserError(f"catalog {path} has more than one column {twice[0]!r}: rename one")
     require_columns(pd.DataFrame(columns=table.column_names), ["id_str"], str(path))
     check_ids(pd.DataFrame({"id_str": _ids(table, path)}), str(path))
     return table
+
+
+def _read_text(path: Path) -> pa.Table:
+    """A CSV file, all as text. ValueError if a row has more or fewer fields than the header."""
+    check_size(path)
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        header = next(csv.reader(file), [])
+    types = arrow_csv.ConvertOptions(
+        column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=False
+    )
+    parsing = arrow_csv.ParseOptions(newlines_in_values=True)
+    return arrow_csv.read_csv(path, parse_options=parsing, convert_options=types)
 
 
 def write_table(table: pa.Table, path: Path, suffix: str) -> None:
@@ -109,7 +124,7 @@ def write_table(table: pa.Table, path: Path, suffix: str) -> None:
     if suffix == ".parquet":
         pq.write_table(table, path)
     else:
-        table.to_pandas().to_csv(path, index=False)
+        table.to_pandas(ignore_metadata=True).to_csv(path, index=False)
 
 
 def read_votes(path: str | Path, schema: Schema) -> pd.DataFrame:
@@ -162,7 +177,7 @@ def merge(
     require_columns(pd.DataFrame(columns=catalog.column_names), schema.label_cols, where)
     rows = pd.Index(_ids(catalog, where)).get_indexer(new["id_str"])
     known = rows >= 0
-    _check_splits(catalog.take(rows[known]), where, where_votes)
+    _check_splits(catalog, rows[known], where, where_votes)
     merged = _with_votes(catalog, rows[known], new[known], schema.label_cols, where)
     unknown = new[~known]
     if not len(unknown):
@@ -181,11 +196,12 @@ def merge(
             f"{where_votes} has {int((places < 0).sum()):,} galaxies that are neither in {where} "
             f"nor in {where_pool}, such as {some!r}"
         )
-    chosen = pool.take(places)
-    _check_splits(chosen, where_pool, where_votes)
-    return pa.concat_tables(
-        [merged, _new_rows(chosen, merged.schema, unknown, schema, where_pool)]
-    ), len(unknown)
+    _check_splits(pool, places, where_pool, where_votes)
+    # A filter, not ``take``, which would copy all images of the pool into one array.
+    chosen = pool.filter(pa.array(np.isin(np.arange(len(pool)), places)))
+    unknown = unknown.iloc[np.argsort(places)]
+    added = _new_rows(chosen, merged.schema, unknown, schema, where_pool)
+    return pa.concat_tables([merged, added]), len(unknown)
 
 
 def _ids(table: pa.Table, where: str | Path) -> pd.Series:
@@ -200,10 +216,11 @@ def _ids(table: pa.Table, where: str | Path) -> pd.Series:
     return ids.mask(ids == "")
 
 
-def _check_splits(galaxies: pa.Table, where: str, where_votes: str) -> None:
-    """ValueError if some of the galaxies are to validate or test on."""
-    if "split" not in galaxies.column_names or not len(galaxies):
+def _check_splits(table: pa.Table, rows: np.ndarray, where: str, where_votes: str) -> None:
+    """ValueError if galaxies in these rows are to validate or test on."""
+    if "split" not in table.column_names:
         return
+    galaxies = table.select(["id_str", "split"]).take(rows)
     splits = galaxies["split"].cast(pa.string()).to_pandas().str.strip().str.lower()
     kept = splits.replace(SPLIT_NAMES).isin(["val", "test"]).to_numpy()
     if kept.any():
@@ -219,8 +236,8 @@ def _with_votes(
     catalog: pa.Table, rows: np.ndarray, new: pd.DataFrame, label_cols: list[str], where: str
 ) -> pa.Table:
     """The catalog with new votes added to these rows; other cells stay as they are."""
-    frame = catalog.select(["id_str", *label_cols]).to_pandas()
-    counts = votes(frame.reset_index(), label_cols, where).astype(np.int64)
+    frame = catalog.select(["id_str", *label_cols]).to_pandas(ignore_metadata=True)
+    counts = votes(frame, label_cols, where).astype(np.int64)
     counts[rows] += new[label_cols].to_numpy()
     if counts.max(initial=0) > MAX_VOTES:
         raise UserError(f"{where}: with the new votes a count is {counts.max():,}, too many")
@@ -240,7 +257,14 @@ def _with_votes(
 def _new_rows(
     chosen: pa.Table, fields: pa.Schema, new: pd.DataFrame, schema: Schema, where: str
 ) -> pa.Table:
-    """Rows of new galaxies, with their images and other columns of the pool, and the new votes."""
+    """Rows of new galaxies in the order of the pool, with its images and other columns.
+
+    Args:
+        chosen: their rows of the pool.
+        fields: of the catalog.
+        new: their votes, in the same order.
+        where: what the pool is called.
+    """
     require_images(pd.DataFrame(columns=chosen.column_names), where)
     columns, empty = [], []
     for field in fields:

@@ -149,8 +149,12 @@ def _tell(pool: Pool, opt: argparse.Namespace, num_labelled: int) -> str:
     print(told)
     if len(pool.unknown):
         print(
-            f"warning: {len(pool.unknown):,} of the {num_labelled:,} galaxies of {opt.already} are "
-            f"not in {opt.predictions}, such as {pool.unknown[0]!r}",
+            f"{len(pool.unknown):,} of the {num_labelled:,} galaxies of {opt.already} are not "
+            f"among them, such as {pool.unknown[0]!r}"
+        )
+    if opt.already and not pool.num_labelled:
+        print(
+            f"warning: no galaxy of {opt.already} is in {opt.predictions}: have both the same ids?",
             file=sys.stderr,
         )
     return told

@@ -134,7 +134,7 @@ def _in_words(metadata: dict) -> dict[str, str]:
             "custom": "output of the model",
             "similar": "{} of the features; a typical galaxy is at 1 from the mean",
             "odd": "{}: how unlike the others; larger is odder",
-            "chosen": "{}: of the next volunteer's answer about the model, in nats",
+            "chosen": "{}: of the next volunteer's answer and the model, mutual, in nats",
         }
         return {"": others.get(task, "")}
     words = {}

@@ -138,7 +138,7 @@ def _scores(
         if questions:
             raise UserError(f"{path} holds classes, which have no question {questions[0]!r}")
         return lambda piece: (class_information(piece.values)[:, None], [])
-    chosen = [schema.get_question(text) for text in questions] or schema.questions
+    chosen = [schema.get_question(text) for text in dict.fromkeys(questions)] or schema.questions
     missing = [name for name in schema.label_cols if name not in first.columns]
     if missing:
         near = did_you_mean(missing[0], first.columns)
