@@ -10,7 +10,7 @@ predicts all galaxies of the pool (predict.py), chooses (at random; zoobot.selec
 galaxies that are never chosen, at equal numbers of labelled galaxies. A seed draws galaxies, the
 first labels, weights, order, views and dropout; the first round is the same for all choices.
 
-Results are JSON lines in OUT/results.jsonl, a table, and the figure OUT/active_learning.png. A run
+Results are JSON lines in OUT/results.jsonl, two tables, and the figure OUT/active_learning.png. A run
 that was stopped goes on with the same command: rounds in results.jsonl are not made again.
 """
 
@@ -38,6 +38,7 @@ from zoobot.schemas import load_schema
 from zoobot.script import run_script
 
 SCHEMA = load_schema(DEMO_TREE)
+QUESTIONS = SCHEMA.questions
 CHOICES = ("random", "informative", "diverse")
 COLOURS = dict(zip(CHOICES, (GREY, BLUE, ORANGE), strict=True))
 
@@ -61,11 +62,11 @@ def main(argv: list[str] | None = None) -> list[dict]:
     add("--n-samples", type=int, default=50, help="passes of a prediction")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
     add("--out", type=Path, default=Path("runs/active-learning"))
-    add("--smoke", action="store_true", help="few galaxies, one epoch, two rounds, two seeds")
+    add("--smoke", action="store_true", help="few galaxies, one epoch, two rounds, one seed")
     opt = parser.parse_args(argv)
     if opt.smoke:
         opt.pool, opt.val, opt.test, opt.start, opt.step, opt.rounds = 64, 8, 16, 8, 4, 2
-        opt.epochs, opt.image_size, opt.encoder, opt.seeds = 1, 32, "test_resnet", [0, 1]
+        opt.epochs, opt.image_size, opt.encoder, opt.seeds = 1, 32, "test_resnet", [0]
         opt.n_samples = 3
     opt.out.mkdir(parents=True, exist_ok=True)
     rows, start = [], time.process_time()
@@ -78,7 +79,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
             if key(row) not in done:
                 with open(results, "a", encoding="utf-8") as file:
                     file.write(json.dumps(row | {"environment": environment()}) + "\n")
-    print(table(rows))
+    print(table(rows), by_question(rows), sep="\n\n")
     print(f"{time.process_time() - start:.0f} s of processor time")
     save(draw(rows), opt.out / "active_learning.png")
     return rows
@@ -108,13 +109,15 @@ def loop(opt: argparse.Namespace, seed: int, done: dict[tuple, dict]) -> Iterato
                 continue
             if number or choice == CHOICES[0]:
                 train_on(opt, seed, labelled, run)
-            loss = read_metrics(run)[-1]["test/supervised_loss"]
+            told = read_metrics(run)[-1]
+            loss = told["test/supervised_loss"]
             yield {
                 **row,
                 "answers": num_answers(labelled),
                 "loss": loss,
                 **marks,
                 "closed": (marks["constant"] - loss) / (marks["constant"] - marks["truth"]),
+                "questions": {q.text: told[f"test/question_loss/{q.text}"] for q in QUESTIONS},
             }
 
 
@@ -260,6 +263,21 @@ def table(rows: list[dict]) -> str:
             cells.append(", ".join(f"{each:+.0%}" for each in saved))
             cells.append(f"{np.mean(saved):+.0%} ± {_spread(saved):.0%}")
         lines.append(f"| {choice} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def by_question(rows: list[dict]) -> str:
+    """A row a question: the loss in the last round, and how much higher it is where it is chosen."""
+    last = max(row["labels"] for row in rows)
+    of = {(row["choice"], row["seed"]): row["questions"] for row in rows if row["labels"] == last}
+    seeds = list(dict.fromkeys(row["seed"] for row in rows))
+    lines = [f"| question, {last} labels | {' | '.join(CHOICES)} |", "|---" * 4 + "|"]
+    for question in (q.text for q in QUESTIONS):
+        cells = [f"{np.mean([of['random', seed][question] for seed in seeds]):.2f}"]
+        for choice in CHOICES[1:]:
+            more = [of[choice, s][question] - of["random", s][question] for s in seeds]
+            cells.append(f"{np.mean(more):+.2f} ± {_spread(more):.2f}")
+        lines.append(f"| {question} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
