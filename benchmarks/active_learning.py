@@ -315,12 +315,13 @@ def draw(rows: list[dict]) -> Figure:
             right.plot(labels, gained.mean(axis=0), color=COLOURS[choice], marker="o", markersize=4)
     left.set(xlabel="labelled galaxies", ylabel="of the way from constant to truth, %")
     left.set_title("Held-out galaxies, mean and spread of seeds", fontsize=9, loc="left")
-    right.set(xlabel="labelled galaxies", ylabel="loss below that of random choices")
+    right.set(xlabel="labelled galaxies", ylabel="loss of random minus loss; above 0 is better")
     right.set_title("The same galaxies: each seed (thin), mean (thick)", fontsize=9, loc="left")
     right.axhline(0, color=GREY, linewidth=1)
     left.legend(frameon=False, fontsize=8, loc="lower right")
-    tidy(left)
-    tidy(right)
+    for axis in (left, right):
+        axis.set_xticks(sorted({row["labels"] for row in rows}))
+        tidy(axis)
     return figure
 
 
