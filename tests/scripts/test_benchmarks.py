@@ -267,7 +267,9 @@ def test_pictures_and_floats_are_trained_alike_on_the_same_galaxies(tmp_path, ca
     assert len((tmp_path / "results.jsonl").read_text().splitlines()) == len(rows)
 
 
-def test_the_loop_asks_about_galaxies_that_were_not_labelled_and_goes_on(tmp_path, capsys):
+def test_the_loop_asks_about_galaxies_that_were_not_labelled_and_goes_on(
+    tmp_path, capsys, monkeypatch
+):
     words = ["--smoke", "--out", str(tmp_path)]
     rows = active_learning.main(words)
     assert [(row["choice"], row["labels"]) for row in rows] == [
@@ -286,7 +288,8 @@ def test_the_loop_asks_about_galaxies_that_were_not_labelled_and_goes_on(tmp_pat
         assert labelled["id_str"].is_unique
     assert asked["random"] != asked["informative"]
     (tmp_path / "active_learning.png").unlink()
-    assert active_learning.main(words) == rows  # of the file: nothing is trained again
+    monkeypatch.setattr(active_learning, "train_on", None)  # nothing is trained again
+    assert [row["loss"] for row in active_learning.main(words)] == [row["loss"] for row in rows]
     assert (tmp_path / "active_learning.png").exists()
 
 
