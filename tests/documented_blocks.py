@@ -58,6 +58,7 @@ SMALLER = {
     'get_trainer("runs/rings")': 'get_trainer("runs/rings", max_epochs=1)',
     'get_trainer("runs/tuned")': 'get_trainer("runs/tuned", max_epochs=1)',
     "--schema gz_evo_v2_schema": "--schema tree.json",
+    "--number 200": "--number 2",
     "--number 50": "--number 5",
     "number=50": "number=5",
 }

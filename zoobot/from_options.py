@@ -9,7 +9,8 @@ import pandas as pd
 
 from zoobot.data import CatalogDataModule
 from zoobot.data.bands.spec import ImageSpec, parse_bands, read_spec
-from zoobot.data.catalog import check_not_reserved
+from zoobot.data.catalog import check_not_reserved, read_catalog
+from zoobot.data.demo.catalog import demo_catalog
 from zoobot.data.labels import round_votes
 from zoobot.data.shards.reader import open_splits
 from zoobot.data.sources import Galaxies
@@ -20,7 +21,9 @@ from zoobot.data.views import (
     minimal_view_config,
     zoomed_view_configs,
 )
+from zoobot.evaluation.pictures import Pictures, bands_of
 from zoobot.models import architectures, hub
+from zoobot.predictions.contents import Predictions
 from zoobot.runs.resume import find_state
 from zoobot.schemas import Schema
 from zoobot.system import distributed
@@ -60,6 +63,23 @@ def load_galaxies(
     if options.round_votes:
         splits = {s: round_votes(t, label_cols, str(path)) for s, t in splits.items()}
     return splits
+
+
+def galaxies_to_show(
+    options: argparse.Namespace, predictions: Predictions
+) -> tuple[pd.DataFrame, Pictures] | None:
+    """The galaxies of ``--catalog``, and how a page shows them; None without the option.
+
+    Raises:
+        ValueError: the catalog can't be read, or the images have no such bands.
+    """
+    spec = image_spec(options) or bands_of(predictions)
+    if options.catalog is None:
+        return None
+    pictures, path = Pictures(spec, options.rgb_bands), options.catalog
+    if path == "demo":
+        path = demo_catalog(bands=spec and spec.bands)
+    return read_catalog(path), pictures
 
 
 def image_spec(options: argparse.Namespace) -> ImageSpec | None:

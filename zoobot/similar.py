@@ -16,10 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from zoobot import from_options, options
-from zoobot.data.catalog import read_catalog
-from zoobot.data.demo.catalog import demo_catalog
 from zoobot.evaluation.gallery import write_gallery
-from zoobot.evaluation.pictures import Pictures, bands_of
 from zoobot.predictions import neighbours
 from zoobot.predictions.files import Predictions, check_save_loc, write_predictions
 from zoobot.script import run_script
@@ -100,22 +97,15 @@ def main(opt: argparse.Namespace) -> None:
         neighbours.need_sklearn()
     save_loc = check_save_loc(opt.save_loc)
     features = neighbours.read_features(opt.representations)
-    spec = from_options.image_spec(opt) or bands_of(features)
-    pictures = Pictures(spec, opt.rgb_bands) if opt.catalog else None
-    catalog = None
-    if opt.catalog:
-        path = demo_catalog(bands=spec and spec.bands) if opt.catalog == "demo" else opt.catalog
-        catalog = read_catalog(path)
+    shown = from_options.galaxies_to_show(opt, features)
     if opt.to is not None:
         found = find_similar(features, opt.to, opt.number)
     else:
         found = find_odd(features, opt.number)
     write_predictions(save_loc, found)
     print(f"table {save_loc}")
-    if catalog is not None:
-        page = save_loc.with_suffix(".html")
-        _write_page(page, opt, found, len(features.ids), catalog, pictures)
-        print(f"page {page}")
+    if shown is not None:
+        _write_page(save_loc.with_suffix(".html"), opt, found, len(features.ids), *shown)
 
 
 def _write_page(page, opt, found, num_galaxies, catalog, pictures) -> None:
@@ -124,7 +114,6 @@ def _write_page(page, opt, found, num_galaxies, catalog, pictures) -> None:
     galaxies = [*zip(found.ids, told, strict=True)]
     notes = [
         f"{len(galaxies)} of {num_galaxies:,} galaxies of {Path(opt.representations).name}",
-        f"Pictures: {pictures.caption}" if pictures.caption else "",
     ]
     if opt.to is not None:
         title = f"Galaxies like {opt.to}"
@@ -133,16 +122,11 @@ def _write_page(page, opt, found, num_galaxies, catalog, pictures) -> None:
     else:
         title = "Galaxies least like the others"
         notes.insert(1, "The oddest first: oddness is the distance to the 5th neighbour.")
-    pictures = pictures.balanced_on(catalog)
-    num_shown = write_gallery(
-        page, title, notes, galaxies, catalog, pictures, is_first_the_query=opt.to is not None
+    is_first_the_query = opt.to is not None
+    write_gallery(
+        *(page, title, notes, galaxies, catalog, pictures, opt.catalog),
+        is_first_the_query=is_first_the_query,
     )
-    if num_shown < len(galaxies):
-        print(
-            f"warning: {len(galaxies) - num_shown} of {len(galaxies)} galaxies have no picture: "
-            f"they are not in {opt.catalog}, or their images can't be read",
-            file=sys.stderr,
-        )
 
 
 if __name__ == "__main__":

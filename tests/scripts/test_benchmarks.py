@@ -4,6 +4,7 @@ import sys
 import time
 from pathlib import Path
 
+import active_learning
 import bands
 import bench_common
 import bench_loader
@@ -15,6 +16,8 @@ import gpu
 import gpu_checks
 import gpu_speeds
 import imagenet_encoder
+import numpy as np
+import pandas as pd
 import pytest
 import real_galaxies
 import torch
@@ -262,6 +265,45 @@ def test_pictures_and_floats_are_trained_alike_on_the_same_galaxies(tmp_path, ca
     assert table[0].startswith("| images |")
     assert [line.count("%") for line in table[2:]] == [4, 6, 6]
     assert len((tmp_path / "results.jsonl").read_text().splitlines()) == len(rows)
+
+
+def test_the_loop_asks_about_galaxies_that_were_not_labelled_and_goes_on(
+    tmp_path, capsys, monkeypatch
+):
+    words = ["--smoke", "--out", str(tmp_path)]
+    rows = active_learning.main(words)
+    assert [(row["choice"], row["labels"]) for row in rows] == [
+        (choice, labels) for choice in active_learning.CHOICES for labels in (8, 12)
+    ]
+    assert len({row["loss"] for row in rows if row["labels"] == 8}) == 1  # one first round
+    told = capsys.readouterr().out
+    assert "| chosen | 8 labels | 12 labels |" in told
+    assert "| question, 12 labels | random | informative | diverse |" in told
+    assert told.count("\n| merging | ") == 1
+    asked = {}
+    for choice in active_learning.CHOICES:
+        labelled = pd.read_parquet(tmp_path / "seed0" / f"{choice}-1.parquet")
+        assert labelled["split"].value_counts().to_dict() == {"train": 12, "test": 16, "val": 8}
+        asked[choice] = set(labelled["id_str"][-4:])
+        assert labelled["id_str"].is_unique
+    assert asked["random"] != asked["informative"]
+    (tmp_path / "active_learning.png").unlink()
+    monkeypatch.setattr(active_learning, "train_on", None)  # nothing is trained again
+    assert [row["loss"] for row in active_learning.main(words)] == [row["loss"] for row in rows]
+    assert (tmp_path / "active_learning.png").exists()
+
+
+def test_saved_labels_are_those_that_random_choices_need_more():
+    def loss(labels):
+        return 30 - 2 * np.log(labels)
+
+    rows = [
+        {"choice": choice, "seed": 0, "labels": labels, "loss": loss(labels * more)}
+        for choice, gain in (("random", 1), ("informative", 1.25), ("diverse", 0.8))
+        for labels, more in ((100, 1), (200, gain), (300, gain))
+    ]
+    saved = [active_learning.saved_labels(rows, choice, 0) for choice in active_learning.CHOICES]
+    assert saved == pytest.approx([0, 1 - 1 / 1.25, 1 - 1 / 0.8])
 
 
 def test_a_start_that_hides_the_rate_gives_no_rate():

@@ -5,6 +5,7 @@ The page is one ASCII file of static HTML. It loads nothing, and runs no script.
 
 import html
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,21 +36,22 @@ def write_gallery(
     galaxies: Sequence[tuple[str, str]],
     catalog: pd.DataFrame,
     pictures: Pictures,
+    where: str,
     *,
     is_first_the_query: bool = False,
-) -> int:
-    """Write the page.
+) -> None:
+    """Write the page, and warn of galaxies without a picture.
 
     Args:
         notes: lines below the title.
         galaxies: ids, and the line under each picture, in order.
         catalog: with ``id_str``, and ``file_loc`` or ``image``.
         pictures: how galaxies are shown.
+        where: what the catalog is called.
         is_first_the_query: mark the first galaxy as the one that the others are like.
-
-    Returns:
-        How many galaxies have a picture: are in the catalog, with an image that can be read.
     """
+    notes = [*notes, f"Pictures: {pictures.caption}" if pictures.caption else ""]
+    pictures = pictures.balanced_on(catalog)
     rows = pd.Index(catalog["id_str"].astype(str)).get_indexer([id_str for id_str, _ in galaxies])
     figures, num_shown = [], 0
     for i, ((id_str, told), row) in enumerate(zip(galaxies, rows, strict=True)):
@@ -76,4 +78,10 @@ def write_gallery(
         ]
     )
     write_text(path, text.encode("ascii", "xmlcharrefreplace").decode())
-    return num_shown
+    print(f"page {path}")
+    if num_shown < len(galaxies):
+        print(
+            f"warning: {len(galaxies) - num_shown} of {len(galaxies)} galaxies have no picture: "
+            f"they are not in {where}, or their images can't be read",
+            file=sys.stderr,
+        )

@@ -57,6 +57,16 @@ class Predictions:
         """Names of the carried columns."""
         return [] if self.carried is None else self.carried.column_names
 
+    def take(self, rows: np.ndarray) -> "Predictions":
+        """These galaxies, in this order."""
+        return dataclasses.replace(
+            self,
+            ids=self.ids[rows],
+            values=self.values[rows],
+            errors=None if self.errors is None else self.errors[rows],
+            carried=None if self.carried is None else self.carried.take(rows),
+        )
+
     def to_frame(self) -> pd.DataFrame:
         """A table like the parquet file: ``id_str``, carried and predicted columns, ``error``."""
         columns = {name: list(self.values[:, i]) for i, name in enumerate(self.columns)}
@@ -124,6 +134,7 @@ def _in_words(metadata: dict) -> dict[str, str]:
             "custom": "output of the model",
             "similar": "{} of the features; a typical galaxy is at 1 from the mean",
             "odd": "{}: how unlike the others; larger is odder",
+            "chosen": "{}: of the next volunteer's answer and the model, mutual, in nats",
         }
         return {"": others.get(task, "")}
     words = {}

@@ -5,9 +5,10 @@ CSV, a cell holds one number if S is 1, else a list of S numbers (in CSV as JSON
 names of columns that a spreadsheet would take for a formula are marked (``system.spreadsheets``).
 """
 
+import contextlib
 import csv
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,7 +37,13 @@ from zoobot.predictions.contents import (
     metadata_of,
     stack,
 )
-from zoobot.predictions.hdf5_files import Hdf5Writer, need_h5py, read_hdf5, with_nan
+from zoobot.predictions.hdf5_files import (
+    Hdf5Writer,
+    hdf5_pieces,
+    need_h5py,
+    read_hdf5,
+    with_nan,
+)
 from zoobot.system.errors import UserError, one_line
 from zoobot.system.files import write_whole
 from zoobot.system.spreadsheets import mark, unmark
@@ -46,6 +53,7 @@ OF_ASTROPY = (".fits", ".vot")
 # What damaged files make readers raise; h5py RuntimeErrors, of one or more lines.
 READING_ERRORS = (OSError, LookupError, ValueError, TypeError, MemoryError, RuntimeError)
 VALUES_A_ROW_GROUP = 2**24
+ROWS_A_PIECE = 2**12
 
 
 def check_save_loc(path: str | Path) -> Path:
@@ -197,28 +205,76 @@ def read_predictions(path: str | Path) -> Predictions:
     Raises:
         ValueError: if there is no such file, it can't be read, or its ids were rounded.
     """
+    path, suffix = _known(path)
+    readers = {".parquet": _read_parquet, ".csv": _read_csv, ".hdf5": read_hdf5, ".h5": read_hdf5}
+    with _errors_of(path):
+        return _checked(readers.get(suffix, read_astropy_file)(path))
+
+
+def read_in_pieces(path: str | Path, num_rows: int = ROWS_A_PIECE) -> Iterator[Predictions]:
+    """Read a prediction file as ``read_predictions`` does, in pieces of some rows, in order.
+
+    Of Parquet and HDF5 a piece is in memory at a time; the other formats are read whole.
+    """
+    path, suffix = _known(path)
+    with _errors_of(path):
+        if suffix == ".parquet":
+            pieces = _parquet_pieces(path, num_rows)
+        elif suffix in (".hdf5", ".h5"):
+            pieces = hdf5_pieces(path, num_rows)
+        else:
+            pieces = iter([read_predictions(path)])
+        for piece in pieces:
+            yield _checked(piece)
+
+
+def _known(path: str | Path) -> tuple[Path, str]:
+    """The path of a file of predictions and its format; ValueError if there is none."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no predictions {path}")
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise UserError(f"predictions {path}: unknown format {path.suffix!r}")
-    readers = {".parquet": _read_parquet, ".csv": _read_csv, ".hdf5": read_hdf5, ".h5": read_hdf5}
+    return path, suffix
+
+
+def _checked(predictions: Predictions) -> Predictions:
+    """The predictions; ValueError if ids were rounded, or values don't fit ids and columns."""
+    check_exact_ids(pd.Series(predictions.ids), "its ids")
+    shape, expected = predictions.values.shape, (len(predictions.ids), len(predictions.columns))
+    if shape[:2] != expected or len(shape) != 3 or shape[2] < 1:
+        raise ValueError(f"it has values {shape} for {expected} galaxies and columns")
+    return predictions
+
+
+@contextlib.contextmanager
+def _errors_of(path: Path) -> Iterator[None]:
+    """Whatever a reader raises for a damaged file becomes a ValueError that names it."""
     try:
-        predictions = readers.get(suffix, read_astropy_file)(path)
-        check_exact_ids(pd.Series(predictions.ids), "its ids")
-        shape, expected = predictions.values.shape, (len(predictions.ids), len(predictions.columns))
-        if shape[:2] != expected or len(shape) != 3 or shape[2] < 1:
-            raise ValueError(f"it has values {shape} for {expected} galaxies and columns")
-        return predictions
+        yield
     except (*READING_ERRORS, pa.ArrowException) as error:
+        if isinstance(error, UserError) and str(path) in str(error):
+            raise
         reason = one_line(str(error)) or type(error).__name__
         raise UserError(f"predictions {path} can't be read: {reason}") from error
 
 
 def _read_parquet(path: Path) -> Predictions:
     check_parquet(path)
-    table = pq.read_table(path)
+    return _of_table(pq.read_table(path))
+
+
+def _parquet_pieces(path: Path, num_rows: int) -> Iterator[Predictions]:
+    check_parquet(path, num_rows)
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):  # of all at once the whole file would be kept
+            for batch in file.iter_batches(num_rows, [group]):
+                yield _of_table(pa.Table.from_batches([batch]))
+
+
+def _of_table(table: pa.Table) -> Predictions:
+    """Rows of a Parquet file as predictions."""
     metadata = metadata_of((table.schema.metadata or {}).get(METADATA_KEY.encode(), b"{}"))
     carried = carried_in(metadata, table.column_names)
     cells = {

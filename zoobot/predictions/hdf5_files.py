@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -110,15 +111,32 @@ class Hdf5Writer:
 
 def read_hdf5(path: Path) -> Predictions:
     """Read a whole file; see ``files.read_predictions``."""
+    return next(hdf5_pieces(path))
+
+
+def hdf5_pieces(path: Path, num_rows: int | None = None) -> Iterator[Predictions]:
+    """Read a file in pieces of at most so many rows, at least one piece; None: one piece."""
     with need_h5py().File(path) as file:
         for name in file:
-            _check_dataset(path, file, name)
+            _check_dataset(path, file, name, num_rows if name == "predictions" else None)
         ids, columns = _texts(file["id_str"]), list(_texts(file["label_cols"]))
         errors = errors_of(_texts(file["error"]) if "error" in file else None)
         metadata = metadata_of(file.attrs.get(METADATA_KEY, "{}"))
         carried = {name: _array(file[name]) for name in carried_in(metadata, file)}
         carried = pa.table(carried) if carried else None
-        return Predictions(ids, file["predictions"][:], columns, errors, metadata, carried)
+        if num_rows is None or not len(ids):
+            yield Predictions(ids, file["predictions"][:], columns, errors, metadata, carried)
+            return
+        for start in range(0, len(ids), num_rows):
+            rows = slice(start, start + num_rows)
+            yield Predictions(
+                ids[rows],
+                file["predictions"][rows],
+                columns,
+                None if errors is None else errors[rows],
+                metadata,
+                None if carried is None else carried.slice(start, num_rows),
+            )
 
 
 def _array(dataset: Any) -> pa.Array:
@@ -165,11 +183,17 @@ def with_nan(carried: pa.Table) -> pa.Table:
     return carried
 
 
-def _check_dataset(path: Path, file: Any, name: str) -> None:
-    """ValueError if the dataset is stored in another file, or claims more than this file holds."""
+def _check_dataset(path: Path, file: Any, name: str, num_rows: int | None = None) -> None:
+    """ValueError if the dataset is stored in another file, or claims more than this file holds.
+
+    ``num_rows``: that are read at once; None: all.
+    """
     h5py = need_h5py()
     dataset = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
     if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
         raise UserError(f"{name!r} is no dataset of this file itself")
     check_claims(path, dataset.size, dataset.nbytes)
-    check_memory(dataset.nbytes, f"dataset {name!r}")
+    at_once = dataset.nbytes
+    if num_rows is not None and dataset.ndim:
+        at_once = at_once * min(num_rows, len(dataset)) // max(1, len(dataset))
+    check_memory(at_once, f"dataset {name!r}")

@@ -35,6 +35,11 @@ def read_features(path: str | Path) -> Predictions:
         read = _read_parquet(path) or read_predictions(path)
     else:
         read = read_predictions(path)
+    return as_features(read, path)
+
+
+def as_features(read: Predictions, path: str | Path) -> Predictions:
+    """Predictions as representations; ValueError if they are others, or several of a galaxy."""
     told = read.metadata.get("task", "representations")
     if told != "representations":
         raise UserError(f"{path} holds predictions of {told}: predict with --representations")
