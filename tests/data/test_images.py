@@ -86,8 +86,9 @@ def test_jpeg_luma_is_that_of_its_colours(tmp_path):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_modes_keep_their_brightness(tmp_path, mode, channels):
     source = Image.fromarray(smooth_rgb())
-    suffix = ".tif" if mode in ("CMYK", "YCbCr") else ".png"
-    image = read_image(saved(tmp_path / f"a{suffix}", source.convert(mode)), channels)
+    path = tmp_path / ("a.tif" if mode in ("CMYK", "YCbCr") else "a.png")
+    options = {"compression": "tiff_lzw"} if mode == "YCbCr" else {}  # Pillow 12 reads no other
+    image = read_image(saved(path, source.convert(mode), **options), channels)
     assert image.mode == {1: "L", 3: "RGB"}[channels]
     assert pixels(image).mean() == pytest.approx(smooth_rgb().mean(), abs=6)
 
