@@ -11,12 +11,22 @@ from zoobot.script import run_script
 
 
 def torchrun(num_processes, script, *arguments, cwd):
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone",
-        "--nproc-per-node", str(num_processes), str(REPO / script), *map(str, arguments),
-    ]  # fmt: skip
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    return _started(launcher, num_processes, script, arguments, cwd)
+
+
+def ranks(num_processes, script, *arguments, cwd):
+    """The same without torchrun, at a third of the time."""
+    launcher = [str(REPO / "tests" / "forked_ranks.py")]
+    return _started(launcher, num_processes, script, arguments, cwd)
+
+
+def _started(launcher, num_processes, script, arguments, cwd):
+    words = [*launcher, str(num_processes), str(REPO / script), *map(str, arguments)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, *words], cwd=cwd, env=env, capture_output=True, text=True, timeout=300
+    )
 
 
 def script_error(capsys, script, *words):
