@@ -93,7 +93,7 @@ def test_a_users_mistake_under_torchrun_is_said_once_for_all_processes(galaxies)
 def test_few_galaxies_on_many_processes_train_with_batchnorm_after_pooling(galaxies, tmp_path):
     few = pd.read_csv(galaxies).head(14).assign(split=["train"] * 10 + ["val"] * 4)
     few.to_csv(galaxies.parent / "few.csv", index=False)
-    done = ranks(
+    done = torchrun(
         4, "train.py", "--catalog", "few.csv", "--schema", "tree.json",
         "--encoder", "mobilenetv4_conv_small_035", "--image-size", "32", "--epochs", "2",
         "--batch-size", "4", "--num-workers", "0", "--no-report", "--save-dir", tmp_path,
