@@ -1,4 +1,4 @@
-"""Started by test_ddp.py under torchrun: trains and evaluates, saves what the main rank saw."""
+"""Started by test_ddp.py as several ranks: trains and evaluates, saves what the main rank saw."""
 
 import sys
 from pathlib import Path

@@ -1,6 +1,7 @@
 """Starts the scripts: under torchrun, or in this process up to their error."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -11,12 +12,28 @@ from zoobot.script import run_script
 
 
 def torchrun(num_processes, script, *arguments, cwd):
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone",
-        "--nproc-per-node", str(num_processes), str(REPO / script), *map(str, arguments),
-    ]  # fmt: skip
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    return _started(launcher, num_processes, script, arguments, cwd)
+
+
+def ranks(num_processes, script, *arguments, cwd):
+    """The same without torchrun; what the script imports is imported once."""
+    launcher = [str(REPO / "tests" / "forked_ranks.py")]
+    return _started(launcher, num_processes, script, arguments, cwd)
+
+
+def _started(launcher, num_processes, script, arguments, cwd):
+    words = [sys.executable, *launcher, num_processes, REPO / script, *arguments]
+    words = [str(word) for word in words]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(words, cwd=cwd, env=env, start_new_session=True, **pipes) as process:
+        try:
+            said = process.communicate(timeout=300)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)  # the ranks as well
+            raise
+    return subprocess.CompletedProcess(words, process.returncode, *said)
 
 
 def script_error(capsys, script, *words):

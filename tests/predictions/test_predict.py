@@ -15,7 +15,7 @@ import torch
 from conftest import REPO, draw_galaxies
 from fake_gpu import GPU, fake_gpu, seen
 from PIL import Image
-from processes import torchrun
+from processes import ranks
 from torch import nn
 from torchvision.transforms import v2
 
@@ -200,7 +200,7 @@ def test_two_and_three_processes_and_two_kills_make_the_same_files_of_two_models
         return list(map(str, (both, catalog, tmp_path / f"{name}.parquet", parts_to_write)))
 
     def shared_by(num_processes, name):
-        done = torchrun(num_processes, WORKER, *arguments(name), cwd=tmp_path)
+        done = ranks(num_processes, WORKER, *arguments(name), cwd=tmp_path)
         assert done.returncode == 0, done.stderr[-2000:]
 
     predict_worker.main(*arguments("one"))

@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -37,6 +38,8 @@ def test_a_notebook_runs_in_an_empty_folder(path, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(REPO))
     notebook = nbformat.read(path, as_version=4)
     kept = len(pictures(notebook))
+    for cell in code_cells(notebook):  # what a model learns is not looked at here
+        cell.source = re.sub(r"max_epochs=\d+", "max_epochs=2", cell.source)
     run(notebook, tmp_path)
     assert len(pictures(notebook)) == kept >= 2
 

@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from conftest import REPO
+from once import made_once
 
 pytest.importorskip("mkdocs", reason="the site is built with [docs] alone")
 pytest.importorskip("material", reason="the site is built with [docs] alone")
@@ -19,14 +20,16 @@ pytest.importorskip("mkdocstrings", reason="the site is built with [docs] alone"
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """The site's folder."""
+    return made_once(tmp_path_factory, "site", build_site)
+
+
+def build_site(folder):
     from mkdocs.commands.build import build
     from mkdocs.config import load_config
 
-    folder = tmp_path_factory.mktemp("site")
     config = load_config(str(REPO / "mkdocs.yml"), site_dir=str(folder), strict=True)
     config.plugins.on_startup(command="build", dirty=False)
     build(config)
-    return folder
 
 
 @pytest.fixture(scope="module")

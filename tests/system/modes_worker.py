@@ -1,4 +1,4 @@
-"""Started by test_ddp_modes.py, alone and under torchrun: fits in every mode, saves what came out.
+"""Started by test_ddp_modes.py, alone and as two ranks: fits in every mode, saves what came out.
 
 python modes_worker.py CATALOG OUT
 """

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import draw_galaxies
-from processes import torchrun
+from processes import ranks, torchrun
 
 from zoobot.data.catalog import read_catalog
 from zoobot.predictions.models import load_predictor
@@ -42,7 +42,7 @@ def single(galaxies):
 
 def outcome(num_processes, catalog):
     out = catalog.parent / f"outcome{num_processes}.pt"
-    done = torchrun(num_processes, "tests/ddp_worker.py", catalog, out, cwd=catalog.parent)
+    done = ranks(num_processes, "tests/ddp_worker.py", catalog, out, cwd=catalog.parent)
     assert done.returncode == 0, done.stderr[-3000:]
     return torch.load(out, weights_only=True)
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 from conftest import draw_galaxies
-from processes import torchrun
+from once import made_once
+from processes import ranks
 
 from zoobot.schemas import Schema
 
@@ -15,18 +16,19 @@ ALL = [*LAYER_NORM, "BatchNorm", "frozen BatchNorm"]
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
     """What one and two processes come to."""
-    folder = tmp_path_factory.mktemp("modes")
+    folder = made_once(tmp_path_factory, "modes", fit_in_all_modes)
+    return {number: torch.load(folder / f"{number}.pt", weights_only=True) for number in (1, 2)}
+
+
+def fit_in_all_modes(folder):
     tree = Schema({"smooth": ["_yes", "_no"], "bar": ["_strong", "_weak", "_no"],
                    "merging": ["_yes", "_no"]},
                   {"smooth": None, "bar": "smooth_no", "merging": None})  # fmt: skip
     catalog = draw_galaxies(folder, tree, 37)
-    found = {}
     for number in (1, 2):
         out = folder / f"{number}.pt"
-        done = torchrun(number, "tests/system/modes_worker.py", catalog, out, cwd=folder)
+        done = ranks(number, "tests/system/modes_worker.py", catalog, out, cwd=folder)
         assert done.returncode == 0, done.stderr[-3000:]
-        found[number] = torch.load(out, weights_only=True)
-    return found
 
 
 @pytest.mark.parametrize("mode", ALL)

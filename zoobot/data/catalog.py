@@ -96,6 +96,7 @@ def _cleaned(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     texts = set(AS_TEXT) & set(table.columns)
     if "image" in table and is_text(table["image"]):
         texts.add("image")
+    table = table.copy(deep=False)  # pandas 2 warns of changes to a part of another table
     for column in texts:
         table[column] = _as_text(table[column], path)
     if (again := table["id_str"] == "id_str").any():

@@ -67,6 +67,7 @@ def with_numbers(
 
     Ids, paths, splits, images and ``typed`` columns stay what they are.
     """
+    table = table.copy(deep=False)  # pandas 2 warns of changes to a part of another table
     for name, column in table.items():
         if name not in (*AS_TEXT, "image", *typed):
             table[name] = numbers_or_text(column, comma_is_decimal)

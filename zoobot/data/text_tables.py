@@ -220,7 +220,7 @@ class _TextRows:
         for name in self.unnamed:
             if table[name].notna().any():
                 raise self._uneven(lambda fields: any(fields[len(self.names) :]))
-        table = _without_fillers(table)[self.columns]
+        table = _without_fillers(table)[self.columns].copy(deep=False)  # as in with_numbers
         if self.header.is_spaced:
             for name, column in table.items():
                 if is_text(column):
