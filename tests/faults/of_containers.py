@@ -114,7 +114,8 @@ def _nested(rng: random.Random) -> bytes:
     texts = ["x" * rng.choice((1, 10**3, 10**6))]
     text = pa.DictionaryArray.from_arrays(pa.array([0] * num_rows, pa.int32()), texts)
     wide = rng.choice((pa.int8(), pa.int8(), pa.binary(1000), pa.decimal128(30), pa.null()))
-    values = pa.nulls(rng.choice((0, 10, 10**5 if wide == pa.binary(1000) else 10**7)), wide)
+    most = 10**7 if num_rows == 1 and wide == pa.int8() else 10**5
+    values = pa.nulls(rng.choice((0, 10, most)), wide)
     for _ in range(rng.randrange(1, 5)):
         values = rng.choice((_list_of, _list_of, _struct_of))(values)
     nested = pa.concat_arrays([values] * (num_rows if num_rows < 10 else 1))[:num_rows]

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 from xml.parsers import expat
 
 from zoobot.limits.fits import check_fits_headers
+from zoobot.limits.headers import check_unit
 from zoobot.limits.memory import check_memory, check_size
 from zoobot.system.errors import UserError
 
@@ -106,6 +107,8 @@ def _check_fits(path: Path) -> None:
             for card in hdu.header["TFORM*"].cards:
                 if re.match(r"\s*\d*[PQ]", str(card.value)):
                     raise UserError(f"{card.keyword} = {card.value}: leave such columns out")
+            for unit in hdu.header["TUNIT*"].values():
+                check_unit(str(unit))
             if isinstance(hdu, fits.BinTableHDU):
                 width, told = hdu.columns.dtype.itemsize, hdu.header["NAXIS1"]
                 if width != told:
@@ -120,6 +123,7 @@ def _check_votable(path: Path) -> None:
         name = name.rpartition(":")[2].upper()
         if name == "STREAM" and "href" in attributes:
             raise UserError(f"its data are at {attributes['href']!r}; they must be in the file")
+        check_unit(attributes.get("unit", ""))
         if name in ("FIELD", "PARAM"):
             widths.append(math.prod(_numbers(attributes.get("arraysize", ""))))
         rows.extend(_numbers(attributes.get("nrows", "")))
