@@ -49,9 +49,11 @@ def test_what_training_saves_is_accepted(tmp_path):
     others = [torch.Size((1, 2)), {"a"}, torch.device("cpu"), torch.float32, None, 10**30, 0.5, "é"]
     states = [model.state_dict(), optimizer.state_dict(), half, list(model.parameters()), others]
     torch.save(states, tmp_path / "a.ckpt")
-    assert check_torch_file(tmp_path / "a.ckpt") == []
+    with open(tmp_path / "a.ckpt", "rb") as file:
+        assert check_torch_file(file) == []
     (tmp_path / "b.ckpt").write_bytes(with_pickle(pickle.dumps({"a": 1}, protocol=2)))
-    assert check_torch_file(tmp_path / "b.ckpt") == []
+    with open(tmp_path / "b.ckpt", "rb") as file:
+        assert check_torch_file(file) == []
 
 
 def hidden(content):

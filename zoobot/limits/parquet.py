@@ -7,6 +7,7 @@ its table is made. What the end of the file says of a column is not believed whe
 more.
 """
 
+import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
@@ -51,7 +52,9 @@ def check_parquet(
         unpacked = sum(group.total_byte_size for group in groups)
         if min([claimed.num_rows, *(g.total_byte_size for g in groups), *_counts(groups)]) < 0:
             raise UserError("it claims a negative number of rows, values or bytes")
-        check_claims(path, claimed.num_rows * claimed.num_columns, unpacked)
+        check_claims(
+            os.fstat(opened.fileno()).st_size, claimed.num_rows * claimed.num_columns, unpacked
+        )
         repeated: dict[str, _Texts] = {}
         total = 0
         for number, group in enumerate(groups):
@@ -120,7 +123,7 @@ def _measure(path: Path, column: str, texts: _Texts, num_rows: int | None, total
             parts = 1 if num_rows is None else -(-num_rows // size)
             needed = total + COPIES * (sums if num_rows is None else most * parts)
             check_memory(needed, f"its column {column:.60}")
-            if num_rows is None and sums > MAX_EXPANSION * path.stat().st_size:
+            if num_rows is None and sums > MAX_EXPANSION * os.fstat(opened.fileno()).st_size:
                 raise UserError(f"its column {column:.60} unpacks to over {sums:,} bytes")
     return sums if num_rows is None else most
 

@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
 from zoobot.system.errors import UserError, one_line
+from zoobot.system.files import open_to_read
 
 MAX_JSON_BYTES = 2**24  # the index of 10^5 shards has 12 MB
 MAX_CONFIG_BYTES = 2**18
@@ -26,7 +27,8 @@ def read_json(path: str | Path, **options: Any) -> Any:
         OSError: if the file can't be read.
         ValueError: if it is not JSON, larger than ``MAX_JSON_BYTES``, or nested too deeply.
     """
-    return parse_json(_read_bounded(path, MAX_JSON_BYTES), **options)
+    with open_to_read(path) as file:
+        return parse_json(_read_bounded(file, MAX_JSON_BYTES), **options)
 
 
 def parse_json(text: str | bytes, **options: Any) -> Any:
@@ -45,7 +47,8 @@ def read_yaml(path: str | Path) -> Any:
         ValueError: if it is not YAML, larger than ``MAX_CONFIG_BYTES``, nested too deeply, or has
             aliases. With aliases, a few lines can describe any number of values.
     """
-    content = _read_bounded(path, MAX_CONFIG_BYTES)
+    with open(path, "rb") as file:  # yours, which may be a pipe
+        content = _read_bounded(file, MAX_CONFIG_BYTES)
     check_yaml(content)
     try:
         return yaml.safe_load(content)
@@ -84,10 +87,9 @@ def _tag(event: yaml.Event) -> str:
     return event.tag or "" if is_node else ""
 
 
-def _read_bounded(path: str | Path, most: int) -> bytes:
+def _read_bounded(file: BinaryIO, most: int) -> bytes:
     """The bytes of a file; ValueError if there are more than ``most``."""
-    with open(path, "rb") as file:
-        content = file.read(most + 1)
+    content = file.read(most + 1)
     if len(content) > most:
         raise UserError(f"larger than the limit of {most:,} bytes")
     return content

@@ -38,7 +38,7 @@ from zoobot.predictions.contents import (
 )
 from zoobot.predictions.hdf5_files import Hdf5Writer, need_h5py, read_hdf5, with_nan
 from zoobot.system.errors import UserError, one_line
-from zoobot.system.files import write_whole
+from zoobot.system.files import open_to_read, write_whole
 from zoobot.system.spreadsheets import mark, unmark
 
 SUFFIXES = (".parquet", ".csv", ".fits", ".vot", ".hdf5", ".h5")
@@ -218,7 +218,8 @@ def read_predictions(path: str | Path) -> Predictions:
 
 def _read_parquet(path: Path) -> Predictions:
     check_parquet(path)
-    table = pq.read_table(path)
+    with open_to_read(path) as file:
+        table = pq.read_table(file)
     metadata = metadata_of((table.schema.metadata or {}).get(METADATA_KEY.encode(), b"{}"))
     carried = carried_in(metadata, table.column_names)
     cells = {
@@ -246,10 +247,12 @@ def _cells(column: pa.Array) -> np.ndarray | None:
 
 def _read_csv(path: Path) -> Predictions:
     check_size(path)
-    header = pd.read_csv(path, nrows=0).columns
+    with open_to_read(path) as file:
+        header = pd.read_csv(file, nrows=0).columns
     missing = {name: ["", "nan", "NaN"] for name in header if name not in OTHERS}
     text, cells = dict.fromkeys(OTHERS, str), {}
-    table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=missing)
+    with open_to_read(path) as file:
+        table = pd.read_csv(file, dtype=text, keep_default_na=False, na_values=missing)
     table.columns = [unmark(name) for name in table.columns]
     for name in table.columns.drop([*OTHERS], errors="ignore"):
         column = table[name]

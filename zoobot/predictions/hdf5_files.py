@@ -20,7 +20,7 @@ from zoobot.predictions.contents import (
     metadata_of,
 )
 from zoobot.system.errors import UserError
-from zoobot.system.files import reserve_space
+from zoobot.system.files import open_to_read, reserve_space
 
 TEXT_BYTES_AT_ONCE = 2**28
 HDF5_ROWS = 256  # galaxies that are written to HDF5 at a time
@@ -110,9 +110,9 @@ class Hdf5Writer:
 
 def read_hdf5(path: Path) -> Predictions:
     """Read a whole file; see ``files.read_predictions``."""
-    with need_h5py().File(path) as file:
+    with open_to_read(path) as opened, need_h5py().File(opened, "r") as file:
         for name in file:
-            _check_dataset(path, file, name)
+            _check_dataset(file, name)
         ids, columns = _texts(file["id_str"]), list(_texts(file["label_cols"]))
         errors = errors_of(_texts(file["error"]) if "error" in file else None)
         metadata = metadata_of(file.attrs.get(METADATA_KEY, "{}"))
@@ -165,11 +165,11 @@ def with_nan(carried: pa.Table) -> pa.Table:
     return carried
 
 
-def _check_dataset(path: Path, file: Any, name: str) -> None:
+def _check_dataset(file: Any, name: str) -> None:
     """ValueError if the dataset is stored in another file, or claims more than this file holds."""
     h5py = need_h5py()
     dataset = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
     if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
         raise UserError(f"{name!r} is no dataset of this file itself")
-    check_claims(path, dataset.size, dataset.nbytes)
+    check_claims(file.id.get_filesize(), dataset.size, dataset.nbytes)
     check_memory(dataset.nbytes, f"dataset {name!r}")
