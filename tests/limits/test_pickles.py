@@ -138,6 +138,15 @@ def test_a_pickle_that_copies_what_it_has_or_is_none_is_refused(cheap, name, mon
         check_pickle(PICKLES[name], ("zoobot.",))
 
 
+@pytest.mark.parametrize("deep", [b"]" * 5000 + b"a" * 4999, b"N" + b"\x85" * 5000])
+def test_what_is_nested_too_deeply_is_refused_in_a_line(tmp_path, deep):
+    keys = [b"X" + len(key).to_bytes(4, "little") + key for key in (b"format_version", b"model")]
+    content = b"\x80\x02}(" + keys[0] + b"K\2" + keys[1] + deep + b"u."
+    (tmp_path / "a.ckpt").write_bytes(with_pickle(content))
+    told = refused(lambda: checkpoint.load_checkpoint(tmp_path / "a.ckpt"), "a.ckpt")
+    assert "nested too deeply" in told
+
+
 def test_a_tensor_has_as_many_values_as_its_file(cheap, tmp_path):
     torch.save({"format_version": 1, "model": torch.zeros(1).expand(10**9)}, tmp_path / "a.ckpt")
     told = refused(lambda: checkpoint.load_checkpoint(tmp_path / "a.ckpt"), "a.ckpt")

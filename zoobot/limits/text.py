@@ -17,6 +17,7 @@ PLAIN_TAGS = ("",) + tuple(
     for name in "null bool int float binary timestamp omap pairs set str seq map".split()
 )
 MAX_PARTS = 1_000_000  # values and characters in a checkpoint, without its tensors
+MAX_DEPTH = 100  # of values within values there
 MAX_NAME_CHARS = 1000
 
 
@@ -98,23 +99,27 @@ def _read_bounded(file: BinaryIO, most: int) -> bytes:
 def check_parts(value: Any) -> None:
     """ValueError if a value, written out, has more than ``MAX_PARTS`` values and characters.
 
-    In a pickle, one list can be named many times without being stored again, and a list of such
-    lists too. A small file can so describe more values than fit in memory.
+    Or if its parts are within more than ``MAX_DEPTH`` others: what goes through it later calls
+    itself for each. In a pickle, one list can be named many times without being stored again, and a
+    list of such lists too. A small file can so describe more values than fit in memory.
     """
-    waiting, count = [value], 0
+    waiting, count = [(value, 0)], 0
     while waiting:
-        each = waiting.pop()
-        count += 1
+        each, depth = waiting.pop()
+        count, inside = count + 1, []
         if isinstance(each, dict):
-            waiting += [*each.keys(), *each.values()]
+            inside = [*each.keys(), *each.values()]
         elif isinstance(each, list | tuple | set | frozenset):
-            waiting += each
+            inside = each
         elif isinstance(each, str | bytes):
             count += len(each)
         elif type(getattr(each, "__dict__", None)) is dict:  # numbers have no __dict__
-            waiting.append(vars(each))
-        if count + len(waiting) > MAX_PARTS:
+            inside = [vars(each)]
+        if count + len(waiting) + len(inside) > MAX_PARTS:
             raise UserError(f"it has more than {MAX_PARTS:,} values and characters written out")
+        if inside and depth == MAX_DEPTH:
+            raise UserError("it is nested too deeply")
+        waiting += [(part, depth + 1) for part in inside]
 
 
 def check_name(name: str, what: str) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from zoobot.limits.arrays import check_hdf5_array, check_hdf5_chunks
 from zoobot.limits.memory import check_memory
 from zoobot.limits.tables import check_claims
 from zoobot.predictions.contents import (
@@ -169,7 +170,10 @@ def _check_dataset(file: Any, name: str) -> None:
     """ValueError if the dataset is stored in another file, or claims more than this file holds."""
     h5py = need_h5py()
     dataset = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
-    if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
+    if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
         raise UserError(f"{name!r} is no dataset of this file itself")
     check_claims(file.id.get_filesize(), dataset.size, dataset.nbytes)
     check_memory(dataset.nbytes, f"dataset {name!r}")
+    check_hdf5_array(dataset)
+    if dataset.ndim:
+        check_hdf5_chunks(dataset, None)
