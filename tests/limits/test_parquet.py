@@ -72,8 +72,9 @@ def test_pages_are_counted_whatever_the_end_of_the_file_says():
 
 @pytest.mark.parametrize(
     "content",
-    [page(-1, 10), page(1, -10), page(1, 1, -5), page(1, 1)[:-3], b"\x3c" * 50, b"\x1d\0", b"\0"],
-    ids=["bytes", "values", "packed", "cut", "deep", "kind", "empty"],
+    [page(-1, 10), page(1, -10), page(1, 1, -5), page(1, 1)[:-3], b"\x3c" * 50, b"\x1d\0", b"\0"]
+    + [b"\x25\2\x15\2\x25\2\0", b"\x28\1\0\x18\1\0\0", b"\x25\2\x15\2\x28\1\0\0"],
+    ids=["bytes", "values", "packed", "cut", "deep", "kind", "empty", "number", "texts", "text"],
 )
 def test_a_header_of_a_page_that_is_none_is_refused(content):
     with pytest.raises(UserError, match="page"):

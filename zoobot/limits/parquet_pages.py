@@ -10,12 +10,13 @@ import pyarrow.parquet as pq
 
 from zoobot.system.errors import UserError
 
-TYPE, UNPACKED, PACKED, VERSION_1, DICTIONARY, VERSION_2 = 1, 2, 3, 5, 7, 8  # numbers of fields
+UNPACKED, PACKED, VERSION_1, DICTIONARY, VERSION_2 = 2, 3, 5, 7, 8  # numbers of fields
 NUM_VALUES = 1  # of the headers within: of data of both versions, and of dictionaries
 ENCODING = {VERSION_1: 2, VERSION_2: 4, DICTIONARY: 2}
 FIRST_BYTES = 2**10  # of a header that are read; more if it is longer
 MAX_HEADER_BYTES = 2**24  # as pyarrow's
 DEEPEST = 8
+NO_HEADER = "the header of a page of it is none"
 PADDING = 100  # bytes behind a column in which pyarrow reads on, for the sake of old files
 TRUE, FALSE, BYTE, INT_64, DOUBLE, BINARY, LIST, SET, STRUCT = 1, 2, 3, 6, 7, 8, 9, 10, 12
 
@@ -47,14 +48,18 @@ def read_pages(file: BinaryIO, chunk: pq.ColumnChunkMetaData) -> Pages:
     values, num_bytes, encodings = 0, 0, set()
     while place < end or (values < chunk.num_values and place < end + PADDING):
         header, length = _read_header(file, place)
-        packed, unpacked = header.get(PACKED, -1), header.get(UNPACKED, -1)
-        within = next((n for n in (VERSION_1, VERSION_2, DICTIONARY) if n in header), None)
-        told = header.get(within, {})
-        count = told.get(NUM_VALUES, 0 if within is None else -1)
+        within = next((n for n in ENCODING if n in header), None)
+        told = header[within] if within else {NUM_VALUES: 0}
+        if not isinstance(told, dict):
+            raise UserError(NO_HEADER)
+        packed, unpacked, count = (
+            fields.get(number) if isinstance(fields.get(number), int) else -1
+            for fields, number in ((header, PACKED), (header, UNPACKED), (told, NUM_VALUES))
+        )
         if min(packed, unpacked, count) < 0:
-            raise UserError("a page of it claims a negative number of values or bytes")
-        if within is not None:
-            encodings.add(told.get(ENCODING[within], -1))
+            raise UserError("a page of it claims no number of values or bytes, or a negative one")
+        if within:
+            encodings.add(told.get(ENCODING[within]))
         values += count if within != DICTIONARY else 0
         num_bytes += unpacked
         place += length + packed
@@ -116,7 +121,7 @@ def _value(content: bytes, place: int, kind: int, depth: int) -> tuple[int | dic
         for _ in range(count):
             _, place = _value(content, place, BYTE if inner in (TRUE, FALSE) else inner, depth + 1)
     else:
-        raise UserError("the header of a page of it is none")
+        raise UserError(NO_HEADER)
     content[place - 1]  # IndexError if it is beyond the end
     return None, place
 
@@ -137,4 +142,4 @@ def _unsigned(content: bytes, place: int) -> tuple[int, int]:
         if byte < 128:
             return value, place
         if shift > 63:
-            raise UserError("the header of a page of it is none")
+            raise UserError(NO_HEADER)
