@@ -107,7 +107,7 @@ def write_shared_starts(path):
     schema = pa.schema([(n, pa.string()) for n in names])
     packed = {"use_dictionary": False, "column_encoding": {"text": "DELTA_BYTE_ARRAY"}}
     with pq.ParquetWriter(path, schema, **packed) as writer:
-        for start in range(0, 30_000, 1000):
+        for start in range(0, 20_000, 1000):
             ids = [str(i) for i in range(start, start + 1000)]
             writer.write_table(pa.table([ids, ids, texts], names))
 
@@ -117,7 +117,7 @@ def write_fixed(path):
     columns = [("id_str", pa.string()), ("file_loc", pa.string()), ("x", pa.binary(1_000_000))]
     missing = pa.nulls(100, pa.binary(1_000_000))
     with pq.ParquetWriter(path, pa.schema(columns)) as writer:
-        for start in range(0, 3000, 100):
+        for start in range(0, 2000, 100):
             ids = [str(i) for i in range(start, start + 100)]
             writer.write_table(pa.table([ids, ids, missing], [n for n, _ in columns]))
 
