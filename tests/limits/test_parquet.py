@@ -81,6 +81,10 @@ def test_a_header_of_a_page_that_is_none_is_refused(content):
         pages_of(content)
 
 
+def test_what_follows_the_last_page_of_a_column_is_not_read():
+    assert pages_of(page(5, 10) + b"\x1d" * 99, num_values=10).values == 10
+
+
 def test_a_long_header_of_a_page_is_read(tmp_path):
     path = tmp_path / "a.parquet"
     options = {"use_dictionary": False, "write_page_index": False, "data_page_size": 100}
