@@ -100,28 +100,6 @@ def write_false_count(path):
     path.write_bytes(content[:place] + end)
 
 
-def write_shared_starts(path):
-    """Each text is what it shares with the one before, which is all of it."""
-    texts = ["x" * 100_000] * 1000
-    names = ["id_str", "file_loc", "text"]
-    schema = pa.schema([(n, pa.string()) for n in names])
-    packed = {"use_dictionary": False, "column_encoding": {"text": "DELTA_BYTE_ARRAY"}}
-    with pq.ParquetWriter(path, schema, **packed) as writer:
-        for start in range(0, 20_000, 1000):
-            ids = [str(i) for i in range(start, start + 1000)]
-            writer.write_table(pa.table([ids, ids, texts], names))
-
-
-def write_fixed(path):
-    """Missing values of a type of a million bytes."""
-    columns = [("id_str", pa.string()), ("file_loc", pa.string()), ("x", pa.binary(1_000_000))]
-    missing = pa.nulls(100, pa.binary(1_000_000))
-    with pq.ParquetWriter(path, pa.schema(columns)) as writer:
-        for start in range(0, 2000, 100):
-            ids = [str(i) for i in range(start, start + 100)]
-            writer.write_table(pa.table([ids, ids, missing], [n for n, _ in columns]))
-
-
 def write_references(path):
     """The places of all texts are one place."""
     import h5py
@@ -205,8 +183,6 @@ REFUSED = {  # name of a file -> how it is written and read
     "dictionary.parquet": (write_dictionary, read_catalog),
     "lists.parquet": (write_lists, read_predictions),
     "false_count.parquet": (write_false_count, read_predictions),
-    "shared_starts.parquet": (write_shared_starts, read_catalog),
-    "fixed.parquet": (write_fixed, read_catalog),
     "references.hdf5": (write_references, read_predictions),
     "window.safetensors": (write_window, _load),
     "sparse.csv": (write_sparse, read_catalog),
