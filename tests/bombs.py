@@ -90,6 +90,16 @@ def write_lists(path):
     pq.write_table(pa.table({"id_str": ["a"], "x": lists}), path)
 
 
+def write_false_count(path):
+    """The same, where the end of the file says that there are 8 values; its page knows better."""
+    write_lists(path)
+    content, count = path.read_bytes(), 190_000_000 * 2
+    told = bytes([*(count >> shift & 127 | 128 for shift in (0, 7, 14, 21)), count >> 28])
+    place = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    end = content[place:].replace(told, b"\x90\x80\x80\x80\0")
+    path.write_bytes(content[:place] + end)
+
+
 def write_references(path):
     """The places of all texts are one place."""
     import h5py
@@ -172,6 +182,7 @@ REFUSED = {  # name of a file -> how it is written and read
     "tensors.safetensors": (write_tensors, _load),
     "dictionary.parquet": (write_dictionary, read_catalog),
     "lists.parquet": (write_lists, read_predictions),
+    "false_count.parquet": (write_false_count, read_predictions),
     "references.hdf5": (write_references, read_predictions),
     "window.safetensors": (write_window, _load),
     "sparse.csv": (write_sparse, read_catalog),

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from zoobot.data import catalog
 from zoobot.data.labels import votes
 from zoobot.data.splits import load_splits, split_catalog
+from zoobot.system.errors import UserError
 
 
 def table(num_galaxies=4, **columns):
@@ -200,6 +201,15 @@ def test_text_that_is_none_is_told(tmp_path, column):
     for num_rows in (None, 1):
         with pytest.raises(ValueError, match="a.pq can't be read: .*Invalid UTF8"):
             next(catalog.read_galaxies(tmp_path / "a.pq", ["split"], num_rows))
+
+
+@pytest.mark.parametrize("scheme", ["http", "https", "ftp", "s3", "hf", "file"])
+@pytest.mark.parametrize("column", ["file_loc", "image", "file_loc_g"])
+def test_an_address_in_place_of_a_path_is_refused(tmp_path, column, scheme):
+    table = pd.DataFrame({"id_str": ["a", "b"], column: ["a.png", f"{scheme}://host/b.png"]})
+    table.to_csv(tmp_path / "c.csv", index=False)
+    with pytest.raises(UserError, match=rf"{column}' in row 1 .*{scheme}://host.*download"):
+        catalog.read_catalog(tmp_path / "c.csv")
 
 
 def test_paths_that_were_written_on_windows_are_found(tmp_path):

@@ -132,9 +132,23 @@ def test_misused_dicts_are_told():
     with pytest.raises(ValueError, match="a stream can't be split: give train_catalog="):
         module(catalog=few.to_iterable_dataset(), steps_per_epoch=1)
     with pytest.raises(ValueError, match="is None: give encoded bytes, a path"):
-        source_of({"of": "nothing"}, "g1")
+        source_of({"of": "nothing"}, "g1", fetches=False)
     with pytest.raises(ValueError, match="is None: give encoded bytes, a path"):
-        source_of(None, "g1")
+        source_of(None, "g1", fetches=False)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https", "ftp", "s3", "hf", "file", "zip"])
+def test_an_image_at_an_address_is_refused_and_not_fetched(scheme, monkeypatch):
+    def fetch(*_, **__):
+        raise AssertionError("it is fetched")
+
+    monkeypatch.setattr(datasets.Image, "decode_example", fetch)
+    address = f"{scheme}://host/x.png"
+    dataset = galaxies(range(6)).remove_columns("image")
+    for images in ([address] * 6, [{"path": address, "bytes": None}] * 6):
+        read = galaxies_of(dataset.add_column("image", images))
+        with pytest.raises(UserError, match=f"'g0'.*{scheme}://.*download"):
+            read.source(0)
 
 
 HOSTILE = {

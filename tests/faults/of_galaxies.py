@@ -14,7 +14,6 @@ import mutations
 import pyarrow as pa
 import pyarrow.parquet as pq
 import sound
-from astropy.io import fits
 from mutations import Files, Steps, as_text
 
 from zoobot.data import catalog, classes, images, labels
@@ -43,70 +42,10 @@ MOST_IMAGES = 3
 # Catalogs
 
 
-TAGS = (
-    "!numpy.ndarray {shape: [1], dtype: O, buffer: AAAAAAAAAAA=}",
-    "!numpy.ndarray {shape: [800000000], strides: [0], dtype: f8, buffer: AAAAAAAAAAA=}",
-    "!astropy.units.Quantity {unit: mag, value: !astropy.table.SerializedColumn {name: x}}",
-    "!!python/object/apply:os.system ['touch executed']",
-    "!!omap [{a: 1}]",
-    "&a [*a]",
-    "[" * 60,
-)
-
-
-def _with_metadata(rng: random.Random, name: str, content: bytes) -> bytes:
-    """A table whose header describes objects, or types of any size."""
-    tag = rng.choice(TAGS)
-    where = rng.choice(("meta: {x: ", "meta: {__serialized_columns__: {id_str: "))
-    lines = [where + tag + "}" * where.count("{")]
-    if name.endswith("ecsv"):
-        kind = rng.choice(("U999999999", "object", "string, subtype: 'int8[999999999]'"))
-        content = content.replace(b"datatype: string", f"datatype: {kind}".encode(), 1)
-        return content.replace(b"# datatype:", f"# {lines[0]}\n# datatype:".encode(), 1)
-    marks = [f"--{word}-ASTROPY-SERIALIZED-COLUMNS--" for word in ("BEGIN", "END")]
-    lines = [marks[0], "datatype:", "- {name: id_str, datatype: string}", *lines, marks[1]]
-    cards = []
-    for line in lines:
-        parts = [line[i : i + 60] for i in range(0, len(line), 60)]
-        cards += [f"{part}\\" for part in parts[:-1]] + parts[-1:]
-    hdus = fits.HDUList.fromstring(content)
-    for card in cards:
-        hdus[1].header["COMMENT"] = card
-    file = io.BytesIO()
-    hdus.writeto(file)
-    return file.getvalue()
-
-
-def _nested(rng: random.Random) -> bytes:
-    """Parquet of few bytes for many values: texts that repeat, and lists within lists.
-
-    A text that repeats is a number in a dictionary here too: a gigabyte of texts is not made.
-    """
-    num_rows = rng.choice((1, 6, 1000))
-    ids = [str(i) for i in range(num_rows)]
-    texts = ["x" * rng.choice((1, 10**3, 10**6))]
-    text = pa.DictionaryArray.from_arrays(pa.array([0] * num_rows, pa.int32()), texts)
-    values = pa.nulls(rng.choice((0, 10, 10**7)), pa.int8())
-    for _ in range(rng.randrange(1, 5)):
-        values = pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), values)
-    nested = pa.concat_arrays([values] * (num_rows if num_rows < 10 else 1))
-    nested = pa.concat_arrays([nested, pa.nulls(num_rows - len(nested), nested.type)])
-    columns = {"id_str": ids, rng.choice(("file_loc", "image", "kind", "error")): text, "y": nested}
-    buffer = io.BytesIO()
-    packing = rng.choice(("none", "zstd"))
-    pq.write_table(pa.table(columns), buffer, compression=packing, store_schema=False)
-    return buffer.getvalue()
-
-
 def make_catalog(rng: random.Random) -> Files:
-    if rng.random() < 0.1:
-        return {rng.choice(("table.parquet", "predictions.parquet")): _nested(rng)}
     name = rng.choice(["table", "table", *sound.catalogs(), *sound.predictions()])
     if name != "table":
         content = (sound.catalogs() | sound.predictions())[name]
-        if name.endswith(("fits", "ecsv")) and rng.random() < 0.5:
-            content = _with_metadata(rng, name, content)
-            return {name: content if rng.random() < 0.7 else mutations.damaged_bytes(rng, content)}
         damage = mutations.damaged_fits if name.endswith("fits") else mutations.damaged_bytes
         return {name: damage(rng, content)}
     table = sound.catalog(embedded=rng.random() < 0.3)

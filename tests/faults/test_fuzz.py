@@ -137,7 +137,7 @@ def test_an_input_that_can_not_be_made_is_a_failure_that_says_why(tmp_path):
 
 def test_texts_that_are_a_gigabyte_in_parquet_are_made_without_it(tmp_path, monkeypatch):
     monkeypatch.setattr(watched, "MEMORY_LIMIT", 2**30)
-    outcomes = list(fuzz.run_all(range(9149, 9150), 3, 1, tmp_path))
+    outcomes = list(fuzz.run_all(range(7103, 7104), 3, 1, tmp_path))
     assert [(o.number, o.result, o.reason) for o in outcomes if o.failed] == []
 
 

@@ -141,9 +141,8 @@ def _out_of_time(*_):
     raise OutOfTime
 
 
-def _next_number(pipe) -> int | None:
-    """The next input's number; None once the fuzzer is gone."""
-    parent = os.getppid()
+def _next_number(pipe, parent: int) -> int | None:
+    """The next input's number; None once the fuzzer, the process ``parent``, is gone."""
     while not pipe.poll(TIME_LIMIT_S):
         if os.getppid() != parent:
             return None
@@ -152,7 +151,7 @@ def _next_number(pipe) -> int | None:
 
 def _serve(pipe, folder: Path, seed: int, make_input: Callable) -> None:
     """The process: for every number that comes, read that input and send its outcome."""
-    elsewhere = folder / "elsewhere"
+    elsewhere, parent = folder / "elsewhere", os.getppid()
     elsewhere.mkdir(parents=True, exist_ok=True)
     os.chdir(elsewhere)
     os.environ.update(HOME=str(elsewhere), TMPDIR=str(elsewhere))
@@ -161,7 +160,7 @@ def _serve(pipe, folder: Path, seed: int, make_input: Callable) -> None:
     signal.signal(signal.SIGPROF, _out_of_time)
     _limit_memory()
     watch = Watch()
-    while (number := _next_number(pipe)) is not None:
+    while (number := _next_number(pipe, parent)) is not None:
         try:
             kind, files = make_input(seed, number)
         except Exception as error:  # the fuzzer's own fault

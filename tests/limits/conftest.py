@@ -1,5 +1,6 @@
 """What tests of refusals share."""
 
+import signal
 import tracemalloc
 
 import pytest
@@ -15,3 +16,17 @@ def cheap():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < FEW_BYTES
+
+
+@pytest.fixture
+def at_once():
+    """A test that waits for a pipe fails."""
+
+    def waited(*_):
+        raise AssertionError("a pipe was waited for")
+
+    before = signal.signal(signal.SIGALRM, waited)
+    signal.setitimer(signal.ITIMER_REAL, 100)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)

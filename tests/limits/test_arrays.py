@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+import types
 import zipfile
 import zlib
 
@@ -14,6 +15,7 @@ from zoobot.data.bands.read import read_bands
 from zoobot.data.bands.spec import parse_bands
 from zoobot.data.images import ImageError
 from zoobot.limits import arrays
+from zoobot.predictions.files import read_predictions
 
 HUGE = {"descr": "<f4", "fortran_order": False, "shape": (3, 10**6, 10**6)}
 
@@ -136,6 +138,56 @@ def test_the_chunks_of_an_hdf5_file_are_limited(cheap, tmp_path, monkeypatch):
     assert "unpacked over the limit of 10,000" in refused(f"{tmp_path}/a.h5#1", "g=bomb")
     assert "unpacked over" in refused(tmp_path / "a.h5", "g=bomb[1]")
     assert "chunks of 117,612 bytes" in refused(tmp_path / "a.h5", "g=wide[1]")
+
+
+PACKED = {  # how chunks are packed -> what is told
+    "two": ([(1, (6,)), (1, (6,))], "unusual"),
+    "other": ([(2, (4,)), (1, (6,)), (2, (4,))], "unusual"),
+    "lzf": ([(32000, (4, 261, 2**30))], "claims"),
+    "scaled": ([(6, (2, 0, 2**30, 0, 4))], "claims"),
+}
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_chunks_that_are_packed_in_unusual_ways_are_refused(name):
+    filters, message = PACKED[name]
+    made = types.SimpleNamespace(
+        get_nfilters=lambda: len(filters),
+        get_filter=lambda i: (filters[i][0], 0, filters[i][1], b""),
+    )
+    array = types.SimpleNamespace(
+        external=None,
+        is_virtual=False,
+        chunks=None,
+        name="a",
+        id=types.SimpleNamespace(get_create_plist=lambda: made),
+    )
+    with pytest.raises(ValueError, match=message):
+        arrays.check_hdf5_array(array)
+
+
+@pytest.mark.parametrize("options", [{"compression": "lzf"}, {"compression": "gzip"}, {}])
+def test_arrays_that_are_packed_in_the_usual_ways_are_read(tmp_path, options):
+    h5py = pytest.importorskip("h5py")
+    values = np.arange(400.0, dtype="f4").reshape(20, 20)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("g", data=values, shuffle=True, fletcher32=True, **options)
+        file.create_dataset("r", data=values.astype(int), scaleoffset=0)
+    found = read_bands(tmp_path / "a.h5", parse_bands(["g", "r"]))
+    for band in found:
+        np.testing.assert_array_equal(band, values)
+
+
+def test_a_chunk_of_predictions_is_limited(tmp_path, monkeypatch):
+    h5py = pytest.importorskip("h5py")
+    monkeypatch.setattr(arrays, "MAX_CHUNK_BYTES", 10_000)
+    monkeypatch.setattr(arrays, "CHUNK_UNPACKED_UNSEEN", 10)
+    with h5py.File(tmp_path / "p.hdf5", "w") as file:
+        file["id_str"], file["label_cols"] = ["a"], ["x"]
+        bomb = file.create_dataset("predictions", (1, 1, 1), "f4", chunks=True, compression="gzip")
+        bomb.id.write_direct_chunk((0, 0, 0), zlib.compress(bytes(1_000_000)))
+    with pytest.raises(ValueError, match="p.hdf5 .*unpacked over the limit"):
+        read_predictions(tmp_path / "p.hdf5")
 
 
 def test_a_file_of_many_galaxies_may_be_larger_than_one_of_a_galaxy(tmp_path, monkeypatch):

@@ -89,3 +89,21 @@ def test_a_type_of_a_header_reserves_no_memory(cheap, tmp_path):
 def test_a_header_that_is_none_is_refused_in_a_line(tmp_path, content):
     (tmp_path / "c.ecsv").write_text(content)
     refused(lambda: read_catalog(tmp_path / "c.ecsv"), "c.ecsv")
+
+
+@pytest.mark.parametrize("unit", ["10**9999999 m", "10^9999999", "10+9999999 m", "m" * 2000])
+def test_a_unit_that_takes_very_long_to_compute_is_refused(tmp_path, unit):
+    told = f"- {{name: x, datatype: float64, unit: {unit}}}"
+    (tmp_path / "c.ecsv").write_text(ecsv(columns=told, rows="a a.png 1\n"))
+    made = table.Table({"id_str": ["a"], "file_loc": ["a.png"], "x": [1.0]})
+    made["x"].unit = "mag"
+    made.write(tmp_path / "c.vot", format="votable")
+    content = (tmp_path / "c.vot").read_text()
+    (tmp_path / "c.vot").write_text(content.replace('unit="mag"', f'unit="{unit}"'))
+    hdu = fits.BinTableHDU(made)
+    hdu.header["XUNIT3"] = unit  # astropy would write the column's own
+    hdu.writeto(tmp_path / "c.fits")
+    content = (tmp_path / "c.fits").read_bytes().replace(b"TUNIT3", b"TOTHER")
+    (tmp_path / "c.fits").write_bytes(content.replace(b"XUNIT3", b"TUNIT3"))
+    for name in ("c.ecsv", "c.vot", "c.fits"):
+        assert "the unit" in refused(lambda name=name: read_catalog(tmp_path / name), name)

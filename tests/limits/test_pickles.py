@@ -49,9 +49,11 @@ def test_what_training_saves_is_accepted(tmp_path):
     others = [torch.Size((1, 2)), {"a"}, torch.device("cpu"), torch.float32, None, 10**30, 0.5, "é"]
     states = [model.state_dict(), optimizer.state_dict(), half, list(model.parameters()), others]
     torch.save(states, tmp_path / "a.ckpt")
-    assert check_torch_file(tmp_path / "a.ckpt") == []
+    with open(tmp_path / "a.ckpt", "rb") as file:
+        assert check_torch_file(file) == []
     (tmp_path / "b.ckpt").write_bytes(with_pickle(pickle.dumps({"a": 1}, protocol=2)))
-    assert check_torch_file(tmp_path / "b.ckpt") == []
+    with open(tmp_path / "b.ckpt", "rb") as file:
+        assert check_torch_file(file) == []
 
 
 def hidden(content):
@@ -134,6 +136,15 @@ def test_a_pickle_that_copies_what_it_has_or_is_none_is_refused(cheap, name, mon
     monkeypatch.setattr("zoobot.limits.pickles.MAX_STEPS", 1000)
     with pytest.raises(UserError, match="pickle"):
         check_pickle(PICKLES[name], ("zoobot.",))
+
+
+@pytest.mark.parametrize("deep", [b"]" * 5000 + b"a" * 4999, b"N" + b"\x85" * 5000])
+def test_what_is_nested_too_deeply_is_refused_in_a_line(tmp_path, deep):
+    keys = [b"X" + len(key).to_bytes(4, "little") + key for key in (b"format_version", b"model")]
+    content = b"\x80\x02}(" + keys[0] + b"K\2" + keys[1] + deep + b"u."
+    (tmp_path / "a.ckpt").write_bytes(with_pickle(content))
+    told = refused(lambda: checkpoint.load_checkpoint(tmp_path / "a.ckpt"), "a.ckpt")
+    assert "nested too deeply" in told
 
 
 def test_a_tensor_has_as_many_values_as_its_file(cheap, tmp_path):

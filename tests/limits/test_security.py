@@ -8,7 +8,6 @@ import io
 import json
 import os
 import pickle
-import signal
 import stat
 import struct
 import tarfile
@@ -704,20 +703,6 @@ def test_temporary_files_are_new_and_the_umask_is_left_alone(tmp_path, monkeypat
         assert secret.read_text() == "kept"
     finally:
         os.umask(before)
-
-
-@pytest.fixture
-def at_once():
-    """A test that waits for a pipe fails."""
-
-    def waited(*_):
-        raise AssertionError("a pipe was waited for")
-
-    before = signal.signal(signal.SIGALRM, waited)
-    signal.setitimer(signal.ITIMER_REAL, 20)
-    yield
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.mark.usefixtures("at_once")

@@ -16,6 +16,7 @@ from zoobot.models.encoders import save_encoder
 from zoobot.models.hub import is_model
 from zoobot.models.tree import ZoobotTree
 from zoobot.runs import checkpoint
+from zoobot.system.errors import UserError
 
 TINY = ["test_convnext", "test_vit", "test_resnet", "test_efficientnet", "mobilenetv3_small_050"]
 
@@ -97,6 +98,37 @@ def test_timm_loads_the_folder_that_is_written(tmp_path, name, kwargs):
     ours, description = encoders.load_encoder(source, **{"channels": kwargs.get("in_chans", 3)})
     assert same_weights(ours, encoder)
     assert description["architecture"] == name
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", "{}"),
+        ("config.json", '{"architecture": "resnet18", "global_pool": "avg"}'),
+        ("config.json", "[]"),
+        ("model.safetensors", "x"),
+        ("best.safetensors", "x"),
+    ],
+)
+def test_a_folder_of_others_is_not_written_over(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match="is there, and of no|is the folder of a run"):
+        save_encoder(timm.create_model("test_resnet", num_classes=0), tmp_path)
+    assert (tmp_path / name).read_text() == content
+    assert len([*tmp_path.iterdir()]) == 1
+
+
+def test_an_encoder_is_replaced_and_what_links_lead_to_is_left(tmp_path):
+    (tmp_path / "other").write_text("kept")
+    folder, encoder = tmp_path / "encoder", timm.create_model("test_resnet", num_classes=0)
+    folder.mkdir()
+    (folder / "note.txt").write_text("kept")
+    save_encoder(encoder, folder)
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to(tmp_path / "other")
+    save_encoder(encoder, folder)
+    assert (tmp_path / "other").read_text() == (folder / "note.txt").read_text() == "kept"
+    assert not (folder / "model.safetensors").is_symlink()
 
 
 def test_a_folder_without_a_config_is_told(tmp_path):

@@ -1,5 +1,6 @@
 """Read the tables of FITS, ECSV and VOTable files with astropy."""
 
+import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from zoobot.data.columns import AS_TEXT
 from zoobot.limits.headers import read_columns, told_in_comments, write_columns
 from zoobot.limits.tables import check_astropy
 from zoobot.system.errors import UserError
+from zoobot.system.files import open_to_read
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -59,15 +61,17 @@ def _read_fits(path: Path, needed: set[str]) -> "Table":
     from astropy.io import fits
     from astropy.table import Table
 
-    with fits.open(path, memmap=True, disable_image_compression=True) as hdus:
+    with (
+        open_to_read(path) as file,
+        fits.open(file, memmap=True, disable_image_compression=True) as hdus,
+    ):
         tables = {
             i: (hdu.name or f"HDU {i}", hdu.columns.names)
             for i, hdu in enumerate(hdus)
             if isinstance(hdu, fits.BinTableHDU | fits.TableHDU)
         }
-    with fits.open(
-        path, memmap=False, character_as_bytes=True, disable_image_compression=True
-    ) as hdus:
+    options = {"character_as_bytes": True, "disable_image_compression": True}
+    with open_to_read(path) as file, fits.open(file, memmap=False, **options) as hdus:
         chosen = hdus[_choose(tables, needed)]
         descriptions = told_in_comments(map(str, chosen.header.get("COMMENT", ())))
         chosen.header.remove("COMMENT", ignore_missing=True, remove_all=True)
@@ -80,7 +84,8 @@ def _read_fits(path: Path, needed: set[str]) -> "Table":
 def _read_votable(path: Path, needed: set[str]) -> "Table":
     from astropy.io.votable import parse
 
-    tables = [table for table in parse(path).iter_tables() if table.fields]
+    with open_to_read(path) as file:
+        tables = [table for table in parse(file).iter_tables() if table.fields]
     names = {
         i: (table.name or table.ID or f"table {i + 1}", [field.name for field in table.fields])
         for i, table in enumerate(tables)
@@ -95,7 +100,7 @@ def _read_ecsv(path: Path, needed: set[str]) -> "Table":
     """Columns of arrays are left out, and columns of objects are those that they are made of."""
     from astropy.table import Table
 
-    with open(path, encoding="utf-8") as file:
+    with io.TextIOWrapper(open_to_read(path), encoding="utf-8") as file:
         header, first = _comments(file)
         columns, delimiter = read_columns("".join(header).removeprefix("%ECSV").partition("\n")[2])
         lines = [*write_columns(columns, delimiter), first, *file.read().split("\n")]

@@ -25,6 +25,7 @@ from zoobot.data.columns import AS_TEXT, is_text
 from zoobot.data.tables import SPLIT_NAMES, open_table
 from zoobot.system.errors import UserError, did_you_mean
 
+ADDRESS = "://"  # is in http://..., s3://..., hf://..., file://...
 SPLITS = ("train", "val", "test")
 RESERVED = ("id_str", "file_loc", "image", "split", "error")  # columns with a meaning of their own
 # How spreadsheets and pandas write a number that they could not keep in full: 1.2E+18, and
@@ -111,8 +112,8 @@ def _cleaned(table: pd.DataFrame, path: Path) -> pd.DataFrame:
         return join_band_columns(table, paths)
     paths = None if "file_loc" in table else image_paths(table["image"], f"catalog {path}")
     if paths is not None:
-        table = table.drop(columns="image").assign(file_loc=paths)
-    if "file_loc" in table:
+        table = table.drop(columns="image").assign(file_loc=_absolute(paths, path))
+    elif "file_loc" in table:
         table["file_loc"] = _absolute(table["file_loc"], path)
     return table
 
@@ -158,6 +159,15 @@ def _is_path(image: object) -> bool:
     return isinstance(image, str)
 
 
+def check_no_address(path: str, where: str) -> None:
+    """ValueError if a path of an image is an address: nothing is fetched from one."""
+    if ADDRESS in path:
+        raise UserError(
+            f"{where} is the address {path!r:.200}, from which nothing is fetched: download the "
+            "images, and give their paths"
+        )
+
+
 def _is_end(row: int, column: pd.Series) -> bool:
     return row in (column.index[0], column.index[-1])
 
@@ -174,6 +184,11 @@ def _absolute(file_locs: pd.Series, catalog_path: Path) -> pd.Series:
         )
     if file_locs.str.startswith("/").all():
         return file_locs
+    addresses = file_locs.str.contains(ADDRESS, regex=False)
+    if addresses.any():
+        row = file_locs.index[addresses][0]
+        where = f"catalog {catalog_path}: column {file_locs.name!r} in row {row}"
+        check_no_address(file_locs[row], where)
     folder = catalog_path.resolve()
     folder = str(folder if folder.is_dir() else folder.parent)
     home = os.path.expanduser("~/")

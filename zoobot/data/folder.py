@@ -10,6 +10,7 @@ from pathlib import Path
 from zoobot.data.file_kinds import HEAD_BYTES, image_stem, is_image_content, is_image_name
 from zoobot.limits.text import is_utf8
 from zoobot.system.errors import UserError
+from zoobot.system.files import open_to_read
 
 ID_FROM = ("path", "stem")
 NAMED = 5  # files that a message names
@@ -151,9 +152,11 @@ def _why_passed_over(name: str, path: str, arrays: bool) -> str | None:
         return "no suffix of an image"
     try:
         if stat.S_ISREG(os.stat(path).st_mode):
-            with open(path, "rb") as file:
+            with open_to_read(path) as file:
                 if is_image_content(file.read(HEAD_BYTES)):
                     return None
     except OSError as error:
         return f"can't be read: {error.strerror}"
+    except UserError:  # a pipe by now
+        pass
     return "no suffix, and no image's content"

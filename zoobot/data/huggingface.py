@@ -16,7 +16,7 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
-from zoobot.data.catalog import check_ids, require_columns
+from zoobot.data.catalog import ADDRESS, check_ids, check_no_address, require_columns
 from zoobot.data.images import ImageError
 from zoobot.data.labels import label_array
 from zoobot.data.sources import TableGalaxies
@@ -50,7 +50,7 @@ class HuggingFaceGalaxies(TableGalaxies):
 
     def source(self, i: int) -> str | bytes | np.ndarray:
         """The image of galaxy ``i``: a path or encoded bytes."""
-        return source_of(self._images[i][self._column], self.id_str(i))
+        return source_of(self._images[i][self._column], self.id_str(i), fetches=False)
 
     def fingerprint(self) -> str:
         """A hash of the ids and images. Of images in files, the paths are hashed."""
@@ -235,16 +235,22 @@ def raw_images(dataset: Any) -> tuple[Any, str]:
     return dataset, column
 
 
-def source_of(image: Any, id_str: str) -> str | bytes | np.ndarray:
+def source_of(image: Any, id_str: str, fetches: bool) -> str | bytes | np.ndarray:
     """What ``read_image`` takes, of an image as a dataset has it: a path, bytes or pixels.
 
+    Args:
+        fetches: whether an image at an address is fetched. A stream's files are elsewhere; those
+            of a dataset are on this machine, and an address in it is a stranger's.
+
     Raises:
-        ValueError: it is none of these.
+        ValueError: it is none of these, or at an address and not to be fetched.
         ImageError: it is at an address, and can't be fetched.
     """
     if isinstance(image, dict):
         image = image.get("path") if image.get("bytes") is None else image["bytes"]
-    if isinstance(image, str) and "://" in image:  # of a stream, whose files are elsewhere
+    if isinstance(image, str) and not fetches:
+        check_no_address(image, f"the image of id_str {id_str!r}")
+    if isinstance(image, str) and ADDRESS in image:
         try:
             image = _package().Image().decode_example({"path": image, "bytes": None})
         except Exception as error:  # of any of the packages that fetch

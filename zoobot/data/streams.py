@@ -128,7 +128,7 @@ class GalaxyStream:
 
     def image_of(self, example: dict) -> str | bytes | np.ndarray:
         """The image of an example, not decoded."""
-        return source_of(example.get(self._column), self.id_of(example))
+        return source_of(example.get(self._column), self.id_of(example), fetches=True)
 
     def labels_of(self, examples: list[dict]) -> np.ndarray:
         """(B, L) labels, int32 or float32."""

@@ -84,7 +84,7 @@ def _open(path: Path, needed: set[str], num_rows: int | None, typed: Collection[
         unpacked = check_gzip(path)
         if num_rows is None:
             check_memory(unpacked, "the file, unpacked,")
-        with gzip.open(path) as file:
+        with open_to_read(path) as opened, gzip.open(opened) as file:
             start = file.read(HEAD_BYTES)
     kind = _kind(start)
     if kind == "text":
@@ -126,7 +126,11 @@ def _read_unpacked(path: Path, kind: str, needed: set[str]) -> pd.DataFrame:
     """A gzip file's table. It is unpacked into a temporary file."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         unpacked = Path(folder) / "table"
-        with gzip.open(path) as file, open(unpacked, "wb") as written:
+        with (
+            open_to_read(path) as opened,
+            gzip.open(opened) as file,
+            open(unpacked, "wb") as written,
+        ):
             shutil.copyfileobj(file, written)
         return read_astropy(unpacked, kind, needed)
 
@@ -161,7 +165,7 @@ def _with_errors(path: Path, pieces: Iterator[pd.DataFrame]) -> Iterator[pd.Data
 def _open_parquet(
     path: Path, needed: set[str], num_rows: int | None, typed: Collection[str]
 ) -> OpenTable:
-    with pq.ParquetFile(path) as file:
+    with open_to_read(path) as opened, pq.ParquetFile(opened) as file:
         saved = _saved_range(file.schema_arrow, needed)
         stored = [*file.schema_arrow.names, *saved]
     repeated = [name for name, count in Counter(stored).items() if count > 1]
@@ -193,7 +197,7 @@ def _parquet_pieces(
     typed: Collection[str],
 ) -> Iterator[pd.DataFrame]:
     start = 0
-    with pq.ParquetFile(path) as file:
+    with open_to_read(path) as opened, pq.ParquetFile(opened) as file:
         if num_rows is None:
             batches = iter([file.read()])
         else:

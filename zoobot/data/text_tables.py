@@ -19,6 +19,7 @@ import pandas as pd
 from zoobot.data.columns import AS_TEXT, OpenTable, is_text, plain_names, with_numbers
 from zoobot.limits.tables import ShortLines
 from zoobot.system.errors import UserError
+from zoobot.system.files import open_to_read
 
 SEPARATORS = (",", ";", "\t", "|", None)  # None: spaces
 DRAWN = r"(?=.*(--|==))[-+=|:;,\s]+"  # a line below the header, or of a box
@@ -43,8 +44,9 @@ def open_text(
         raise UserError("it is no text, or a damaged one")
 
     def open_file() -> io.TextIOBase:
-        file = (gzip.open if packed else open)(path, "rb")
-        return io.TextIOWrapper(ShortLines(file), encoding=encoding, newline="")
+        opened = open_to_read(path)
+        file = gzip.open(opened) if packed else opened
+        return io.TextIOWrapper(ShortLines(file, opened), encoding=encoding, newline="")
 
     with open_file() as file:
         header = _find_header(file)

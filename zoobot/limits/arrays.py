@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from zoobot.limits.memory import check_memory
 from zoobot.system.errors import UserError
 
 NUMBERS = "iufb"  # NumPy's letters of integers, floats and booleans
@@ -21,6 +22,11 @@ MOST_AXES = 32
 MAX_BYTES = 1_000_000_000  # of a member of an .npz, unpacked
 MAX_CHUNK_BYTES = 2**28  # of an HDF5 array, unpacked
 CHUNK_UNPACKED_UNSEEN = 900_000  # packed bytes; zlib unpacks them to 930 MB at most
+# HDF5's numbers of what chunks go through.
+GZIP, SHUFFLE, CHECKSUM, SZIP, N_BIT, SCALE, LZF = 1, 2, 3, 4, 5, 6, 32000
+PACKERS = (GZIP, SZIP, N_BIT, SCALE, LZF)
+TOLD_SIZES = {N_BIT: (2, 4), SCALE: (2, 4), LZF: (2,)}  # settings whose product is a chunk's bytes
+MAX_LZF_EXPANSION = 88  # 264 bytes of 3
 MAX_DIRECTORY_BYTES = 2**20  # of an .npz: some 10,000 members
 ZIP_END = struct.Struct("<4s8xII")  # of the last record: size of the directory, and its place
 ZIP_END_MAGIC = b"PK\5\6"
@@ -106,29 +112,58 @@ def check_hdf5_array(array: Any) -> None:
             f"array {array.name:.60} has chunks of {chunk:,} bytes; the limit is "
             f"{MAX_CHUNK_BYTES:,}: save it with chunks of a galaxy"
         )
+    for i, (code, values) in enumerate(filters := _filters(array)):
+        told = [values[p] for p in TOLD_SIZES.get(code, ()) if p < len(values)]
+        packed_before = any(c in PACKERS for c, _ in filters[:i]) and code != CHECKSUM
+        if code not in (*PACKERS, SHUFFLE, CHECKSUM) or packed_before:
+            raise UserError(
+                f"array {array.name:.60} is packed in an unusual way: save it with gzip"
+            )
+        if math.prod(told) > MAX_CHUNK_BYTES:
+            raise UserError(f"array {array.name:.60} claims {math.prod(told):,} bytes a chunk")
+
+
+def _filters(array: Any) -> list[tuple[int, tuple[int, ...]]]:
+    """Numbers and settings of what chunks went through when they were written, in order."""
+    made = array.id.get_create_plist()
+    found = [made.get_filter(i) for i in range(made.get_nfilters())]
+    return [(code, values) for code, _, values, _ in found]
 
 
 def check_hdf5_chunks(array: Any, row: int | None) -> None:
-    """ValueError if a chunk that gzip packed unpacks over ``MAX_CHUNK_BYTES``.
+    """ValueError if a chunk is packed so that it unpacks over ``MAX_CHUNK_BYTES``, or may fill the
+    memory.
 
     Args:
         array: as for ``check_hdf5_array``, which accepts it.
         row: of which the chunks are checked; None: all.
     """
-    if array.chunks is None or array.compression != "gzip":
+    packers = [code for code, _ in _filters(array) if code in (GZIP, LZF, SZIP)]
+    if not packers:
         return
     part = np.s_[:] if row is None else np.s_[row : row + 1]
     for place in array.iter_chunks((part, *[np.s_[:]] * (array.ndim - 1))):
         corner = tuple(p.start // c * c for p, c in zip(place, array.chunks, strict=True))
         info = array.id.get_chunk_info_by_coord(corner)
-        if info.size > CHUNK_UNPACKED_UNSEEN:
-            _check_zlib(array.id.read_direct_chunk(corner)[1])
+        if packers == [LZF]:
+            check_memory(MAX_LZF_EXPANSION * info.size, "a chunk of it")
+        elif info.size and (packers == [SZIP] or info.size > CHUNK_UNPACKED_UNSEEN):
+            packed = array.id.read_direct_chunk(corner)[1]
+            (_check_zlib if packers == [GZIP] else _check_szip)(packed)
+
+
+def _check_szip(packed: bytes) -> None:
+    if int.from_bytes(packed[:4], "little") > MAX_CHUNK_BYTES:
+        raise UserError(f"a chunk is unpacked over the limit of {MAX_CHUNK_BYTES:,} bytes")
 
 
 def _check_zlib(packed: bytes) -> None:
     unpack, total = zlib.decompressobj(), 0
     while packed and not unpack.eof:
-        total += len(unpack.decompress(packed, READ_AT_ONCE))
+        try:
+            total += len(unpack.decompress(packed, READ_AT_ONCE))
+        except zlib.error as error:
+            raise UserError(f"a chunk is damaged: {error}") from error
         packed = unpack.unconsumed_tail
         if total > MAX_CHUNK_BYTES:
             raise UserError(f"a chunk is unpacked over the limit of {MAX_CHUNK_BYTES:,} bytes")

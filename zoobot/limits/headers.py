@@ -5,6 +5,7 @@ size. So it gets none of them: not the header of an ECSV file, which is written 
 types, and not the comments of a FITS table.
 """
 
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -17,6 +18,8 @@ MAX_HEADER_CHARS = 2**20  # for which a reader of YAML takes some seconds
 NUMBERS = ("bool", *(f"{sign}int{n}" for sign in ("", "u") for n in (8, 16, 32, 64)))
 NUMBERS += tuple(f"float{n}" for n in (16, 32, 64, 128))
 DELIMITERS = (" ", ",")
+MAX_UNIT_CHARS = 1000
+LARGE_POWER = r"[-+*^(]\s*[0-9]{5}"  # in a unit; astropy computes 10**999999999 in full
 MARK = "--{}-ASTROPY-SERIALIZED-COLUMNS--"  # around YAML in the comments of a FITS header
 
 
@@ -58,7 +61,14 @@ def _told(column: dict[str, yaml.Node]) -> Told:
         raise UserError("its header tells a column without a name")
     if isinstance(column.get("unit"), yaml.MappingNode):  # a unit as astropy's YAML has it
         unit = _text(_entries(column["unit"]).get("unit"))
+    check_unit(unit)
     return Told(name, datatype, unit, description, "subtype" in column)
+
+
+def check_unit(unit: str) -> None:
+    """ValueError if astropy would take very long to make something of a unit."""
+    if len(unit) > MAX_UNIT_CHARS or re.search(LARGE_POWER, unit):
+        raise UserError(f"a column has the unit {unit!r:.60}: leave the unit out")
 
 
 def _entries(node: yaml.Node | None) -> dict[str, yaml.Node]:

@@ -1,26 +1,40 @@
 """Check what a Parquet file unpacks to: few bytes in it may be many values.
 
-A text that is stored once may be that of any number of rows (a dictionary), and so may a number
-within lists. The values are counted, and texts are measured while they still are numbers of a
-dictionary. So a file is refused before its table is made.
+A text that is stored once may be that of any number of rows (a dictionary, or the part that texts
+share with the text before), and so may a number within lists. The values are counted, and texts are
+measured while they still are numbers of a dictionary, or few at a time. So a file is refused before
+its table is made. What the end of the file says of a column is not believed where its pages say
+more.
 """
 
+import os
 from collections.abc import Collection
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from zoobot.limits.memory import check_memory
+from zoobot.limits.parquet_pages import read_pages
 from zoobot.limits.tables import MAX_EXPANSION, check_claims
 from zoobot.system.errors import UserError
+from zoobot.system.files import open_to_read
 
 COPIES = 3  # of texts while a table is made: Arrow's buffers grow by doubling; pandas copies them
 WORD_BYTES = 8  # of a value, or of the place of a text
-DICTIONARIES = {"RLE_DICTIONARY", "PLAIN_DICTIONARY"}
+DICTIONARIES = {2, 8}  # numbers of encodings: a dictionary, in two versions
+SHARED_STARTS = 7  # the encoding of texts by what they share with the text before
 ROWS_AT_ONCE = 2**14
 UNSEEN_BYTES = 2**26  # a group of rows whose texts can't have more is not measured
+
+
+class _Texts(NamedTuple):
+    """A column whose texts may take much more memory than they take in the file."""
+
+    groups: list[int]  # of rows
+    at_once: int  # the most rows to read; fewer than ``ROWS_AT_ONCE`` if texts share starts
 
 
 def check_parquet(
@@ -32,49 +46,84 @@ def check_parquet(
         num_rows: that are read at once; None: all.
         columns: that are read; None: all.
     """
-    with pq.ParquetFile(path) as file:
-        claimed = file.metadata
+    with open_to_read(path) as opened, pq.ParquetFile(opened) as file:
+        claimed, described = file.metadata, file.schema
         groups = [claimed.row_group(i) for i in range(claimed.num_row_groups)]
-    unpacked = sum(group.total_byte_size for group in groups)
-    check_claims(path, claimed.num_rows * claimed.num_columns, unpacked)
-    repeated: dict[str, list[int]] = {}
-    total = 0
-    for number, group in enumerate(groups):
-        num_bytes = 0
-        for i in range(group.num_columns):
-            chunk = group.column(i)
-            if columns is not None and chunk.path_in_schema.partition(".")[0] not in columns:
-                continue
-            num_bytes += max(chunk.total_uncompressed_size, WORD_BYTES * chunk.num_values)
-            if _may_repeat(chunk, num_rows):
-                repeated.setdefault(chunk.path_in_schema, []).append(number)
-        total = num_bytes + (total if num_rows is None else 0)
-        check_memory(total, "its table")
-    for column, numbers in repeated.items():
-        total += _measure(path, column, numbers, num_rows, total)
+        unpacked = sum(group.total_byte_size for group in groups)
+        if min([claimed.num_rows, *(g.total_byte_size for g in groups), *_counts(groups)]) < 0:
+            raise UserError("it claims a negative number of rows, values or bytes")
+        check_claims(
+            os.fstat(opened.fileno()).st_size, claimed.num_rows * claimed.num_columns, unpacked
+        )
+        repeated: dict[str, _Texts] = {}
+        total = 0
+        for number, group in enumerate(groups):
+            num_bytes = 0
+            for i in range(group.num_columns):
+                chunk, column = group.column(i), described.column(i)
+                if columns is not None and chunk.path_in_schema.partition(".")[0] not in columns:
+                    continue
+                pages = read_pages(opened, chunk)
+                values = max(chunk.num_values, pages.values)
+                width = max(WORD_BYTES, column.length)  # the length is -1 of other types
+                most = max(chunk.total_uncompressed_size, pages.num_bytes)
+                num_bytes += max(most, width * values)
+                at_once = _rows_at_once(column, pages.encodings, values, most, num_rows)
+                if at_once:
+                    texts = repeated.get(column.path, _Texts([], ROWS_AT_ONCE))
+                    groups_so_far = [*texts.groups, number]
+                    repeated[column.path] = _Texts(groups_so_far, min(at_once, texts.at_once))
+            total = num_bytes + (total if num_rows is None else 0)
+            check_memory(total, "its table")
+    for column, texts in repeated.items():
+        total += _measure(path, column, texts, num_rows, total)
 
 
-def _may_repeat(chunk: pq.ColumnChunkMetaData, num_rows: int | None) -> bool:
-    """Whether texts of a column's chunk may take much more memory than they take in the file."""
-    if chunk.physical_type not in ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY"):
-        return False
-    rows = min(chunk.num_values, num_rows or chunk.num_values)
-    most = rows * chunk.total_uncompressed_size
-    return bool(DICTIONARIES & {*chunk.encodings}) and most > UNSEEN_BYTES
+def _counts(groups: list[pq.RowGroupMetaData]) -> list[int]:
+    chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
+    sizes = [min(c.num_values, c.total_uncompressed_size, c.total_compressed_size) for c in chunks]
+    return sizes + [chunk.data_page_offset for chunk in chunks]
 
 
-def _measure(path: Path, column: str, groups: list[int], num_rows: int | None, total: int) -> int:
+def _rows_at_once(
+    column: pq.ColumnSchema,
+    encodings: Collection[int],
+    values: int,
+    num_bytes: int,
+    num_rows: int | None,
+) -> int:
+    """How many rows to measure at once of a chunk of texts; 0 if they need not be measured.
+
+    Raises:
+        ValueError: they share starts within lists, so that one row may be of any size.
+    """
+    if column.physical_type not in ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY"):
+        return 0
+    if min(values, num_rows or values) * num_bytes <= UNSEEN_BYTES:
+        return 0
+    if SHARED_STARTS in encodings:
+        if column.max_repetition_level:
+            raise UserError(
+                f"its column {column.path:.60} has texts within lists in the encoding "
+                "DELTA_BYTE_ARRAY: save it with another"
+            )
+        return min(ROWS_AT_ONCE - 1, max(1, UNSEEN_BYTES // num_bytes))
+    return ROWS_AT_ONCE if DICTIONARIES & {*encodings} else 0
+
+
+def _measure(path: Path, column: str, texts: _Texts, num_rows: int | None, total: int) -> int:
     """The bytes of the texts of a column, or the most in so many rows."""
     sums, most = 0, 0
-    size = min(ROWS_AT_ONCE, num_rows or ROWS_AT_ONCE)
-    with pq.ParquetFile(path, read_dictionary=[column]) as file:
-        for batch in file.iter_batches(size, groups, [column]):
+    size = min(texts.at_once, num_rows or texts.at_once)
+    as_numbers = [column] if texts.at_once == ROWS_AT_ONCE else []
+    with open_to_read(path) as opened, pq.ParquetFile(opened, read_dictionary=as_numbers) as file:
+        for batch in file.iter_batches(size, texts.groups, [column]):
             length = _text_bytes(batch.column(0))
             sums, most = sums + length, max(most, length)
             parts = 1 if num_rows is None else -(-num_rows // size)
             needed = total + COPIES * (sums if num_rows is None else most * parts)
             check_memory(needed, f"its column {column:.60}")
-            if num_rows is None and sums > MAX_EXPANSION * path.stat().st_size:
+            if num_rows is None and sums > MAX_EXPANSION * os.fstat(opened.fileno()).st_size:
                 raise UserError(f"its column {column:.60} unpacks to over {sums:,} bytes")
     return sums if num_rows is None else most
 

@@ -6,12 +6,12 @@ given was made for them, and there is not much of it. And there must be one list
 where every reader of zip archives looks for it, and no member may be packed.
 """
 
+import os
 import pickletools
 import struct
 import zipfile
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from zoobot.system.errors import UserError
 
@@ -52,41 +52,44 @@ KEEPS = ("APPEND", "SETITEM", "APPENDS", "SETITEMS")  # change what is below, an
 _MARK, _NEW, _SHARED = "mark", "new", "shared"  # values, of which no more is known
 
 
-def check_torch_file(path: str | Path, inert: tuple[str, ...] = ()) -> list[str]:
+def check_torch_file(file: BinaryIO, inert: tuple[str, ...] = ()) -> list[str]:
     """The classes of a file of ``torch.save`` that torch does not know, all of them ``inert``.
 
+    Goes back to the file's start.
+
     Args:
+        file: open to be read.
         inert: how the names of classes begin for which the reader has a substitute.
 
     Raises:
-        OSError: the file can't be read.
         ValueError: it is another file, packed, larger unpacked, or its pickle is not plain.
     """
-    check_archive(path)
-    with zipfile.ZipFile(path) as archive:
+    check_archive(file)
+    with zipfile.ZipFile(file) as archive:
         pickles = [m for m in archive.infolist() if m.filename.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise UserError("it is not of torch.save: it has no data.pkl, or more than one")
         if pickles[0].file_size > MAX_PICKLE_BYTES:
             raise UserError(f"its pickle is over the limit of {MAX_PICKLE_BYTES:,} bytes")
         content = archive.read(pickles[0])
+    file.seek(0)
     return check_pickle(content, inert)
 
 
-def check_archive(path: str | Path) -> None:
+def check_archive(file: BinaryIO) -> None:
     """ValueError unless a file is a zip archive as ``torch.save`` writes it.
 
     Raises:
         ValueError: it is none, readers may differ about its members, or these are packed or larger
             than the file.
     """
-    size = Path(path).stat().st_size
-    with open(path, "rb") as file:
-        if file.read(4) != FIRST_MAGIC:
-            raise UserError("it is not of torch.save: no zip archive")
-        _check_directory(file, size)
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    if file.read(4) != FIRST_MAGIC:
+        raise UserError("it is not of torch.save: no zip archive")
+    _check_directory(file, size)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, UnicodeError) as error:
         raise UserError(f"it is a damaged zip archive: {error}") from error
@@ -97,7 +100,7 @@ def check_archive(path: str | Path) -> None:
         raise UserError("two members of its zip archive have one name")
 
 
-def _check_directory(file: Any, size: int) -> None:
+def _check_directory(file: BinaryIO, size: int) -> None:
     """ValueError unless the list of members is where the end says, and directly before it."""
     file.seek(max(0, size - END.size - LOCATOR_BYTES - END64.size))
     before, end = (tail := file.read())[: -END.size], tail[-END.size :]

@@ -7,6 +7,7 @@ galaxies.
 import gzip
 import io
 import math
+import os
 import re
 import zlib
 from pathlib import Path
@@ -14,8 +15,10 @@ from typing import Any, BinaryIO
 from xml.parsers import expat
 
 from zoobot.limits.fits import check_fits_headers
+from zoobot.limits.headers import check_unit
 from zoobot.limits.memory import check_memory, check_size
 from zoobot.system.errors import UserError
+from zoobot.system.files import open_to_read
 
 MAX_CELLS_A_BYTE = 1000
 MAX_EXPANSION = 1000  # unpacked bytes for each byte of the file
@@ -24,9 +27,8 @@ MAX_LINE_BYTES = 2**26  # of a table of text
 COMPRESSED = (b"\x1f\x8b", b"\x1f\x9d", b"BZh", b"\xfd7zXZ", b"PK\x03\x04")  # first bytes
 
 
-def check_claims(path: Path, num_cells: int, num_bytes: int = 0) -> None:
-    """ValueError if a file is too small for the number of cells and bytes that it claims."""
-    size = path.stat().st_size
+def check_claims(size: int, num_cells: int, num_bytes: int = 0) -> None:
+    """ValueError if a file of ``size`` bytes is too small for what it claims to hold."""
     if num_cells > MAX_CELLS_A_BYTE * size or num_bytes > MAX_EXPANSION * size:
         raise UserError(
             f"it claims {num_cells:,} cells, {num_bytes:,} bytes unpacked, in a file of {size:,} "
@@ -42,7 +44,7 @@ def check_gzip(path: Path) -> int:
     """
     most, num_bytes = MAX_GZIP_EXPANSION * path.stat().st_size, 0
     try:
-        with gzip.open(path) as file:
+        with open_to_read(path) as packed, gzip.open(packed) as file:
             while piece := file.read(2**18):
                 num_bytes += len(piece)
                 if num_bytes > most:
@@ -61,8 +63,9 @@ class ShortLines(io.RawIOBase):
     A reader keeps a whole line in memory; a file with a hole in it may be one of any length.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._length = file, 0
+    def __init__(self, file: BinaryIO, *others: BinaryIO) -> None:
+        """``others``: files that are closed with it."""
+        self._file, self._others, self._length = file, others, 0
 
     def readable(self) -> bool:
         return True
@@ -77,7 +80,8 @@ class ShortLines(io.RawIOBase):
         return count
 
     def close(self) -> None:
-        self._file.close()
+        for file in (self._file, *self._others):
+            file.close()
         super().close()
 
 
@@ -87,7 +91,7 @@ def check_astropy(path: Path, kind: str) -> None:
     Args:
         kind: astropy's name of the format, ``fits``, ``ascii.ecsv`` or ``votable``.
     """
-    with open(path, "rb") as file:
+    with open_to_read(path) as file:
         if file.read(8).startswith(COMPRESSED):
             raise UserError("it is compressed: unpack it first")
     check_size(path)
@@ -99,13 +103,15 @@ def check_astropy(path: Path, kind: str) -> None:
 def _check_fits(path: Path) -> None:
     from astropy.io import fits
 
-    with open(path, "rb") as file:
+    with open_to_read(path) as file:
         check_fits_headers(file)
-    with fits.open(path, memmap=True, disable_image_compression=True) as hdus:
+        hdus = fits.open(file, memmap=True, disable_image_compression=True)
         for hdu in hdus:
             for card in hdu.header["TFORM*"].cards:
                 if re.match(r"\s*\d*[PQ]", str(card.value)):
                     raise UserError(f"{card.keyword} = {card.value}: leave such columns out")
+            for unit in hdu.header["TUNIT*"].values():
+                check_unit(str(unit))
             if isinstance(hdu, fits.BinTableHDU):
                 width, told = hdu.columns.dtype.itemsize, hdu.header["NAXIS1"]
                 if width != told:
@@ -114,12 +120,13 @@ def _check_fits(path: Path) -> None:
 
 def _check_votable(path: Path) -> None:
     """Also ValueError if the data are not in the file: astropy would fetch any address."""
-    size, widths, rows = path.stat().st_size, [], [1]
+    widths, rows = [], [1]
 
     def start(name: str, attributes: dict[str, str]) -> None:
         name = name.rpartition(":")[2].upper()
         if name == "STREAM" and "href" in attributes:
             raise UserError(f"its data are at {attributes['href']!r}; they must be in the file")
+        check_unit(attributes.get("unit", ""))
         if name in ("FIELD", "PARAM"):
             widths.append(math.prod(_numbers(attributes.get("arraysize", ""))))
         rows.extend(_numbers(attributes.get("nrows", "")))
@@ -129,14 +136,15 @@ def _check_votable(path: Path) -> None:
 
     parser = expat.ParserCreate()
     parser.StartElementHandler, parser.EntityDeclHandler = start, declare
-    with open(path, "rb") as file:
+    with open_to_read(path) as file:
+        size = os.fstat(file.fileno()).st_size
         try:
             parser.ParseFile(file)
         except expat.ExpatError as error:
             raise UserError(f"it is no XML: {error}") from error
     if sum(widths) > size:
         raise UserError(f"its fields claim {sum(widths):,} values a row in {size:,} bytes")
-    check_claims(path, max(rows) * len(widths), max(rows) * sum(widths))
+    check_claims(size, max(rows) * len(widths), max(rows) * sum(widths))
     check_memory(max(rows) * sum(widths), "its table")
 
 

@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
 from zoobot.system.errors import UserError, one_line
+from zoobot.system.files import open_to_read
 
 MAX_JSON_BYTES = 2**24  # the index of 10^5 shards has 12 MB
 MAX_CONFIG_BYTES = 2**18
@@ -16,6 +17,7 @@ PLAIN_TAGS = ("",) + tuple(
     for name in "null bool int float binary timestamp omap pairs set str seq map".split()
 )
 MAX_PARTS = 1_000_000  # values and characters in a checkpoint, without its tensors
+MAX_DEPTH = 100  # of values within values there
 MAX_NAME_CHARS = 1000
 
 
@@ -26,7 +28,8 @@ def read_json(path: str | Path, **options: Any) -> Any:
         OSError: if the file can't be read.
         ValueError: if it is not JSON, larger than ``MAX_JSON_BYTES``, or nested too deeply.
     """
-    return parse_json(_read_bounded(path, MAX_JSON_BYTES), **options)
+    with open_to_read(path) as file:
+        return parse_json(_read_bounded(file, MAX_JSON_BYTES), **options)
 
 
 def parse_json(text: str | bytes, **options: Any) -> Any:
@@ -45,7 +48,8 @@ def read_yaml(path: str | Path) -> Any:
         ValueError: if it is not YAML, larger than ``MAX_CONFIG_BYTES``, nested too deeply, or has
             aliases. With aliases, a few lines can describe any number of values.
     """
-    content = _read_bounded(path, MAX_CONFIG_BYTES)
+    with open(path, "rb") as file:  # yours, which may be a pipe
+        content = _read_bounded(file, MAX_CONFIG_BYTES)
     check_yaml(content)
     try:
         return yaml.safe_load(content)
@@ -84,10 +88,9 @@ def _tag(event: yaml.Event) -> str:
     return event.tag or "" if is_node else ""
 
 
-def _read_bounded(path: str | Path, most: int) -> bytes:
+def _read_bounded(file: BinaryIO, most: int) -> bytes:
     """The bytes of a file; ValueError if there are more than ``most``."""
-    with open(path, "rb") as file:
-        content = file.read(most + 1)
+    content = file.read(most + 1)
     if len(content) > most:
         raise UserError(f"larger than the limit of {most:,} bytes")
     return content
@@ -96,23 +99,27 @@ def _read_bounded(path: str | Path, most: int) -> bytes:
 def check_parts(value: Any) -> None:
     """ValueError if a value, written out, has more than ``MAX_PARTS`` values and characters.
 
-    In a pickle, one list can be named many times without being stored again, and a list of such
-    lists too. A small file can so describe more values than fit in memory.
+    Or if its parts are within more than ``MAX_DEPTH`` others: what goes through it later calls
+    itself for each. In a pickle, one list can be named many times without being stored again, and a
+    list of such lists too. A small file can so describe more values than fit in memory.
     """
-    waiting, count = [value], 0
+    waiting, count = [(value, 0)], 0
     while waiting:
-        each = waiting.pop()
-        count += 1
+        each, depth = waiting.pop()
+        count, inside = count + 1, []
         if isinstance(each, dict):
-            waiting += [*each.keys(), *each.values()]
+            inside = [*each.keys(), *each.values()]
         elif isinstance(each, list | tuple | set | frozenset):
-            waiting += each
+            inside = each
         elif isinstance(each, str | bytes):
             count += len(each)
         elif type(getattr(each, "__dict__", None)) is dict:  # numbers have no __dict__
-            waiting.append(vars(each))
-        if count + len(waiting) > MAX_PARTS:
+            inside = [vars(each)]
+        if count + len(waiting) + len(inside) > MAX_PARTS:
             raise UserError(f"it has more than {MAX_PARTS:,} values and characters written out")
+        if inside and depth == MAX_DEPTH:
+            raise UserError("it is nested too deeply")
+        waiting += [(part, depth + 1) for part in inside]
 
 
 def check_name(name: str, what: str) -> None:

@@ -28,13 +28,15 @@ from zoobot.models.descriptions import (
     num_channels,
 )
 from zoobot.models.features import get_encoder_dim
-from zoobot.models.hub import WEIGHTS_NAME, is_model, model_file
+from zoobot.models.hub import CONFIG_NAME, WEIGHTS_NAME, check_free, is_model, model_file
 from zoobot.models.loading import load_into
 from zoobot.models.stem import adapted, channels_before, check_can_adapt, fresh_stem
 from zoobot.models.wrapped import unwrapped
 from zoobot.runs import checkpoint
 from zoobot.system.errors import UserError
 from zoobot.system.files import write_text
+
+SAVED = {"architecture", "num_classes", "num_features", "pretrained_cfg", "model_args"}
 
 
 def num_classes_left(encoder: nn.Module) -> int:
@@ -253,14 +255,18 @@ def save_encoder(encoder: nn.Module, folder: str | Path) -> None:
     """Write ``config.json`` and ``model.safetensors``: ``timm.create_model('local-dir:FOLDER',
     pretrained=True, num_classes=0)`` loads them, and so does a Hugging Face hub repository of them.
 
+    An encoder that was written there before is replaced.
+
     Raises:
-        ValueError: for an encoder that timm could not build again.
+        ValueError: for an encoder that timm could not build again, or a folder that holds something
+            else.
     """
     encoder = unwrapped(encoder)
     description = describe_encoder(encoder)
     if description is None:
         raise UserError("only an encoder that timm can build again can be written for timm")
     folder = Path(folder)
+    check_free(folder, (CONFIG_NAME, WEIGHTS_NAME), _is_saved, "encoder of save_encoder")
     pretrained_cfg = encoder.pretrained_cfg
     size_px = description["timm_kwargs"].get("img_size", pretrained_cfg["input_size"][1:])
     config = {
@@ -276,5 +282,10 @@ def save_encoder(encoder: nn.Module, folder: str | Path) -> None:
         },
         "model_args": description["timm_kwargs"] | {"in_chans": description["channels"]},
     }
+    write_text(folder / CONFIG_NAME, json.dumps(config, indent=2) + "\n")
     checkpoint.save_weights(folder / WEIGHTS_NAME, encoder.state_dict(), {})
-    write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
+
+
+def _is_saved(config: dict) -> bool:
+    """Whether ``save_encoder`` wrote it; others of timm have other entries too."""
+    return config.keys() == SAVED

@@ -1,5 +1,6 @@
 """Find a whole model's file: in a folder, in a run's folder, or on the Hugging Face hub."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from zoobot.models.architectures import (
     download,
     is_outside,
 )
+from zoobot.runs.lines import METRICS
 from zoobot.system.errors import UserError
 
 CONFIG_NAME = "config.json"
@@ -117,3 +119,24 @@ def _is_of_timm(name: str) -> bool:
     import timm  # here: it takes two seconds
 
     return timm.is_model(name.partition(".")[0])
+
+
+def check_free(
+    folder: Path, names: Sequence[str], is_ours: Callable[[dict], bool], what: str
+) -> None:
+    """ValueError if a folder holds files of other things that would be written over.
+
+    Args:
+        names: of the files that are to be written, ``config.json`` first.
+        is_ours: whether a ``config.json`` that is there is of what is to be written.
+        what: that is, for the message.
+    """
+    if (folder / RUN_WEIGHTS).exists() or (folder / METRICS).exists():
+        raise UserError(f"{folder} is the folder of a run: give another, such as {folder}-to-share")
+    written = [name for name in names if (folder / name).exists()]
+    try:
+        config = read_json(folder / CONFIG_NAME)
+    except (OSError, ValueError):
+        config = None
+    if written and not (isinstance(config, dict) and is_ours(config)):
+        raise UserError(f"{folder / written[0]} is there, and of no {what}: give a new folder")

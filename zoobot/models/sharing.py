@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import zoobot
-from zoobot.limits.text import read_json
 from zoobot.models.features import reason_of
-from zoobot.models.hub import CONFIG_NAME, ENTRY, RUN_WEIGHTS, WEIGHTS_NAME
+from zoobot.models.hub import CONFIG_NAME, ENTRY, WEIGHTS_NAME, check_free
 from zoobot.models.model_card import CARD_NAME, model_card
 from zoobot.runs import checkpoint
 from zoobot.runs.lines import METRICS, read_lines
@@ -48,7 +47,7 @@ class Shareable:
             OSError: if the folder can't be written to.
         """
         folder = Path(folder)
-        _check_folder(folder)
+        check_free(folder, (CONFIG_NAME, CARD_NAME, WEIGHTS_NAME), _is_shared, "shared model")
         description, is_of_package = _describe(self)
         card = model_card(
             description,
@@ -114,19 +113,8 @@ class Shareable:
         return str(commit)
 
 
-def _check_folder(folder: Path) -> None:
-    """ValueError if the folder holds files of other things that would be written over."""
-    if (folder / RUN_WEIGHTS).exists() or (folder / METRICS).exists():
-        raise UserError(f"{folder} is the folder of a run: give another, such as {folder}-to-share")
-    written = [name for name in (CONFIG_NAME, CARD_NAME, WEIGHTS_NAME) if (folder / name).exists()]
-    try:
-        is_ours = ENTRY in read_json(folder / CONFIG_NAME)
-    except (OSError, ValueError, TypeError):
-        is_ours = False
-    if written and not is_ours:
-        raise UserError(
-            f"{folder / written[0]} is there, and of no shared model: give a new folder"
-        )
+def _is_shared(config: dict) -> bool:
+    return ENTRY in config
 
 
 def _describe(model: Shareable) -> tuple[dict, bool]:

@@ -45,7 +45,7 @@ from zoobot.predictions.hdf5_files import (
     with_nan,
 )
 from zoobot.system.errors import UserError, one_line
-from zoobot.system.files import write_whole
+from zoobot.system.files import open_to_read, write_whole
 from zoobot.system.spreadsheets import mark, unmark
 
 SUFFIXES = (".parquet", ".csv", ".fits", ".vot", ".hdf5", ".h5")
@@ -262,12 +262,13 @@ def _errors_of(path: Path) -> Iterator[None]:
 
 def _read_parquet(path: Path) -> Predictions:
     check_parquet(path)
-    return _of_table(pq.read_table(path))
+    with open_to_read(path) as file:
+        return _of_table(pq.read_table(file))
 
 
 def _parquet_pieces(path: Path, num_rows: int) -> Iterator[Predictions]:
     check_parquet(path, num_rows)
-    with pq.ParquetFile(path) as file:
+    with open_to_read(path) as opened, pq.ParquetFile(opened) as file:
         for group in range(file.num_row_groups):  # of all at once the whole file would be kept
             for batch in file.iter_batches(num_rows, [group]):
                 yield _of_table(pa.Table.from_batches([batch]))
@@ -302,10 +303,12 @@ def _cells(column: pa.Array) -> np.ndarray | None:
 
 def _read_csv(path: Path) -> Predictions:
     check_size(path)
-    header = pd.read_csv(path, nrows=0).columns
+    with open_to_read(path) as file:
+        header = pd.read_csv(file, nrows=0).columns
     missing = {name: ["", "nan", "NaN"] for name in header if name not in OTHERS}
     text, cells = dict.fromkeys(OTHERS, str), {}
-    table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=missing)
+    with open_to_read(path) as file:
+        table = pd.read_csv(file, dtype=text, keep_default_na=False, na_values=missing)
     table.columns = [unmark(name) for name in table.columns]
     for name in table.columns.drop([*OTHERS], errors="ignore"):
         column = table[name]

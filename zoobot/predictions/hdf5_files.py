@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from zoobot.limits.arrays import check_hdf5_array, check_hdf5_chunks
 from zoobot.limits.memory import check_memory
 from zoobot.limits.tables import check_claims
 from zoobot.predictions.contents import (
@@ -21,7 +22,7 @@ from zoobot.predictions.contents import (
     metadata_of,
 )
 from zoobot.system.errors import UserError
-from zoobot.system.files import reserve_space
+from zoobot.system.files import open_to_read, reserve_space
 
 TEXT_BYTES_AT_ONCE = 2**28
 HDF5_ROWS = 256  # galaxies that are written to HDF5 at a time
@@ -116,9 +117,9 @@ def read_hdf5(path: Path) -> Predictions:
 
 def hdf5_pieces(path: Path, num_rows: int | None = None) -> Iterator[Predictions]:
     """Read a file in pieces of at most so many rows, at least one piece; None: one piece."""
-    with need_h5py().File(path) as file:
+    with open_to_read(path) as opened, need_h5py().File(opened, "r") as file:
         for name in file:
-            _check_dataset(path, file, name, num_rows if name == "predictions" else None)
+            _check_dataset(file, name, num_rows if name == "predictions" else None)
         ids, columns = _texts(file["id_str"]), list(_texts(file["label_cols"]))
         errors = errors_of(_texts(file["error"]) if "error" in file else None)
         metadata = metadata_of(file.attrs.get(METADATA_KEY, "{}"))
@@ -183,17 +184,20 @@ def with_nan(carried: pa.Table) -> pa.Table:
     return carried
 
 
-def _check_dataset(path: Path, file: Any, name: str, num_rows: int | None = None) -> None:
+def _check_dataset(file: Any, name: str, num_rows: int | None = None) -> None:
     """ValueError if the dataset is stored in another file, or claims more than this file holds.
 
     ``num_rows``: that are read at once; None: all.
     """
     h5py = need_h5py()
     dataset = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
-    if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
+    if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
         raise UserError(f"{name!r} is no dataset of this file itself")
-    check_claims(path, dataset.size, dataset.nbytes)
+    check_claims(file.id.get_filesize(), dataset.size, dataset.nbytes)
     at_once = dataset.nbytes
     if num_rows is not None and dataset.ndim:
         at_once = at_once * min(num_rows, len(dataset)) // max(1, len(dataset))
     check_memory(at_once, f"dataset {name!r}")
+    check_hdf5_array(dataset)
+    if dataset.ndim:
+        check_hdf5_chunks(dataset, None)

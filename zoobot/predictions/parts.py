@@ -19,7 +19,7 @@ from zoobot.data.samplers import Step
 from zoobot.data.shards.reader import hash_all
 from zoobot.data.sources import Galaxies
 from zoobot.limits.text import parse_json, read_json
-from zoobot.limits.weights import check_safetensors
+from zoobot.limits.weights import metadata_in, read_safetensors
 from zoobot.predictions.contents import Predictions
 from zoobot.predictions.files import OF_ASTROPY, open_writer
 from zoobot.schemas import Schema
@@ -171,10 +171,8 @@ def read_part(work: Work, part: int) -> tuple[dict[str, np.ndarray], dict[str, s
     """
     path = work.path(part)
     try:
-        check_safetensors(path)
-        with safetensors.safe_open(path, "numpy") as file:
-            metadata = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        content = read_safetensors(path)
+        tensors, metadata = safetensors.numpy.load(content), metadata_in(content)
         told = metadata["errors"]
         if metadata["checksum"] != _checksum(work, part, tensors, told):
             raise UserError("another checksum")

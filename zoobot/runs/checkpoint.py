@@ -22,7 +22,7 @@ from zoobot.limits.memory import check_size
 from zoobot.limits.models import check_model, check_storages
 from zoobot.limits.pickles import check_torch_file
 from zoobot.limits.text import check_parts, parse_json
-from zoobot.limits.weights import check_safetensors
+from zoobot.limits.weights import metadata_in, read_safetensors
 from zoobot.system.errors import UserError
 from zoobot.system.files import open_to_read, write_whole
 
@@ -134,11 +134,11 @@ LIGHTNING_CLASSES = ("zoobot.", "galaxy_datasets.", "lightning.", "pytorch_light
 def _unpickle(path: str | Path) -> object:
     """The contents of a ``torch.save`` file on the CPU; nothing in it is executed."""
     try:
-        open_to_read(path).close()  # no pipe, at whose end torch would wait
-        check_size(Path(path))
-        inert = [(_Inert, name) for name in check_torch_file(path, LIGHTNING_CLASSES)]
-        with torch.serialization.safe_globals(inert):
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        with open_to_read(path) as file:
+            check_size(Path(path))
+            inert = [(_Inert, name) for name in check_torch_file(file, LIGHTNING_CLASSES)]
+            with torch.serialization.safe_globals(inert):
+                state = torch.load(file, map_location="cpu", weights_only=True)
         check_parts(state)
         check_storages(state)
         return state
@@ -279,13 +279,10 @@ def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
         ValueError: names a file that is not one of ours, or not what was written.
     """
     try:
-        open_to_read(path).close()
-        check_size(Path(path))
-        check_safetensors(path)
-        with safetensors.safe_open(path, framework="pt", device="cpu") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-        description = parse_json(metadata["zoobot"])
+        content = read_safetensors(path)
+        tensors = safetensors.torch.load(content)
+        description = parse_json(metadata_in(content)["zoobot"])
+        del content
         if not isinstance(description, dict):
             raise UserError("its description is no dictionary")
     except FileNotFoundError:

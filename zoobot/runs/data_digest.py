@@ -28,7 +28,7 @@ from zoobot.data.loaders import own_loader
 from zoobot.data.sources import Galaxies, label_frame
 from zoobot.data.splits import hash_ids
 from zoobot.data.streams import GalaxyStream
-from zoobot.limits.weights import check_safetensors
+from zoobot.limits.weights import read_safetensors
 from zoobot.system.files import write_whole
 
 ROWS = 2**16  # galaxies whose labels are hashed at a time
@@ -217,8 +217,7 @@ def splits_of(ids: pd.Series, path: Path) -> np.ndarray | None:
     None if the run's hashes, ``path``, can't be read.
     """
     try:
-        check_safetensors(path)
-        found = safetensors.numpy.load_file(path)
+        found = safetensors.numpy.load(read_safetensors(path))
     except (OSError, ValueError, safetensors.SafetensorError):
         return None
     splits, hashes = np.full(len(ids), "", dtype=object), hash_ids(ids.astype(str), 0)
@@ -230,8 +229,7 @@ def splits_of(ids: pd.Series, path: Path) -> np.ndarray | None:
 def _read_hashes(path: Path, summary: dict[str, dict]) -> dict[str, np.ndarray] | None:
     """The hashes of a file, if it has those of the summary."""
     try:
-        check_safetensors(path)
-        found = safetensors.numpy.load_file(path)
+        found = safetensors.numpy.load(read_safetensors(path))
         if all(_checksum(found[s], about) == about["sha256"] for s, about in summary.items()):
             return found
     except (OSError, KeyError, ValueError, safetensors.SafetensorError):

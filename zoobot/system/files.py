@@ -17,9 +17,10 @@ from zoobot.system.errors import UserError
 LEFTOVER = ".partial"
 READ_AT_ONCE = 2**22  # bytes
 ZEROS = 2**20  # bytes written at a time where space is reserved by writing zeros
-# Flags of ``os.open``, which Windows lacks: a link is refused, and a pipe is not waited for.
+# Flags of ``os.open``, which Windows lacks: a link is refused; a pipe is not waited for, and no
+# terminal is taken as this process's own.
 NO_LINK = 0 if windows.HERE else os.O_NOFOLLOW
-NO_WAIT = 0 if windows.HERE else os.O_NONBLOCK
+NO_WAIT = 0 if windows.HERE else os.O_NONBLOCK | os.O_NOCTTY
 
 
 def write_whole(path: str | Path, write: Callable[[Path], None]) -> None:
@@ -104,6 +105,7 @@ def open_to_read(path: str | Path) -> BinaryIO:
     """Open an ordinary file, or what a link leads to.
 
     What is opened is looked at after it is open, so that nothing can be put in its place between.
+    So readers of others' files get this file, and not its name.
 
     Raises:
         ValueError: it is a device or a pipe, which may have no end. It is not waited for.

@@ -38,14 +38,14 @@ def read_shard(path: Path, description: dict, num_galaxies: int) -> dict[str, np
 
 def _map_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict]:
     """Tensors of a safetensors file by name, and its description; raises ``DAMAGED`` errors."""
-    size = os.path.getsize(path)
     with open_to_read(path) as file:
+        size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8), "little")
         if not 0 < length <= min(MAX_HEADER_BYTES, size - 8):
             raise UserError("no header")
         header = parse_json(file.read(length))
+        data = np.memmap(file, np.uint8, "r").view(np.ndarray)[8 + length :]
     description = parse_json(header.pop("__metadata__")["zoobot"])
-    data = np.memmap(path, np.uint8, "r").view(np.ndarray)[8 + length :]
     tensors, last = {}, 0
     for name, entry in header.items():
         dtype, shape = np.dtype(DTYPES[entry["dtype"]]), entry["shape"]
