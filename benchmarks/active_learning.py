@@ -10,8 +10,8 @@ predicts all galaxies of the pool (predict.py), chooses (at random; zoobot.selec
 galaxies that are never chosen, at equal numbers of labelled galaxies. A seed draws galaxies, the
 first labels, weights, order, views and dropout; the first round is the same for all choices.
 
-Results are JSON lines in OUT/results.jsonl, two tables, and the figure OUT/active_learning.png. A run
-that was stopped goes on with the same command: rounds in results.jsonl are not made again.
+Results are JSON lines in OUT/results.jsonl, two tables, and the figure OUT/active_learning.png. A
+run that was stopped goes on with the same command: rounds in results.jsonl are not made again.
 """
 
 import argparse
@@ -267,7 +267,7 @@ def table(rows: list[dict]) -> str:
 
 
 def by_question(rows: list[dict]) -> str:
-    """A row a question: the loss in the last round, and how much higher it is where it is chosen."""
+    """A row a question: the loss in the last round, and how much higher it is if chosen."""
     last = max(row["labels"] for row in rows)
     of = {(row["choice"], row["seed"]): row["questions"] for row in rows if row["labels"] == last}
     seeds = list(dict.fromkeys(row["seed"] for row in rows))
