@@ -11,8 +11,9 @@ gz1_sdss/ (5,616 with one consensus class), each with catalog.csv (split train a
 A run learns from some galaxies of train, a seed's first 50, 150, 350 or all 700. Its last weights
 predict the 100 of val, which choose nothing in it. Results are JSON lines in OUT/results.jsonl.
 
-``best`` trains ``MEMBERS`` models of the best recipe on train but for ``HELD_OUT`` galaxies, whose
-votes then calibrate the models' mixture (a temperature a question, OUT/best/temperatures.json). It
+``best`` trains ``MEMBERS`` models of the best recipe on all of train. As many others learn without
+``HELD_OUT`` galaxies, whose votes then say how the mixture is to be calibrated (a temperature a
+question, OUT/best/report/temperatures.json; OUT/best/report/report.html judges it by val). It
 predicts any catalog of SDSS galaxies, with a summary of calibrated intervals beside OUT.parquet.
 
 Everything is done by train.py, finetune.py and predict.py; each of their commands is printed.
@@ -185,32 +186,39 @@ def score(path: Path, table: pd.DataFrame) -> dict:
 
 
 def best(opt) -> None:
-    """Train and calibrate the models that predict best, and predict a catalog with them."""
+    """Train the models that predict best, calibrate them, and predict a catalog with them."""
     folder, galaxies = opt.out / "best", read_galaxies(opt)
-    folder.mkdir(parents=True, exist_ok=True)
     shuffled = galaxies["train"].sample(frac=1, random_state=0)
-    splits = {"held_out": shuffled[:HELD_OUT], "train": shuffled[HELD_OUT:], "val": galaxies["val"]}
-    files = {split: folder / f"{split}.csv" for split in splits}
-    for split, table in splits.items():
-        table.to_csv(files[split], index=False)
-    checkpoints = []
-    for seed in range(MEMBERS):
-        run_folder = folder / str(seed)
-        start = options_of(opt, BEST)
-        learn(opt, start, files["train"], files["val"], EPOCHS[700], seed, run_folder)
-        checkpoints.append(f"{run_folder}/checkpoints/last.ckpt")
-    members = " ".join(checkpoints)
-    for split in ("held_out", "val"):
-        predict_views(members, files[split], folder / f"{split}.parquet")
+    held_out, rest = shuffled[:HELD_OUT], shuffled[HELD_OUT:]
+    calibrated = learn_members(opt, folder / "calibration", rest, galaxies["val"])
+    members = learn_members(opt, folder / "members", galaxies["train"], galaxies["val"])
+    for split, table, models in (
+        ("held_out", held_out, calibrated),
+        ("val", galaxies["val"], members),
+    ):
+        table.to_csv(folder / f"{split}.csv", index=False)
+        predict_views(models, folder / f"{split}.csv", folder / f"{split}.parquet")
     evaluate.evaluate(
         folder / "val.parquet",
-        splits["val"],
+        galaxies["val"],
         folder / "report",
-        recalibrate_on=(folder / "held_out.parquet", splits["held_out"]),
+        recalibrate_on=(folder / "held_out.parquet", held_out),
         verbose=True,
     )
-    calibrated = f"--summary --temperatures {folder}/report/temperatures.json"
-    predict_views(members, opt.catalog, opt.save_loc, calibrated)
+    temperatures = f"--summary --temperatures {folder}/report/temperatures.json"
+    predict_views(members, opt.catalog, opt.save_loc, temperatures)
+
+
+def learn_members(opt, folder: Path, train: pd.DataFrame, val: pd.DataFrame) -> str:
+    """``MEMBERS`` models of the best recipe, which differ by their seeds; their checkpoints."""
+    folder.mkdir(parents=True, exist_ok=True)
+    train.to_csv(folder / "train.csv", index=False)
+    val.to_csv(folder / "val.csv", index=False)
+    start, runs = options_of(opt, BEST), [folder / str(seed) for seed in range(MEMBERS)]
+    for seed, run_folder in enumerate(runs):
+        files = (folder / "train.csv", folder / "val.csv")
+        learn(opt, start, *files, EPOCHS[700], seed, run_folder)
+    return " ".join(f"{run_folder}/checkpoints/last.ckpt" for run_folder in runs)
 
 
 def mean_and_spread(values: list[float], digits: int) -> str:
@@ -264,7 +272,10 @@ def plot(lines: list[dict], out: Path) -> Path:
         axis.set_xlabel("labelled galaxies")
         axis.set_ylabel(told)
         axis.spines[["top", "right"]].set_visible(False)
-    for key, told in (("constant_loss", "within the head's bounds"), ("free_constant_loss", "any")):
+    for key, told in (
+        ("constant_loss", "within a sigmoid head's bounds"),
+        ("free_constant_loss", "without bounds"),
+    ):
         mark = lines[0][key]
         axes[0].axhline(mark, color="0.5", ls="--", lw=1)
         axes[0].annotate(

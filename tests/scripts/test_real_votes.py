@@ -79,10 +79,12 @@ def test_best_calibrates_on_galaxies_left_out_and_predicts_a_catalog(data, tmp_p
         monkeypatch, "best", "--data", data, "--out", out,
         "--catalog", tmp_path / "new.csv", "--save-loc", save_loc,
     )  # fmt: skip
-    left_out, train = (pd.read_csv(out / "best" / f"{s}.csv") for s in ("held_out", "train"))
-    assert len(left_out) == 6
-    assert len(train) == 12
-    assert not {*left_out["id_str"]} & {*train["id_str"]}
+    left_out = pd.read_csv(out / "best" / "held_out.csv")
+    calibrating, learned = (
+        pd.read_csv(out / "best" / part / "train.csv") for part in ("calibration", "members")
+    )
+    assert (len(left_out), len(calibrating), len(learned)) == (6, 12, 18)
+    assert not {*left_out["id_str"]} & {*calibrating["id_str"]}
     assert (out / "best" / "report" / "temperatures.json").exists()
     predicted = read_predictions(save_loc)
     assert list(predicted.ids) == list(new["id_str"])
