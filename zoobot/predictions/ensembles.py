@@ -132,7 +132,8 @@ def same_view(models: Sequence[nn.Module], image_size: int | None = None) -> Gal
         if differ:
             each = [f"{name} {first[name]!s:.60} and {other[name]!s:.60}" for name in differ]
             told = f"{_unlike('view of the images', 0, number)} ({', '.join(each)})"
-            cure = f"--image-size SIZE gives them one, or {APART}" if {*differ} <= SIZES else APART
+            cure = "--image-size SIZE (in Python transform) gives them one, or "
+            cure = cure + APART if {*differ} <= SIZES else APART
             raise UserError(f"{told}; {cure}")
     return views[0]
 

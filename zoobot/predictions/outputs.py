@@ -134,15 +134,20 @@ def _note_checkpoints(outputs: list[Output], groups: Sequence[Group], checkpoint
         output.told = {"checkpoint": named[0]} if len(named) == 1 else {"checkpoints": named}
 
 
-def summarise_trees(outputs: Sequence[Output], temperatures: Paths | None) -> None:
-    """Have the outputs that are of trees get a summary.
+def summarise_trees(outputs: Sequence[Output], summary: bool, temperatures: Paths | None) -> None:
+    """Have the outputs that are of trees get a summary, if one is wanted.
 
     Args:
         temperatures: files by which summaries are recalibrated, one a tree; None: they are not.
 
     Raises:
-        ValueError: there is no tree, or not a fitting file of temperatures for each.
+        ValueError: there is no tree, or not a fitting file of temperatures for each; or there are
+            temperatures and no summary.
     """
+    if not summary:
+        if temperatures is not None:
+            raise UserError("temperatures recalibrate a summary: ask for it too (--summary)")
+        return
     trees = [output for output in outputs if output.work.template.metadata["schema"] is not None]
     if not trees:
         tasks = dict.fromkeys(output.work.template.metadata["task"] for output in outputs)

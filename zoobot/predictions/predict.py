@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import torch
 from torch import nn
 from tqdm import tqdm
@@ -147,10 +148,7 @@ def predict_to_file(
     how |= {"num_views": num_views, "num_passes": num_samples}
     record = on_bad_image == "record"
     outputs = make_outputs(groups, save_locs, spec, record, checkpoint, **how)
-    if summary:
-        summarise_trees(outputs, temperatures)
-    elif temperatures is not None:
-        raise UserError("temperatures recalibrate a summary: ask for it too (--summary)")
+    summarise_trees(outputs, summary, temperatures)
     check_distinct(outputs)
     for output in outputs:
         carry = check_carry(carry, output.work.template.columns)
@@ -160,28 +158,11 @@ def predict_to_file(
         dataset = as_seen(galaxies, members, transform, num_views, fits_scaling, spec)
         dataset = dataset.made_for(where)
         for output in outputs:
-            output.work.num_galaxies = len(galaxies)
-            _choose_compiled(output, compile_encoder, where, show_progress)
-            if distributed.is_main():
-                output.carried = carried_as_kept(
-                    output.save_loc.suffix, output.work, galaxies, carried
-                )
+            _prepare(output, galaxies, carried, compile_encoder, where, show_progress)
         todo = _open_parts(outputs, dataset, digest, settings, resume)
-        mine = todo[distributed.rank() :: distributed.world_size()]
-        loader = GalaxyLoader(
-            dataset,
-            PartSampler(outputs[0].work, mine),
-            choose_num_workers(num_workers, on_gpu=where.type == "cuda"),
-            pin_memory=where.type == "cuda",
-            prefetch_factor=prefetch_factor,
-            record_errors=record,
-        )
-        bar = progress_bar(outputs[0].work, mine, len(todo), show_progress)
-        with keep_generators(where), ExitStack() as stack, bar:
-            for member in members:
-                stack.enter_context(put_back(member))
-            notes = predict_parts(outputs, loader, mine, settings, bar)
-        notes.tell()
+        reading = {"num_workers": choose_num_workers(num_workers, on_gpu=where.type == "cuda")}
+        reading |= {"prefetch_factor": prefetch_factor, "record_errors": record}
+        _predict(outputs, dataset, todo, settings, show_progress, **reading)
         _join(outputs, galaxies)
     return save_locs[0] if isinstance(save_loc, str | Path) else save_locs
 
@@ -215,15 +196,24 @@ def _check_options(members, num_samples, num_views, batch_size, on_bad_image) ->
         raise UserError(f"on_bad_image={on_bad_image!r}: use one of {', '.join(ON_BAD_IMAGE)}")
 
 
-def _choose_compiled(
-    output: Output, asked: bool | str, where: torch.device, show_progress: bool
+def _prepare(
+    output: Output,
+    galaxies: Galaxies,
+    carried: pa.Table | None,
+    compile_encoder: bool | str,
+    where: torch.device,
+    show_progress: bool,
 ) -> None:
-    """Choose whether the models of an output are compiled, and say why if that was not asked."""
-    wanted = {True: "on", False: "off"}.get(asked, asked)
-    num_passes = output.work.num_galaxies * output.work.num_views / distributed.world_size()
+    """Note in an output how many galaxies there are, how its models are run, what it carries."""
+    output.work.num_galaxies = len(galaxies)
+    wanted = {True: "on", False: "off"}.get(compile_encoder, compile_encoder)
+    num_passes = len(galaxies) * output.work.num_views / distributed.world_size()
     output.compiled, told = speed.choose(wanted, output.members[0], where, num_passes)
     if told and show_progress and distributed.is_main():
         tqdm.write(told)
+    if distributed.is_main():
+        suffix = output.save_loc.suffix
+        output.carried = carried_as_kept(suffix, output.work, galaxies, carried)
 
 
 def _open_parts(
@@ -269,6 +259,30 @@ def _plan(
         "seed": work.seed,
         "part_rows": work.part_rows,
     }
+
+
+def _predict(
+    outputs: Sequence[Output],
+    dataset: CatalogDataset,
+    todo: Sequence[int],
+    settings: engine.Settings,
+    show_progress: bool,
+    **reading: int | bool,
+) -> None:
+    """Predict this process's share of the parts to do, and warn of images that show nothing.
+
+    ``reading``: arguments of ``GalaxyLoader``.
+    """
+    mine = todo[distributed.rank() :: distributed.world_size()]
+    work, where = outputs[0].work, settings.device
+    sampler, on_gpu = PartSampler(work, mine), where.type == "cuda"
+    loader = GalaxyLoader(dataset, sampler, pin_memory=on_gpu, **reading)
+    bar = progress_bar(work, mine, len(todo), show_progress)
+    with keep_generators(where), ExitStack() as stack, bar:
+        for member in (member for output in outputs for member in output.members):
+            stack.enter_context(put_back(member))
+        notes = predict_parts(outputs, loader, mine, settings, bar)
+    notes.tell()
 
 
 def _join(outputs: Sequence[Output], galaxies: Galaxies) -> None:
