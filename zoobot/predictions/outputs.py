@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -22,7 +23,8 @@ from zoobot.schemas import Schema
 from zoobot.system import distributed, locks
 from zoobot.system.errors import UserError
 
-Paths = str | Path | Sequence[str | Path]
+OnePath = str | os.PathLike
+Paths = OnePath | Sequence[OnePath]
 
 
 @dataclasses.dataclass
@@ -48,9 +50,9 @@ class Output:
     todo: set[int] = dataclasses.field(default_factory=set)
 
 
-def as_list(paths: Paths) -> list[str | Path]:
+def as_list(paths: Paths) -> list[OnePath]:
     """One path in a list, or several as a list."""
-    return [paths] if isinstance(paths, str | Path) else list(paths)
+    return [paths] if isinstance(paths, OnePath) else list(paths)
 
 
 def make_outputs(

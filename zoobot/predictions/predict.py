@@ -30,6 +30,7 @@ from zoobot.predictions.galaxies import as_seen, carried_as_kept, open_galaxies
 from zoobot.predictions.joining import clear_folder, join_parts
 from zoobot.predictions.models import as_predictor, name_of
 from zoobot.predictions.outputs import (
+    OnePath,
     Output,
     Paths,
     as_list,
@@ -164,7 +165,7 @@ def predict_to_file(
         reading |= {"prefetch_factor": prefetch_factor, "record_errors": record}
         _predict(outputs, dataset, todo, settings, show_progress, **reading)
         _join(outputs, galaxies)
-    return save_locs[0] if isinstance(save_loc, str | Path) else save_locs
+    return save_locs[0] if isinstance(save_loc, OnePath) else save_locs
 
 
 def _images_to_show(
