@@ -4,6 +4,8 @@
         --save-loc predictions.parquet --summary
     python predict.py --checkpoint runs/rings/best.safetensors --images stamps/ --save-loc rings.csv
     python predict.py --checkpoint runs/a runs/b runs/c --catalog cat.parquet --save-loc p.parquet
+    python predict.py --checkpoint runs/evo runs/rings --catalog cat.parquet \\
+        --save-loc votes.parquet rings.parquet
     torchrun --nproc-per-node 8 --master-port 29500 predict.py --catalog cat.parquet \\
         --checkpoint runs/evo/best.safetensors --n-samples 10 --save-loc predictions.hdf5
 
@@ -25,7 +27,8 @@ def make_parser() -> options.Parser:
         "--checkpoint",
         required=True,
         nargs="+",
-        help=f"{options.CHECKPOINT_HELP}; several: an ensemble, whose predictions are mixed",
+        help=f"{options.CHECKPOINT_HELP}; several: those that predict the same are an ensemble, "
+        "whose predictions are mixed in one file",
     )
     add(
         "--representations",
@@ -83,7 +86,9 @@ def make_parser() -> options.Parser:
     add(
         "--save-loc",
         required=True,
-        help="OUT.parquet, OUT.csv, OUT.hdf5, or for TOPCAT OUT.fits, OUT.vot",
+        nargs="+",
+        help="OUT.parquet, OUT.csv, OUT.hdf5, or for TOPCAT OUT.fits, OUT.vot; of models that "
+        "predict different things one each, in the order of their checkpoints",
     )
     add(
         "--summary",
@@ -92,8 +97,10 @@ def make_parser() -> options.Parser:
     )
     add(
         "--temperatures",
+        nargs="+",
         metavar="FILE.json",
-        help="recalibrate the summary's intervals: the temperatures.json of an evaluation",
+        help="recalibrate the summary's intervals: the temperatures.json of an evaluation; of "
+        "several trees one each",
     )
     add(
         "--carry",
@@ -117,9 +124,9 @@ from zoobot import from_options
 from zoobot.data.demo.catalog import demo_catalog
 from zoobot.data.shards.reader import open_shards
 from zoobot.models.bands import spec_of, with_places
-from zoobot.predictions.ensembles import same_view
+from zoobot.predictions.ensembles import group_models, same_view
+from zoobot.predictions.joining import summary_path
 from zoobot.predictions.models import load_predictor
-from zoobot.predictions.parts import summary_path
 from zoobot.predictions.predict import predict_to_file
 from zoobot.script import run_script
 from zoobot.system import distributed
@@ -143,7 +150,7 @@ def main(opt: argparse.Namespace) -> None:
                 catalog = demo_catalog(bands=seen and seen.bands)
         if opt.shards:
             catalog = open_shards(opt.shards, opt.split or "test")
-        path = predict_to_file(
+        paths = predict_to_file(
             opt.images or catalog,
             models,
             opt.save_loc,
@@ -167,9 +174,10 @@ def main(opt: argparse.Namespace) -> None:
             checkpoint=opt.checkpoint,
         )
         if distributed.is_main():
-            print(f"predictions {path}")
-            if opt.summary:
-                print(f"summary {summary_path(path)}")
+            for path, group in zip(paths, group_models(models), strict=True):
+                print(f"predictions {path}")
+                if opt.summary and group.described["schema"] is not None:
+                    print(f"summary {summary_path(path)}")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def main(checkpoint, catalog, save_loc, parts_to_write, dying_rank=0):
     predict.predict_to_file(
         catalog,
         checkpoint.split(os.pathsep),
-        save_loc,
+        save_loc.split(os.pathsep),
         num_samples=3,
         batch_size=4,
         num_workers=1,

@@ -10,7 +10,13 @@ from zoobot.data.bands.spec import parse_bands
 from zoobot.data.dataset import CatalogDataset, ImagesSeen
 from zoobot.models.finetune import FinetuneableZoobotClassifier
 from zoobot.models.tree import ZoobotTree
-from zoobot.predictions.ensembles import check_same_columns, members_of, same_images, same_view
+from zoobot.predictions.ensembles import (
+    check_files,
+    group_models,
+    members_of,
+    same_images,
+    same_view,
+)
 from zoobot.predictions.files import read_predictions
 from zoobot.predictions.models import ZoobotEncoder
 from zoobot.predictions.predict import predict_to_file
@@ -103,7 +109,7 @@ def test_models_that_predict_something_else_are_refused_in_one_line(models, tree
         ((features, features), "features of several models can't be mixed"),
     ]:
         with pytest.raises(ValueError, match=what):
-            check_same_columns(pair, None)
+            check_files(group_models(pair), 1)
     with pytest.raises(ValueError, match="no model is given"):
         members_of([])
 
@@ -125,6 +131,46 @@ def test_models_that_saw_other_images_are_refused_in_one_line(models, changes, w
     with pytest.raises(ValueError, match=f"{what}: those of models 1 and 2 differ") as error:
         predict_to_file(catalog, models, tmp_path / "p.csv", **QUICK)
     assert "\n" not in str(error.value)
+
+
+def test_classes_of_another_label_are_not_mixed_though_they_have_the_same_names(models):
+    ring, bar, again = (
+        FinetuneableZoobotClassifier(
+            num_classes=2, label_col=label, class_names=["no", "yes"], encoder=models[0].encoder
+        )
+        for label in ("ring", "bar", "ring")
+    )
+    groups = group_models([ring, bar, again])
+    assert [group.numbers for group in groups] == [[0, 2], [1]]
+    with pytest.raises(ValueError, match="the same labels: those of models 1 and 2 differ: give"):
+        check_files(groups, 1)
+
+
+def test_another_number_of_files_is_refused_with_the_groups_of_models(models):
+    features = ZoobotEncoder(models[0].encoder)
+    groups = group_models([models[0], features, models[1], features])
+    needed = (
+        r"list of files, one for models 1, 3 \(tree\), one for model 2 \(representations\), "
+        r"one for model 4 \(representations\)$"
+    )
+    for num_files in (1, 2, 4):
+        with pytest.raises(ValueError, match=needed):
+            check_files(groups, num_files)
+    check_files(groups, 3)
+    with pytest.raises(ValueError, match="2 files are given: .* one for models 1, 3 .tree.$"):
+        check_files(groups[:1], 2)
+
+
+def test_models_of_other_sizes_are_shown_one_that_is_asked_for(models):
+    models[1].images_seen = seen(image_size=48, view=VIEW | {"min_side_px": 60})
+    told = r"\(output_size 32 and 48, min_side_px 0 and 60\); --image-size SIZE .* gives them one"
+    with pytest.raises(ValueError, match=told):
+        same_view(models)
+    view = same_view(models, 40)
+    assert (view.config.output_size, view.min_side_px) == (40, 60)
+    models[1].images_seen = seen(view=VIEW | {"flip_prob": 0.5})
+    with pytest.raises(ValueError, match=r"\(flip_prob 0.0 and 0.5\); predict with each alone"):
+        same_view(models, 40)
 
 
 def test_what_is_asked_for_is_what_all_models_see(models):

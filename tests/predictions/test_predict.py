@@ -33,6 +33,7 @@ from zoobot.models.tree import ZoobotTree
 from zoobot.predictions import predict
 from zoobot.predictions.files import read_predictions
 from zoobot.predictions.models import AnyModule, ZoobotEncoder
+from zoobot.predictions.outputs import Output, empty_predictions
 from zoobot.predictions.parts import Work
 from zoobot.predictions.passes import predict_parts
 from zoobot.pytorch.predictions import predict_on_catalog
@@ -488,8 +489,10 @@ class Brightness(nn.Module):
 
 def test_on_a_gpu_nothing_is_read_too_early_and_the_host_waits_for_nothing(tmp_path, monkeypatch):
     model = AnyModule(Brightness())
-    template = predict.empty_predictions(model, ["r", "g", "b"], with_errors=True)
+    template = empty_predictions(model, ["r", "g", "b"], with_errors=True)
     work = Work(tmp_path, 11, 2, template, None, seed=0)
+    parts = range(work.num_parts)
+    output = Output(tmp_path / "p.csv", nn.ModuleList([model]), work, todo={*parts})
     pixels = torch.arange(11).repeat_interleave(3 * 4 * 4).reshape(11, 3, 4, 4).to(torch.uint8)
 
     def loader():
@@ -503,9 +506,7 @@ def test_on_a_gpu_nothing_is_read_too_early_and_the_host_waits_for_nothing(tmp_p
         monkeypatch.setattr(nn.Module, "to", lambda self, *_, **__: self)
         settings = engine.Settings(GPU)
         bar = predict.progress_bar(work, [], work.num_parts, show_progress=False)
-        parts = range(work.num_parts)
-        members = nn.ModuleList([model])
-        notes = predict_parts(members, loader(), parts, work, settings, "off", bar)
+        notes = predict_parts([output], loader(), parts, settings, bar)
         assert gpu.num_waits == 0
     assert notes.num_images == 8
     values = [parts_values(work, part) for part in parts]

@@ -6,7 +6,7 @@ from torch import nn
 
 from zoobot.predictions.files import Predictions
 from zoobot.predictions.models import column_names
-from zoobot.predictions.predict import empty_predictions
+from zoobot.predictions.outputs import empty_predictions
 from zoobot.system import distributed
 
 

@@ -16,7 +16,8 @@ from zoobot.data.sources import Galaxies, TableGalaxies
 from zoobot.data.views.turned import TurnedViews
 from zoobot.predictions.ensembles import same_view
 from zoobot.predictions.files import as_kept
-from zoobot.predictions.parts import LARGEST_PART_ROWS, LISTING, Work, summary_template
+from zoobot.predictions.joining import summary_template
+from zoobot.predictions.parts import LARGEST_PART_ROWS, LISTING, Work
 from zoobot.system import distributed
 
 

@@ -161,6 +161,11 @@ def as_predictor(model: nn.Module) -> nn.Module:
     return model if isinstance(model, Predictor) else AnyModule(model)
 
 
+def name_of(model: nn.Module) -> str:
+    """The class of a model, or of the module that is in ``AnyModule``, to tell users of it."""
+    return type(model.encoder if isinstance(model, AnyModule) else model).__name__
+
+
 def load_predictor(path: str | Path, representations: bool = False, channels: int = 3) -> nn.Module:
     """The model of a checkpoint, of whichever class it is.
 
@@ -261,7 +266,7 @@ def column_names(model: nn.Module, label_cols: Sequence[str] | None) -> list[str
     if schema is not None and label_cols is not None:
         Schema.from_dict(schema).check_label_cols(label_cols)
     if label_cols is None and own is None:
-        raise UserError(f"{type(model).__name__} does not name its columns: give label_cols")
+        raise UserError(f"{name_of(model)} does not name its columns: give label_cols")
     if label_cols is not None and own is not None and len(label_cols) != len(own):
         raise UserError(f"{len(label_cols)} label_cols, but the model predicts {len(own)} columns")
     names = list(own if label_cols is None else label_cols)

@@ -1,4 +1,4 @@
-"""Cut a prediction into parts, write and read each part, and join all parts into one file."""
+"""Cut a prediction into parts, write and read each part."""
 
 import dataclasses
 import json
@@ -9,26 +9,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import safetensors
 import safetensors.numpy
 from torch.utils.data import Sampler
 
-from zoobot import statistics
 from zoobot.data.samplers import Step
 from zoobot.data.shards.reader import hash_all
-from zoobot.data.sources import Galaxies
 from zoobot.limits.text import parse_json, read_json
 from zoobot.limits.weights import metadata_in, read_safetensors
 from zoobot.predictions.contents import Predictions
-from zoobot.predictions.files import OF_ASTROPY, open_writer
 from zoobot.schemas import Schema
 from zoobot.system.errors import UserError
 from zoobot.system.files import (
     check_no_link,
     delete_files,
     is_leftover,
-    move_file,
     write_text,
     write_whole,
 )
@@ -49,7 +44,7 @@ class Work:
 
     Attributes:
         folder: where the finished parts are.
-        num_galaxies: number of all galaxies.
+        num_galaxies: number of all galaxies; 0 until they are opened.
         batch_size: number of galaxies in one forward pass.
         template: a ``Predictions`` object without galaxies, with the columns, samples and metadata
             of the whole prediction.
@@ -60,6 +55,7 @@ class Work:
         temperatures: (Q,) by which the summary is recalibrated; None: it is not.
         plan_hash: hash of everything that the values depend on. Each part stores it in its
             checksum, so that parts of another prediction are refused.
+        num_values_beside: numbers predicted of a galaxy by other works in the same pass.
     """
 
     folder: Path
@@ -72,6 +68,7 @@ class Work:
     num_passes: int = 1
     temperatures: np.ndarray | None = None
     plan_hash: str = ""
+    num_values_beside: int = 0
 
     @property
     def mixes_views(self) -> bool:
@@ -79,13 +76,18 @@ class Work:
         return mixes_views(self.template.metadata)
 
     @property
+    def num_values(self) -> int:
+        """Numbers predicted of a galaxy: columns times samples."""
+        return math.prod(self.template.values.shape[1:])
+
+    @property
     def part_rows(self) -> int:
         """Number of galaxies in a part: a multiple of ``batch_size``.
 
-        It does not depend on the number of processes.
+        It does not depend on the number of processes, and is the same for all works of a pass.
         """
-        _, num_columns, num_samples = self.template.values.shape
-        largest = min(LARGEST_PART_ROWS, LARGEST_PART_VALUES // (num_columns * num_samples))
+        num_values = self.num_values + self.num_values_beside
+        largest = min(LARGEST_PART_ROWS, LARGEST_PART_VALUES // num_values)
         rows = min(self.num_galaxies // PARTS_AIMED_AT, largest)
         return max(1, rows // self.batch_size) * self.batch_size
 
@@ -107,6 +109,13 @@ class Work:
     def path(self, part: int) -> Path:
         """The file of a finished part."""
         return self.folder / f"part-{part:07d}.safetensors"
+
+
+def cut_alike(works: Sequence[Work]) -> None:
+    """Have works that are done in one pass cut the galaxies into the same parts."""
+    num_values = sum(work.num_values for work in works)
+    for work in works:
+        work.num_values_beside = num_values - work.num_values
 
 
 def mixes_views(described: dict) -> bool:
@@ -210,14 +219,6 @@ def check_folder(folder: Path) -> None:
         )
 
 
-def clear_folder(work: Work, save_loc: Path) -> None:
-    """Delete what a prediction has left in the folder of its parts, but the lock."""
-    delete_parts(work)  # before their plan, so that no other prediction can take them
-    ours = [work.folder / name for name in (LISTING, save_loc.name, summary_path(save_loc).name)]
-    left = [path for path in work.folder.glob(".*") if is_leftover(path.name)]
-    delete_files([*ours, *left, work.folder / PLAN])
-
-
 def open_parts(work: Work, plan: dict, resume: bool) -> tuple[list[int], str]:
     """Prepare the folder of parts.
 
@@ -238,19 +239,26 @@ def open_parts(work: Work, plan: dict, resume: bool) -> tuple[list[int], str]:
     if not resume:
         delete_parts(work)
         delete_files([path])
+    check_plan(work, plan)
     plan = json.loads(json.dumps(plan))
-    if path.exists():
-        before = _read_plan(path)
-        changed = [key for key in plan if before.get(key) != plan[key]]
-        if changed:
-            raise UserError(
-                f"{work.folder} holds parts of another prediction: {', '.join(changed)} differ; "
-                "delete the folder to start anew, or save elsewhere"
-            )
-    else:
+    if not path.exists():
         write_text(path, json.dumps(plan, indent=2) + "\n")
     work.plan_hash = hash_all([json.dumps(plan, sort_keys=True).encode()])
     return [part for part in range(work.num_parts) if not _is_whole(work, part)], work.plan_hash
+
+
+def check_plan(work: Work, plan: dict) -> None:
+    """ValueError if the folder holds parts of another plan, or its plan is damaged."""
+    path, plan = work.folder / PLAN, json.loads(json.dumps(plan))
+    if not path.exists():
+        return
+    before = _read_plan(path)
+    changed = [key for key in plan if before.get(key) != plan[key]]
+    if changed:
+        raise UserError(
+            f"{work.folder} holds parts of another prediction: {', '.join(changed)} differ; "
+            "delete the folder to start anew, or save elsewhere"
+        )
 
 
 def _read_plan(path: Path) -> dict:
@@ -276,63 +284,3 @@ def _is_whole(work: Work, part: int) -> bool:
 def delete_parts(work: Work) -> None:
     """Delete the files of all finished parts."""
     delete_files([path for path in work.folder.glob("part-*") if PART.fullmatch(path.name)])
-
-
-def join_parts(work: Work, galaxies: Galaxies, save_loc: Path, carried: pa.Table | None) -> None:
-    """Join all parts into the prediction file, and into the summary file if one is wanted.
-
-    Both have the carried columns, of all galaxies in order. They are written in the folder of the
-    parts and moved to their places when both are complete.
-
-    Raises:
-        ValueError: if a part is missing or damaged.
-        OSError: if a file can't be written, for example because the disk is full.
-    """
-    files = [save_loc]
-    if work.schema is not None:
-        files.insert(0, summary_path(save_loc))
-        template = dataclasses.replace(summary_template(work), carried=carried)
-        _write_joined(work, galaxies, work.folder / files[0].name, "summary", template)
-    template = dataclasses.replace(work.template, carried=carried)
-    _write_joined(work, galaxies, work.folder / save_loc.name, "predictions", template)
-    for path in files:
-        move_file(work.folder / path.name, path)
-
-
-def summary_path(save_loc: Path) -> Path:
-    """The file of the summary that goes with a file of predictions."""
-    suffix = save_loc.suffix if save_loc.suffix in OF_ASTROPY else ".parquet"
-    return save_loc.with_name(f"{save_loc.stem}_summary{suffix}")
-
-
-def summary_template(work: Work) -> Predictions:
-    """A summary without galaxies."""
-    empty = np.empty((0, *work.template.values.shape[1:]))
-    columns = list(statistics.summary_table([], empty, work.schema).columns[1:])
-    metadata = {"task": "summary", "schema": work.schema.to_dict()}
-    return Predictions(np.array([]), np.empty((0, len(columns), 1)), columns, None, metadata)
-
-
-def _write_joined(
-    work: Work, galaxies: Galaxies, path: Path, name: str, template: Predictions
-) -> None:
-    """Write the tensor ``name`` of all parts into one file."""
-
-    def write(aside: Path) -> None:
-        with open_writer(aside, path.suffix, template, work.num_galaxies) as writer:
-            for number in range(work.num_parts):
-                rows = work.rows(number)
-                tensors, told = read_part(work, number)
-                values = tensors[name]
-                values = values if values.ndim == 3 else values[..., None]
-                ids = np.array([galaxies.id_str(row) for row in rows], dtype=object)
-                errors = None
-                if template.errors is not None:
-                    errors = np.array([told.get(str(row)) for row in rows], dtype=object)
-                carried = template.carried
-                if carried is not None:
-                    carried = carried.slice(rows.start, len(rows))
-                part = Predictions(ids, values, template.columns, errors, carried=carried)
-                writer.write(part)
-
-    write_whole(path, write)

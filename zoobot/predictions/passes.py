@@ -1,4 +1,4 @@
-"""The forward passes of a prediction: part after part, through one model or the members of several.
+"""The forward passes of a prediction: part after part, through the models of all its outputs.
 
 Where a model predicts distributions, as trees do, every forward pass is a sample: the prediction is
 their mixture. So V views, S passes with dropout and M models make M * V * S samples, in this order:
@@ -22,6 +22,7 @@ from zoobot.data.loaders import GalaxyLoader
 from zoobot.models import speed
 from zoobot.predictions.image_notes import ImageNotes
 from zoobot.predictions.models import predict_samples
+from zoobot.predictions.outputs import Output
 from zoobot.predictions.parts import Work, write_part
 from zoobot.runs import numerics
 from zoobot.system.errors import UserError
@@ -31,24 +32,23 @@ WRITERS = 4  # threads; intervals are most of their work, and scipy lets several
 
 
 def predict_parts(
-    members: nn.ModuleList,
+    outputs: Sequence[Output],
     loader: GalaxyLoader | Iterable[dict],
     parts: Sequence[int],
-    work: Work,
     settings: engine.Settings,
-    compiled: str,
     bar: Bar,
 ) -> ImageNotes:
     """Predict parts; earlier ones are copied to the host, summarised and written meanwhile.
 
     Args:
-        members: the models, each a ``Predictor``.
+        outputs: of the same galaxies in the same parts, each of which is predicted where it is to
+            do; a batch goes through the models of all of them.
         loader: the batches of these parts, in order.
-        compiled: as ``speed.choose`` has chosen.
     """
     notes = ImageNotes()
-    members = members.to(settings.device, memory_format=torch.channels_last).eval()
-    speed.use_fast_norms(members, settings.device, settings.dtype)
+    for output in outputs:
+        output.members.to(settings.device, memory_format=torch.channels_last).eval()
+        speed.use_fast_norms(output.members, settings.device, settings.dtype)
     numerics.try_convolutions(settings.device)
     batches = on_device(_looked_at(loader, notes), settings.device)
     with (
@@ -56,25 +56,46 @@ def predict_parts(
         ExitStack() as stack,
         ThreadPoolExecutor(WRITERS) as writer,
     ):
-        for member in members:  # of several passes, the encoder makes only one
-            module = member if work.num_passes == 1 else member.encoder
-            fixed = (module, compiled, settings.device, work.batch_size)
-            stack.enter_context(speed.compiled_to_predict(*fixed))
+        for output in outputs:
+            _compile(output, settings.device, stack)
         writing = deque()
         for part in parts:
-            predicted, errors = [], {}
-            for rows in work.batches(part):
-                batch = next(batches)
-                predicted.append(_predict_batch(members, batch, rows, work, settings))
-                errors |= {rows.start + place: told for place, told in batch["errors"].items()}
-                bar.update(len(rows))
-            values = to_host(torch.cat(predicted))
-            writing.append(writer.submit(_write_part, work, part, values, errors))
-            if len(writing) > WRITERS:
+            due = [output for output in outputs if part in output.todo]
+            predicted, errors = _predict_part(due, batches, part, settings, bar)
+            for output, values in zip(due, predicted, strict=True):
+                copied = to_host(values)
+                writing.append(writer.submit(_write_part, output.work, part, copied, errors))
+            while len(writing) > WRITERS:
                 writing.popleft().result()
         while writing:
             writing.popleft().result()
     return notes
+
+
+def _compile(output: Output, device: torch.device, stack: ExitStack) -> None:
+    """Have an output's models run compiled, if that is chosen, until the stack is closed."""
+    for member in output.members:  # of several passes, the encoder makes only one
+        module = member if output.work.num_passes == 1 else member.encoder
+        fixed = (module, output.compiled, device, output.work.batch_size)
+        stack.enter_context(speed.compiled_to_predict(*fixed))
+
+
+def _predict_part(
+    outputs: Sequence[Output],
+    batches: Iterator[dict],
+    part: int,
+    settings: engine.Settings,
+    bar: Bar,
+) -> tuple[list[torch.Tensor], dict[int, str]]:
+    """What each output has of a part, (galaxies, A, S); and why images can't be read, by row."""
+    predicted, errors = [[] for _ in outputs], {}
+    for rows in outputs[0].work.batches(part):
+        batch = next(batches)
+        for output, values in zip(outputs, predicted, strict=True):
+            values.append(_predict_batch(output.members, batch, rows, output.work, settings))
+        errors |= {rows.start + place: told for place, told in batch["errors"].items()}
+        bar.update(len(rows))
+    return [torch.cat(values) for values in predicted], errors
 
 
 def _looked_at(batches: Iterable[dict], notes: ImageNotes) -> Iterator[dict]:

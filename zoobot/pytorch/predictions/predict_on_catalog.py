@@ -7,6 +7,7 @@ import pandas as pd
 
 from zoobot.predictions.ensembles import Model, members_of, same_view
 from zoobot.predictions.files import read_predictions
+from zoobot.predictions.outputs import as_list
 from zoobot.predictions.predict import predict_to_file
 from zoobot.pytorch.predictions.any_module import takes_images
 from zoobot.pytorch.training.lightning_options import check_options
@@ -31,7 +32,7 @@ OF_VIEWS = {
 def predict(
     catalog: pd.DataFrame,
     model: Model | Sequence[Model],
-    save_loc: str | Path,
+    save_loc: str | Path | Sequence[str | Path],
     label_cols: Sequence[str] | None = None,
     inference_transform: Callable | None = None,
     datamodule_kwargs: dict | None = None,
@@ -40,16 +41,19 @@ def predict(
     n_samples: int = 1,
     n_views: int = 1,
     **options,
-) -> pd.DataFrame:
+) -> pd.DataFrame | list[pd.DataFrame]:
     """Predict a catalog into ``save_loc``, and return what is in the file as a table.
+
+    Of a list of files it returns a list of tables.
 
     Args:
         catalog: with ``id_str`` and ``file_loc`` (or ``image``, encoded bytes).
         model: one of this package; or where one is, as ``zoobot.predictions.models.load_predictor``
             takes it; or for ``n_samples=1`` any module: images to (B, A), see
-            ``any_module.takes_images``. Several in a list are an ensemble: see
-            ``predict_to_file``.
-        save_loc: ``.parquet``, ``.csv`` or ``.hdf5``.
+            ``any_module.takes_images``. Several in a list are an ensemble if they predict the
+            same; see ``predict_to_file``.
+        save_loc: ``.parquet``, ``.csv``, ``.hdf5``, ``.fits`` or ``.vot``; or a list of files, one
+            for each group of models that predict the same.
         label_cols: names of the predicted columns; by default the model's.
         inference_transform: a view, or any torchvision v2 transform; by default that with which
             the model was validated.
@@ -79,7 +83,7 @@ def predict(
     logger, callbacks = trainer.pop("logger", None), trainer.pop("callbacks", None)
     check_options(trainer, logger, callbacks, "trainer_kwargs")
     options = hardware(**ours) | show | _checked(data) | options
-    path = predict_to_file(
+    made = predict_to_file(
         catalog,
         models,
         save_loc,
@@ -89,7 +93,8 @@ def predict(
         num_views=n_views,
         **options,
     )
-    return read_predictions(path).to_frame()
+    tables = [read_predictions(path).to_frame() for path in as_list(made)]
+    return tables if isinstance(made, list) else tables[0]
 
 
 def _checked(data: dict) -> dict:
