@@ -65,7 +65,7 @@ def test_an_image_elsewhere_is_read_as_the_package_reads_it():
 
     with fsspec.open("memory://galaxies/5.png", "wb") as file:
         file.write(png(5))
-    source = source_of({"bytes": None, "path": "memory://galaxies/5.png"}, "g5")
+    source = source_of({"bytes": None, "path": "memory://galaxies/5.png"}, "g5", fetches=True)
     assert np.array_equal(read_image(source), picture(5))
 
 
