@@ -92,7 +92,7 @@ def test_weights_that_can_not_be_read_for_a_moment_are_not_taken_for_lost(folder
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.safetensors, "safe_open", fails)
+        patch.setattr(checkpoint, "read_safetensors", fails)
         with pytest.raises(checkpoint.NotReadNow, match="safetensors can't be read now"):
             open_run(folder, state)
     with open_run(folder, find(folder)):
