@@ -19,23 +19,20 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from our_scripts import run_command
 
-import predict
-import train
-from zoobot import merge_votes, metrics, select
+from zoobot import metrics
 from zoobot.data.demo import DEMO_TREE, demo_catalog, true_probabilities
 from zoobot.data.labels import votes
 from zoobot.evaluation.run_figures import BLUE, GREY, ORANGE, save, tidy
 from zoobot.runs.environment import environment
 from zoobot.runs.folder import read_metrics
 from zoobot.schemas import load_schema
-from zoobot.script import run_script
 
 SCHEMA = load_schema(DEMO_TREE)
 QUESTIONS = SCHEMA.questions
@@ -157,20 +154,12 @@ def hide(opt: argparse.Namespace, seed: int, folder: Path) -> tuple[pd.DataFrame
 
 def train_on(opt: argparse.Namespace, seed: int, catalog: Path, save_dir: Path) -> None:
     """Train a model from fresh weights."""
-    command(
-        train,
+    run_command(
+        "train",
         *("--catalog", catalog, "--schema", DEMO_TREE, "--save-dir", save_dir, "--seed", seed),
         *("--encoder", opt.encoder, "--image-size", opt.image_size, "--dropout", opt.dropout),
-        *(
-            "--epochs",
-            opt.epochs,
-            "--patience",
-            opt.epochs,
-            "--batch-size",
-            opt.batch_size,
-            "--shear",
-            0,
-        ),
+        *("--epochs", opt.epochs, "--patience", opt.epochs, "--batch-size", opt.batch_size),
+        *("--shear", 0),
         *("--resume", "never", "--no-report", "--num-workers", 0),
     )
 
@@ -193,14 +182,14 @@ def choose(
         return others.iloc[rng.permutation(len(others))[: opt.step]]
     made, features = (name.with_name(f"{name.name}-{what}.parquet") for what in ("p", "features"))
     predicted = ("--checkpoint", run, "--catalog", pool, "--num-workers", 0, "--seed", seed)
-    command(predict, *predicted, "--n-samples", opt.n_samples, "--save-loc", made)
+    run_command("predict", *predicted, "--n-samples", opt.n_samples, "--save-loc", made)
     spread = ()
     if choice == "diverse":
-        command(predict, *predicted, "--representations", "--save-loc", features)
+        run_command("predict", *predicted, "--representations", "--save-loc", features)
         spread = ("--diverse", "--representations", features)
     chosen = name.with_name(f"{name.name}-next.csv")
-    command(
-        select,
+    run_command(
+        "zoobot.select",
         *("--predictions", made, "--number", opt.step, "--already", labelled, *spread),
         *("--save-loc", chosen, "--catalog", pool),
     )
@@ -212,16 +201,11 @@ def ask(galaxies: pd.DataFrame, ids: pd.Series, labelled: Path, name: Path) -> N
     answers = galaxies.set_index("id_str").loc[ids, SCHEMA.label_cols]
     new = name.with_name(f"{name.name}-votes.csv")
     answers.to_csv(new)
-    command(
-        merge_votes,
+    run_command(
+        "zoobot.merge_votes",
         *("--catalog", labelled, "--votes", new, "--schema", DEMO_TREE),
         *("--pool", labelled.parent / "pool.parquet", "--save-loc", name.with_suffix(".parquet")),
     )
-
-
-def command(script: ModuleType, *words: object) -> None:
-    """Run one of the scripts as from the command line, in this process."""
-    run_script(script.main, lambda: script.parse([str(word) for word in words]))
 
 
 def saved_labels(rows: list[dict], choice: str, seed: int) -> float:

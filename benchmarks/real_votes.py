@@ -22,6 +22,7 @@ Everything is done by train.py, finetune.py and predict.py; each of their comman
 import argparse
 import json
 import os
+import shlex
 import time
 from pathlib import Path
 
@@ -30,8 +31,9 @@ import pandas as pd
 import simulated_encoder
 from imagenet_encoder import write_encoder
 from matplotlib.figure import Figure
+from our_scripts import run_command
 from real_galaxies import SDSS_TREE
-from simulated_encoder import ENCODER, PROCESS, TRAINING, run
+from simulated_encoder import ENCODER, PROCESS, TRAINING
 
 from zoobot import baselines, evaluate, statistics
 from zoobot.data.catalog import read_catalog
@@ -40,7 +42,6 @@ from zoobot.evaluation.vote_intervals import assess_intervals
 from zoobot.predictions.files import read_predictions
 from zoobot.runs.environment import environment
 from zoobot.schemas import get_schema
-from zoobot.script import set_up_process
 
 SCHEMA = "gz2_ortho_schema"
 EPOCHS = {50: 32, 150: 20, 350: 14, 700: 12}
@@ -68,10 +69,10 @@ def learn_gz1(opt, folder: Path, encoder: str | None = None) -> None:
     table[~table["id_str"].isin(again)].to_csv(catalog, index=False)
     words = f"--catalog {catalog} --schema {tree} --epochs 6 {TRAINING} {ZOOM} --save-dir {folder}"
     if encoder is None:
-        run("train", f"--encoder {ENCODER} {words}")
+        run_command("train", *shlex.split(f"--encoder {ENCODER} {words}"))
     else:
         words = f"{words} --learning-rate 1e-3 {PRETRAINED}"
-        run("finetune", f"--task tree --encoder {encoder} {words}")
+        run_command("finetune", *shlex.split(f"--task tree --encoder {encoder} {words}"))
 
 
 STARTS = {
@@ -135,16 +136,13 @@ def train_and_predict(opt, start: str, num_labels: int, seed: int) -> dict:
 
 def learn(opt, options: str, catalog: Path, val: Path, epochs: int, seed: int, folder: Path):
     words = f"--task tree --schema {SCHEMA} --catalog {catalog} --val-catalog {val} {options}"
-    run(
-        "finetune",
-        f"{words} {RECIPE} --epochs {epochs} --patience {epochs} --seed {seed} "
-        f"--save-dir {folder} --resume never {opt.more}",
-    )
+    words += f" {RECIPE} --epochs {epochs} --patience {epochs} --seed {seed}"
+    run_command("finetune", *shlex.split(f"{words} --save-dir {folder} --resume never {opt.more}"))
 
 
 def predict_views(checkpoints: str, catalog: Path, path: Path, more: str = "") -> None:
     words = f"--checkpoint {checkpoints} --catalog {catalog} --n-views {NUM_VIEWS} {PROCESS}"
-    run("predict", f"{words} --save-loc {path} {more}")
+    run_command("predict", *shlex.split(f"{words} --save-loc {path} {more}"))
 
 
 def score(path: Path, table: pd.DataFrame) -> dict:
@@ -308,7 +306,6 @@ def main() -> None:
         print(plot(lines, opt.out), table(lines), sep="\n")
         return
     opt.out.mkdir(parents=True, exist_ok=True)
-    set_up_process()
     if opt.case == "best":
         if not (opt.catalog and opt.save_loc):
             parser.error("best needs --catalog and --save-loc")

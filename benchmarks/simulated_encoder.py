@@ -9,18 +9,14 @@ and model.safetensors, with matrices in bfloat16 and all else in float32.
 """
 
 import argparse
-import importlib
 import shlex
-import sys
 from pathlib import Path
 
 import torch
+from our_scripts import run_command
 
 from zoobot.data.demo.catalog import DEMO_TREE, demo_catalog
 from zoobot.models.encoders import load_pretrained_zoobot, save_encoder
-from zoobot.script import set_up_process
-
-sys.path.insert(0, str(Path(__file__).parent.parent))  # of the scripts
 
 ENCODER = "tf_efficientnet_lite0"
 SIMULATED, SEED = 12_000, 1  # galaxies
@@ -29,21 +25,12 @@ PROCESS = "--precision fp32 --num-workers 0"
 TRAINING = f"--image-size 96 --shear 0 {PROCESS} --batch-size 64 --no-report"
 
 
-def run(script: str, words: str) -> None:
-    """Run a script of this repository in this process."""
-    print(f"\n$ python {script}.py {words}", flush=True)
-    module = importlib.import_module(script)
-    module.main(module.parse(shlex.split(words)))
-
-
 def learn(folder: Path) -> Path:
     """Train on simulated galaxies; returns the model's file."""
     catalog = demo_catalog(SIMULATED, SEED)
-    run(
-        "train",
-        f"--catalog {catalog} --schema {DEMO_TREE} --encoder {ENCODER} --epochs 5 {TRAINING} "
-        f"--zoom 1.2 1.4 --save-dir {folder}",
-    )
+    words = f"--encoder {ENCODER} --epochs 5 {TRAINING} --zoom 1.2 1.4"
+    data = ("--catalog", catalog, "--schema", DEMO_TREE)
+    run_command("train", *data, *shlex.split(words), "--save-dir", folder)
     return folder / "best.safetensors"
 
 
@@ -64,6 +51,5 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("--run", type=Path, default=Path("runs/simulated_encoder"))
     options = parser.parse_args()
-    set_up_process()
     write(learn(options.run), options.folder)
     print(f"{options.folder / 'model.safetensors'}: --encoder simulated")

@@ -72,7 +72,7 @@ class FitGalaxies:
 
 def open_to_fit(
     model: TrainableModel,
-    train: DataModule | Loader | None,
+    train: Loader | None,
     val: Loader | None,
     datamodule: DataModule | None,
     loading: Loading,
@@ -81,14 +81,12 @@ def open_to_fit(
     """Look at images and labels, and set the loaders up.
 
     Args:
-        train, val, datamodule: of ``Trainer.fit``.
+        train, val: two loaders; or in their place a datamodule.
         save_dir: of the run, where unreadable images are listed.
 
     Raises:
         ValueError: for labels that the model can't learn, or images that can't be read.
     """
-    if isinstance(train, DataModule):
-        datamodule = train
     if isinstance(datamodule, CatalogDataModule):
         datamodule.look_at_images(save_dir)
     known = known_galaxies(datamodule, {})
