@@ -90,6 +90,32 @@ def write_lists(path):
     pq.write_table(pa.table({"id_str": ["a"], "x": lists}), path)
 
 
+def write_fixed(path):
+    """Texts of a fixed length, of which none is there."""
+    missing = pa.nulls(1000, pa.binary(10**6))
+    pq.write_table(pa.table({"id_str": [f"{i}" for i in range(1000)], "x": missing}), path)
+
+
+def write_images(path):
+    """Dicts of which none holds anything; each is an object of Python."""
+    missing = pa.nulls(10_000_000, pa.binary())
+    images = pa.StructArray.from_arrays([missing, missing], ["bytes", "path"])
+    pq.write_table(pa.table({"id_str": pa.nulls(10_000_000, pa.string()), "image": images}), path)
+    with open(path, "ab") as file:
+        file.write(bytes(100_000))  # as if it were large enough for so many rows
+        content = path.read_bytes()
+        length = int.from_bytes(content[-100_008:-100_004], "little")
+        file.write(content[-100_008 - length : -100_000])
+
+
+def write_structs(path):
+    """Two million columns of a group of rows, of a byte each."""
+    pq.write_table(pa.table({"id_str": ["a"]}), path)
+    groups = b"\x49\x2c" + 2 * (b"\x19\xfc\xc0\x84\x3d" + bytes(1_000_000) + b"\0")
+    with open(path, "ab") as file:
+        file.write(groups + b"\0" + (len(groups) + 1).to_bytes(4, "little") + b"PAR1")
+
+
 def write_false_count(path):
     """The same, where the end of the file says that there are 8 values; its page knows better."""
     write_lists(path)
@@ -183,6 +209,9 @@ REFUSED = {  # name of a file -> how it is written and read
     "dictionary.parquet": (write_dictionary, read_catalog),
     "lists.parquet": (write_lists, read_predictions),
     "false_count.parquet": (write_false_count, read_predictions),
+    "fixed.parquet": (write_fixed, read_predictions),
+    "images.parquet": (write_images, read_catalog),
+    "structs.parquet": (write_structs, read_predictions),
     "references.hdf5": (write_references, read_predictions),
     "window.safetensors": (write_window, _load),
     "sparse.csv": (write_sparse, read_catalog),

@@ -9,3 +9,12 @@ def refused(call, name):
         call()
     assert str(name) in str(raised.value)
     return str(raised.value)
+
+
+def number(value):
+    """A number as Thrift writes it in a struct, with which Parquet describes itself."""
+    value, found = value * 2 if value >= 0 else -value * 2 - 1, []
+    while value > 127:
+        found.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*found, value])

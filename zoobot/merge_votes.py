@@ -30,7 +30,7 @@ from zoobot.data.catalog import check_ids, require_columns, require_images
 from zoobot.data.labels import MAX_VOTES, votes
 from zoobot.data.tables import SPLIT_NAMES, open_table
 from zoobot.limits.memory import check_size
-from zoobot.limits.parquet import check_parquet
+from zoobot.limits.parquet import check_parquet, open_parquet
 from zoobot.schemas import Schema, get_schema
 from zoobot.script import run_script
 from zoobot.system.errors import UserError, did_you_mean
@@ -94,7 +94,8 @@ def read_table(path: Path) -> pa.Table:
     try:
         if path.suffix == ".parquet":
             check_parquet(path)
-            table = pq.read_table(path)
+            with open_parquet(path) as file:
+                table = file.read()
         else:
             table = _read_text(path)
     except (OSError, ValueError, TypeError, pa.ArrowException) as error:

@@ -359,6 +359,18 @@ def test_errors_of_rows_below_a_long_header_name_the_files_line(tmp_path):
         read_text(tmp_path, text, ["label"])
 
 
+def test_lists_and_dicts_of_parquet_stay_what_they_are_and_images_are_dicts(tmp_path):
+    images = [{"bytes": b"x", "path": None}, {"bytes": b"y", "path": "b.png"}]
+    columns = {"lists": [[1, 2], None], "dicts": [{"a": 1}, {"a": 2}], "image": images}
+    pq.write_table(pa.table({"id_str": ["a", "b"], **columns}), tmp_path / "a.parquet")
+    catalog = read_catalog(tmp_path / "a.parquet")
+    assert {str(catalog[name].dtype)[:5] for name in ("lists", "dicts")} == {"list<", "struc"}
+    assert list(catalog["lists"][0]) == [1, 2]
+    assert catalog["lists"].isna().tolist() == [False, True]
+    assert catalog["dicts"].tolist() == columns["dicts"]
+    assert catalog["image"].tolist() == images
+
+
 @pytest.mark.parametrize("as_index", [False, True])
 def test_nullable_ids_and_an_index_of_a_columns_name_are_read_from_parquet(tmp_path, as_index):
     frame = pd.DataFrame(
@@ -391,3 +403,15 @@ def test_other_names_of_splits_in_a_column_are_read(tmp_path):
     )
     splits = read_text(tmp_path, text, ["label"])["split"].tolist()
     assert splits == ["train", *["val"] * 4, "test"]
+
+
+def test_labels_and_ids_that_are_lists_are_refused(tmp_path):
+    table = pa.table({"id_str": ["a"], "file_loc": ["a.png"], "spiral": [[[1], [0]]]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="a.parquet .*'spiral' holds list<.*, not one value"):
+        read_catalog(tmp_path / "a.parquet", ["spiral"])
+    with pytest.raises(ValueError, match="'spiral' holds list<.*, not one value"):
+        votes(read_catalog(tmp_path / "a.parquet"), ["spiral"], "here")
+    pq.write_table(table.rename_columns(["x", "file_loc", "id_str"]), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="'id_str' holds list<.*, not one value"):
+        read_catalog(tmp_path / "a.parquet")

@@ -121,18 +121,24 @@ def _nested(rng: random.Random) -> bytes:
 
     A text that repeats is a number in a dictionary here too: a gigabyte of texts is not made.
     """
-    num_rows = rng.choice((1, 6, 1000))
+    known = rng.choice((None, "plain.parquet", "embedded.parquet", "struct.parquet"))
+    sound_table = pq.read_table(io.BytesIO(sound.catalogs()[known])) if known else None
+    num_rows = len(sound_table) if known else rng.choice((1, 6, 1000))
     ids = [str(i) for i in range(num_rows)]
     texts = ["x" * rng.choice((1, 10**3, 10**6))]
     text = pa.DictionaryArray.from_arrays(pa.array([0] * num_rows, pa.int32()), texts)
-    wide = rng.choice((pa.int8(), pa.int8(), pa.binary(1000), pa.decimal128(30), pa.null()))
+    odd = (pa.binary(1000), pa.decimal128(30), pa.null(), pa.date32(), pa.time64("us"))
+    wide = rng.choice((pa.int8(), pa.int8(), *odd))
     most = 10**7 if num_rows == 1 and wide == pa.int8() else 10**5
     values = pa.nulls(rng.choice((0, 10, most)), wide)
-    for _ in range(rng.randrange(1, 5)):
+    for _ in range(rng.randrange(5)):
         values = rng.choice((_list_of, _list_of, _struct_of))(values)
     nested = pa.concat_arrays([values] * (num_rows if num_rows < 10 else 1))[:num_rows]
     nested = pa.concat_arrays([nested, pa.nulls(num_rows - len(nested), nested.type)])
-    columns = {"id_str": ids, rng.choice(("file_loc", "image", "kind", "error")): text, "y": nested}
+    columns = {"id_str": ids, rng.choice(("file_loc", "image", "kind", "error")): text}
+    if known:
+        columns = {name: sound_table[name] for name in sound_table.column_names}
+    columns[rng.choice(("y", "y", "y", "image", "smooth_yes", "kind", "split"))] = nested
     options = {"compression": rng.choice(("none", "zstd")), "store_schema": rng.random() < 0.3}
     options["data_page_version"] = rng.choice(("1.0", "2.0"))
     buffer = io.BytesIO()
@@ -218,7 +224,8 @@ def _zeros(rng: random.Random, place: h5py.Group, key: str) -> None:
 
 def _many(rng: random.Random, place: h5py.Group, key: str) -> None:
     for i in range(rng.choice((10, 1500))):
-        place[f"{key}{i}"] = np.zeros(2, "f4")
+        if f"{key}{i}" not in place:
+            place[f"{key}{i}"] = np.zeros(2, "f4")
 
 
 def _texts(rng: random.Random, place: h5py.Group, key: str) -> None:

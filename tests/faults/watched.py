@@ -1,5 +1,6 @@
 """Reading an input in a process of its own, whose time, memory and files are watched."""
 
+import contextlib
 import dataclasses
 import multiprocessing
 import os
@@ -10,7 +11,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from kinds import KINDS
@@ -132,9 +133,16 @@ def _peak_mb() -> float:
     return 0.0
 
 
-def _limit_memory() -> None:
+@contextlib.contextmanager
+def _limited_memory() -> Iterator[None]:
+    """Let the process reserve ``MEMORY_LIMIT`` more than it has; to make an input may take more."""
     size = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGESIZE")
-    resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY_LIMIT,) * 2)
+    unlimited = resource.RLIM_INFINITY
+    resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY_LIMIT, unlimited))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (unlimited, unlimited))
 
 
 def _out_of_time(*_):
@@ -158,7 +166,6 @@ def _serve(pipe, folder: Path, seed: int, make_input: Callable) -> None:
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, 1), os.dup2(devnull, 2)
     signal.signal(signal.SIGPROF, _out_of_time)
-    _limit_memory()
     watch = Watch()
     while (number := _next_number(pipe, parent)) is not None:
         try:
@@ -177,7 +184,8 @@ def _serve(pipe, folder: Path, seed: int, make_input: Callable) -> None:
         watch.folder, watch.notes, start = inside.resolve(), [], time.process_time()
         signal.setitimer(signal.ITIMER_PROF, TIME_LIMIT_S)
         try:
-            read_input(kind, inside, outcome)
+            with _limited_memory():
+                read_input(kind, inside, outcome)
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
             watch.folder = None

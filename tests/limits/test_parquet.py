@@ -1,16 +1,17 @@
 """What the pages of a Parquet file say is what is read, whatever the end of the file says."""
 
 import io
-import types
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hostile_files import refused
+from hostile_files import number, refused
 
 from zoobot.data.catalog import read_catalog
 from zoobot.limits import parquet
+from zoobot.limits.parquet_footer import Chunk, read_footer
 from zoobot.limits.parquet_pages import Pages, read_pages
+from zoobot.predictions.files import read_predictions
 from zoobot.system.errors import UserError
 
 MANY = 3000
@@ -25,15 +26,6 @@ TABLE = pa.table(
 )
 
 
-def number(value):
-    """A number as Thrift writes it."""
-    value, found = value * 2 if value >= 0 else -value * 2 - 1, []
-    while value > 127:
-        found.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*found, value])
-
-
 def page(num_bytes, num_values, packed=0):
     """The header of a page of data."""
     within = b"\x15" + number(num_values) + b"\x15\0\x15\6\x15\6\0"
@@ -42,9 +34,15 @@ def page(num_bytes, num_values, packed=0):
 
 
 def pages_of(content, num_values=1):
-    told = {"data_page_offset": 0, "has_dictionary_page": False, "num_values": num_values}
-    chunk = types.SimpleNamespace(total_compressed_size=len(content), **told)
-    return read_pages(io.BytesIO(content), chunk)
+    return read_pages(io.BytesIO(content), Chunk(0, num_values, len(content), 0))
+
+
+def with_footer(path, change):
+    """Replace the end of a file, of which ``change`` makes another."""
+    content = path.read_bytes()
+    place = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    end = change(content[place:-8])
+    path.write_bytes(content[:place] + end + len(end).to_bytes(4, "little") + b"PAR1")
 
 
 @pytest.mark.parametrize("version", ["1.0", "2.0"])
@@ -55,14 +53,65 @@ def test_pages_of_a_sound_file_say_what_its_end_says(tmp_path, version, packing)
     pq.write_table(TABLE, path, data_page_version=version, **options)
     claimed = pq.read_metadata(path)
     with open(path, "rb") as file:
-        for group in range(claimed.num_row_groups):
-            for column in range(claimed.num_columns):
-                chunk = claimed.row_group(group).column(column)
+        footer = read_footer(file)
+        assert footer.num_rows == MANY
+        assert len(footer.groups) == claimed.num_row_groups
+        for number, (num_bytes, chunks) in enumerate(footer.groups):
+            group = claimed.row_group(number)
+            assert (num_bytes, len(chunks)) == (group.total_byte_size, claimed.num_columns)
+            for column, chunk in enumerate(chunks):
+                told = group.column(column)
+                assert chunk.values == told.num_values
+                assert chunk.packed == told.total_compressed_size
+                assert chunk.unpacked == told.total_uncompressed_size
                 pages = read_pages(file, chunk)
-                assert pages.values == chunk.num_values
-                assert 0 < pages.num_bytes <= chunk.total_uncompressed_size
+                assert pages.values == chunk.values
+                assert 0 < pages.num_bytes <= chunk.unpacked
     parquet.check_parquet(path)
     assert len(read_catalog(path)) == MANY
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        # One number more in a list that must be as long as lists are deep: pyarrow's C++ ends the
+        # process if Python asks for this column.
+        lambda end: end.replace(b"\x19\x46", b"\x19\x56\0", 1),
+        lambda end: end[: len(end) // 2],
+        lambda end: end[:-1] + b"\x16\2\0",
+        lambda end: b"\0",
+        lambda end: b"",
+    ],
+    ids="contradiction cut twice empty none".split(),
+)
+def test_a_damaged_end_of_a_file_is_refused(tmp_path, change):
+    path = tmp_path / "a.parquet"
+    table = pa.table({"id_str": ["a", "b"], "file_loc": ["a.png"] * 2, "y": [[1], [2, 3]]})
+    pq.write_table(table, path)
+    with_footer(path, change)
+    refused(lambda: parquet.check_parquet(path) or read_predictions(path), "")
+    refused(lambda: read_predictions(path), "a.parquet")
+
+
+def test_groups_of_rows_have_all_columns(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(TABLE.select(["id_str", "file_loc"]), path)
+    one_less = lambda end: end.replace(b"\x19\x1c\x19\x2c", b"\x19\x1c\x19\x1c", 1)  # noqa: E731
+    with_footer(path, one_less)
+    refused(lambda: read_catalog(path), "a.parquet")
+
+
+def test_a_column_with_points_in_its_name_is_looked_at(tmp_path, monkeypatch):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"a.b": [1.0], "c": [{"d": 1.0}], "e": [1.0]}), path)
+    looked_at = []
+    monkeypatch.setattr(
+        parquet, "read_pages", lambda file, chunk: looked_at.append(chunk) or Pages(1, 1, [])
+    )
+    parquet.check_parquet(path, columns=["a.b", "c"])
+    assert len(looked_at) == 2
+    parquet.check_parquet(path, columns=["b", "d"])
+    assert len(looked_at) == 2
 
 
 def test_pages_are_counted_whatever_the_end_of_the_file_says():
@@ -73,11 +122,12 @@ def test_pages_are_counted_whatever_the_end_of_the_file_says():
 @pytest.mark.parametrize(
     "content",
     [page(-1, 10), page(1, -10), page(1, 1, -5), page(1, 1)[:-3], b"\x3c" * 50, b"\x1d\0", b"\0"]
-    + [b"\x25\2\x15\2\x25\2\0", b"\x28\1\0\x18\1\0\0", b"\x25\2\x15\2\x28\1\0\0"],
-    ids=["bytes", "values", "packed", "cut", "deep", "kind", "empty", "number", "texts", "text"],
+    + [b"\x25\2\x15\2\x25\2\0", b"\x28\1\0\x18\1\0\0", b"\x25\2\x15\2\x28\1\0\0"]
+    + [page(1, 1)[:-1] + b"\x3c\x15\2\0\0", page(9, 10).replace(b"\x2c", b"\x4c")],
+    ids="bytes values packed cut deep kind empty number texts text both dictionary".split(),
 )
 def test_a_header_of_a_page_that_is_none_is_refused(content):
-    with pytest.raises(UserError, match="page"):
+    with pytest.raises(UserError, match="a page of it|its description of itself"):
         pages_of(content)
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 
 import pandas as pd
+import pyarrow as pa
 
 from zoobot.system.errors import UserError
 
@@ -58,6 +59,12 @@ def plain_names(names: Iterable[str], needed: Iterable[str]) -> list[str]:
 def is_text(column: pd.Series | pd.Index) -> bool:
     """Whether all that is not missing in a column is text; pandas 2 has such columns as objects."""
     return pd.api.types.infer_dtype(column, skipna=True) == "string"
+
+
+def is_nested(column: pd.Series) -> bool:
+    """Whether a column has Arrow's lists or dicts; to make objects of them takes much memory."""
+    dtype = column.dtype
+    return isinstance(dtype, pd.ArrowDtype) and pa.types.is_nested(dtype.pyarrow_dtype)
 
 
 def with_numbers(

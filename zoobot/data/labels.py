@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from zoobot.data.catalog import require_columns
+from zoobot.data.columns import is_nested
 from zoobot.system.errors import UserError
 
 MAX_VOTES = np.iinfo(np.int32).max
@@ -49,11 +50,18 @@ def as_numbers(labels: pd.Series) -> pd.Series:
     """Numbers in a column of objects or categories as a column of numbers; others as they are.
 
     Complex numbers become text, which is refused where numbers are needed.
+
+    Raises:
+        ValueError: the column has lists or dicts, as a Parquet file may have.
     """
     if pd.api.types.is_complex_dtype(labels):
         return labels.astype(object).map(str)
     if are_numbers(labels):
         return labels
+    if is_nested(labels):
+        raise UserError(
+            f"column {labels.name!r} holds {labels.dtype!s:.60}, not one value a galaxy"
+        )
     values = labels.astype(object)
     missing = values.isna()
     if missing.all() or not all(isinstance(x, Real | np.bool_ | Decimal) for x in values[~missing]):

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from zoobot.data.astropy_tables import read_astropy
 from zoobot.data.columns import AS_TEXT, OpenTable, plain_names, with_numbers
@@ -33,7 +32,8 @@ from zoobot.data.file_kinds import (
 )
 from zoobot.data.text_tables import open_text
 from zoobot.limits.memory import check_memory, check_size
-from zoobot.limits.parquet import check_parquet
+from zoobot.limits.parquet import check_parquet, open_parquet
+from zoobot.limits.parquet_footer import read_footer
 from zoobot.limits.tables import check_gzip
 from zoobot.system.errors import UserError
 from zoobot.system.files import open_to_read
@@ -165,7 +165,9 @@ def _with_errors(path: Path, pieces: Iterator[pd.DataFrame]) -> Iterator[pd.Data
 def _open_parquet(
     path: Path, needed: set[str], num_rows: int | None, typed: Collection[str]
 ) -> OpenTable:
-    with open_to_read(path) as opened, pq.ParquetFile(opened) as file:
+    with open_to_read(path) as opened:
+        read_footer(opened)
+    with open_parquet(path) as file:
         saved = _saved_range(file.schema_arrow, needed)
         stored = [*file.schema_arrow.names, *saved]
     repeated = [name for name, count in Counter(stored).items() if count > 1]
@@ -197,7 +199,7 @@ def _parquet_pieces(
     typed: Collection[str],
 ) -> Iterator[pd.DataFrame]:
     start = 0
-    with open_to_read(path) as opened, pq.ParquetFile(opened) as file:
+    with open_parquet(path) as file:
         if num_rows is None:
             batches = iter([file.read()])
         else:
@@ -224,7 +226,8 @@ def _to_pandas(
     """A table of pandas, an index that it was saved with as columns, and whole ids as text.
 
     Labels that are decimals become floats, and labels that are bytes text. Whole numbers of
-    ``typed`` columns stay whole beside missing ones.
+    ``typed`` columns stay whole beside missing ones. Lists and dicts stay Arrow's, as objects of
+    Python would take a hundred times the memory; but those of images do not.
     """
     table = batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch])
     for i, field in enumerate(table.schema):
@@ -237,20 +240,32 @@ def _to_pandas(
             for is_kind, plain in kinds.items():
                 if is_kind(field.type):
                     table = table.set_column(i, field.name, table.column(i).cast(plain))
-    whole = {
-        name: pd.arrays.ArrowExtensionArray(table[name])
-        for name, new in renamed.items()
-        if new in typed and name in table.column_names and pa.types.is_integer(table[name].type)
-    }
+    kept = {}
+    for field in table.schema:
+        new = renamed[field.name]
+        if pa.types.is_nested(field.type) and new in needed - {"image", *typed}:
+            raise UserError(f"column {new!r} holds {field.type!s:.60}, not one value a galaxy")
+        is_whole = new in typed and pa.types.is_integer(field.type)
+        if is_whole or pa.types.is_nested(field.type) and not (new == "image" and _is_flat(field)):
+            kept[field.name] = pd.arrays.ArrowExtensionArray(table[field.name])
+            missing = pa.nulls(len(table), field.type if is_whole else pa.null())
+            table = table.set_column(table.schema.get_field_index(field.name), field.name, missing)
     table = table.to_pandas()
-    for name in whole.keys() & {*table.columns}:
-        table[name] = whole[name]
+    for name in kept.keys() & {*table.columns}:
+        table[name] = kept[name]
     if not isinstance(table.index, pd.RangeIndex):
         levels = [name for name in table.index.names if name not in (None, *table.columns)]
         table = table.reset_index(levels).reset_index(drop=True)
     elif table.index.start or table.index.step != 1:
         table = table.reset_index(drop=True)
     return table.rename(columns=renamed)
+
+
+def _is_flat(field: pa.Field) -> bool:
+    """Whether a column has dicts of plain values."""
+    return pa.types.is_struct(field.type) and not any(
+        pa.types.is_nested(f.type) for f in field.type
+    )
 
 
 def _without_type(schema: pa.Schema, name: str) -> dict[bytes, bytes]:

@@ -7,8 +7,10 @@ its table is made. What the end of the file says of a column is not believed whe
 more.
 """
 
+import contextlib
+import itertools
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from zoobot.limits.memory import check_memory
+from zoobot.limits.parquet_footer import read_footer
 from zoobot.limits.parquet_pages import read_pages
 from zoobot.limits.tables import MAX_EXPANSION, check_claims
 from zoobot.system.errors import UserError
@@ -24,6 +27,9 @@ from zoobot.system.files import open_to_read
 
 COPIES = 3  # of texts while a table is made: Arrow's buffers grow by doubling; pandas copies them
 WORD_BYTES = 8  # of a value, or of the place of a text
+DICT_BYTES = 200  # of a dict in a table of pandas
+NUMBER_BYTES = 120  # of a decimal, a day or a time, which are objects there too
+OBJECTS = ("DECIMAL", "DATE", "TIME")
 DICTIONARIES = {2, 8}  # numbers of encodings: a dictionary, in two versions
 SHARED_STARTS = 7  # the encoding of texts by what they share with the text before
 ROWS_AT_ONCE = 2**14
@@ -37,6 +43,16 @@ class _Texts(NamedTuple):
     at_once: int  # the most rows to read; fewer than ``ROWS_AT_ONCE`` if texts share starts
 
 
+@contextlib.contextmanager
+def open_parquet(path: Path, read_dictionary: Collection[str] = ()) -> Iterator[pq.ParquetFile]:
+    """A ``with`` block's reader of a file that ``check_parquet`` or ``read_footer`` accepts."""
+    with (
+        open_to_read(path) as opened,
+        pq.ParquetFile(opened, read_dictionary=read_dictionary) as file,
+    ):
+        yield file
+
+
 def check_parquet(
     path: Path, num_rows: int | None = None, columns: Collection[str] | None = None
 ) -> None:
@@ -46,43 +62,51 @@ def check_parquet(
         num_rows: that are read at once; None: all.
         columns: that are read; None: all.
     """
-    with open_to_read(path) as opened, pq.ParquetFile(opened) as file:
-        claimed, described = file.metadata, file.schema
-        groups = [claimed.row_group(i) for i in range(claimed.num_row_groups)]
-        unpacked = sum(group.total_byte_size for group in groups)
-        if min([claimed.num_rows, *(g.total_byte_size for g in groups), *_counts(groups)]) < 0:
-            raise UserError("it claims a negative number of rows, values or bytes")
-        check_claims(
-            os.fstat(opened.fileno()).st_size, claimed.num_rows * claimed.num_columns, unpacked
-        )
+    with open_to_read(path) as opened:
+        footer = read_footer(opened)
+        with pq.ParquetFile(opened) as file:
+            leaves = [file.schema.column(i) for i in range(len(file.schema))]
+        is_read = [columns is None or _is_of(leaf, columns) for leaf in leaves]
+        unpacked = sum(num_bytes for num_bytes, _ in footer.groups)
+        size = os.fstat(opened.fileno()).st_size
+        check_claims(size, footer.num_rows * len(leaves), unpacked)
         repeated: dict[str, _Texts] = {}
         total = 0
-        for number, group in enumerate(groups):
-            num_bytes = 0
-            for i in range(group.num_columns):
-                chunk, column = group.column(i), described.column(i)
-                if columns is not None and chunk.path_in_schema.partition(".")[0] not in columns:
-                    continue
+        for number, (_, chunks) in enumerate(footer.groups):
+            if len(chunks) != len(leaves):
+                raise UserError(f"it has {len(leaves)} columns; a group of rows has {len(chunks)}")
+            num_bytes, dicts = 0, set()
+            for leaf, chunk in itertools.compress(zip(leaves, chunks, strict=True), is_read):
                 pages = read_pages(opened, chunk)
-                values = max(chunk.num_values, pages.values)
-                width = max(WORD_BYTES, column.length)  # the length is -1 of other types
-                most = max(chunk.total_uncompressed_size, pages.num_bytes)
-                num_bytes += max(most, width * values)
-                at_once = _rows_at_once(column, pages.encodings, values, most, num_rows)
+                values = max(chunk.values, pages.values)
+                most = max(chunk.unpacked, pages.num_bytes)
+                num_bytes += max(most, _width(leaf) * values)
+                name, _, is_nested = leaf.path.partition(".")
+                if is_nested and not leaf.max_repetition_level and name not in dicts:
+                    num_bytes += DICT_BYTES * values
+                    dicts.add(name)
+                at_once = _rows_at_once(leaf, pages.encodings, values, most, num_rows)
                 if at_once:
-                    texts = repeated.get(column.path, _Texts([], ROWS_AT_ONCE))
+                    texts = repeated.get(leaf.path, _Texts([], ROWS_AT_ONCE))
                     groups_so_far = [*texts.groups, number]
-                    repeated[column.path] = _Texts(groups_so_far, min(at_once, texts.at_once))
+                    repeated[leaf.path] = _Texts(groups_so_far, min(at_once, texts.at_once))
             total = num_bytes + (total if num_rows is None else 0)
             check_memory(total, "its table")
     for column, texts in repeated.items():
         total += _measure(path, column, texts, num_rows, total)
 
 
-def _counts(groups: list[pq.RowGroupMetaData]) -> list[int]:
-    chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
-    sizes = [min(c.num_values, c.total_uncompressed_size, c.total_compressed_size) for c in chunks]
-    return sizes + [chunk.data_page_offset for chunk in chunks]
+def _width(leaf: pq.ColumnSchema) -> int:
+    """The bytes of a value in memory, beside those of a text."""
+    if leaf.logical_type.type in OBJECTS:
+        return NUMBER_BYTES
+    return max(WORD_BYTES, COPIES * leaf.length)  # the length is -1 of other types
+
+
+def _is_of(leaf: pq.ColumnSchema, columns: Collection[str]) -> bool:
+    """Whether a column within lists and structs is part of one of these; names may have points."""
+    names = leaf.path.split(".")
+    return any(".".join(names[: i + 1]) in columns for i in range(len(names)))
 
 
 def _rows_at_once(
@@ -116,14 +140,14 @@ def _measure(path: Path, column: str, texts: _Texts, num_rows: int | None, total
     sums, most = 0, 0
     size = min(texts.at_once, num_rows or texts.at_once)
     as_numbers = [column] if texts.at_once == ROWS_AT_ONCE else []
-    with open_to_read(path) as opened, pq.ParquetFile(opened, read_dictionary=as_numbers) as file:
+    with open_parquet(path, as_numbers) as file:
         for batch in file.iter_batches(size, texts.groups, [column]):
             length = _text_bytes(batch.column(0))
             sums, most = sums + length, max(most, length)
             parts = 1 if num_rows is None else -(-num_rows // size)
             needed = total + COPIES * (sums if num_rows is None else most * parts)
             check_memory(needed, f"its column {column:.60}")
-            if num_rows is None and sums > MAX_EXPANSION * os.fstat(opened.fileno()).st_size:
+            if num_rows is None and sums > MAX_EXPANSION * path.stat().st_size:
                 raise UserError(f"its column {column:.60} unpacks to over {sums:,} bytes")
     return sums if num_rows is None else most
 

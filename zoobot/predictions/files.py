@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from zoobot.data.catalog import check_exact_ids
 from zoobot.limits.memory import check_size
-from zoobot.limits.parquet import check_parquet
+from zoobot.limits.parquet import check_parquet, open_parquet
 from zoobot.limits.text import parse_json
 from zoobot.predictions.astropy_files import (
     check_fits_keeps,
@@ -262,13 +262,13 @@ def _errors_of(path: Path) -> Iterator[None]:
 
 def _read_parquet(path: Path) -> Predictions:
     check_parquet(path)
-    with open_to_read(path) as file:
-        return _of_table(pq.read_table(file))
+    with open_parquet(path) as file:
+        return _of_table(file.read())
 
 
 def _parquet_pieces(path: Path, num_rows: int) -> Iterator[Predictions]:
     check_parquet(path, num_rows)
-    with open_to_read(path) as opened, pq.ParquetFile(opened) as file:
+    with open_parquet(path) as file:
         for group in range(file.num_row_groups):  # of all at once the whole file would be kept
             for batch in file.iter_batches(num_rows, [group]):
                 yield _of_table(pa.Table.from_batches([batch]))

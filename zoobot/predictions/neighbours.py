@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
-from zoobot.limits.parquet import check_parquet
+from zoobot.limits.parquet import check_parquet, open_parquet
 from zoobot.predictions.contents import METADATA_KEY, Predictions, carried_in, metadata_of
 from zoobot.predictions.files import read_predictions
 from zoobot.system.errors import UserError, did_you_mean
@@ -55,7 +54,7 @@ def _read_parquet(path: Path) -> Predictions | None:
     """The same, of a file whose features are called as ours; None for another."""
     try:
         check_parquet(path)
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             schema = file.schema_arrow
             columns = [name for name in schema.names if name.startswith("feat_")]
             metadata = metadata_of((schema.metadata or {}).get(METADATA_KEY.encode(), b"{}"))
