@@ -209,7 +209,7 @@ REFUSED = {  # name of a file -> how it is written and read
     "dictionary.parquet": (write_dictionary, read_catalog),
     "lists.parquet": (write_lists, read_predictions),
     "false_count.parquet": (write_false_count, read_predictions),
-    "fixed.parquet": (write_fixed, read_predictions),
+    "fixed.parquet": (write_fixed, read_catalog),
     "images.parquet": (write_images, read_catalog),
     "structs.parquet": (write_structs, read_predictions),
     "references.hdf5": (write_references, read_predictions),

@@ -29,8 +29,9 @@ def test_it_is_what_a_root_finder_gives(seed, probability):
     a, b = drawn(seed, (1, 4))
     wanted = brentq(lambda x: beta.cdf(x, a[0], b[0]).mean() - probability, 0, 1, xtol=1e-13)
     (found,) = mixture_quantiles(a, b, probability)
-    density = beta.pdf(wanted, a[0], b[0]).mean()
-    assert abs(found - wanted) <= 5 * TOLERANCE / max(density, 1e-3) + 1e-9
+    # Between the peaks of a mixture any number may be the quantile, so far as it can be computed.
+    gap = beta.cdf(found, a[0], b[0]).mean() - beta.cdf(wanted, a[0], b[0]).mean()
+    assert abs(gap) <= 5 * TOLERANCE
 
 
 def test_of_one_sample_and_of_equal_ones_it_is_that_of_the_beta_distribution():

@@ -135,10 +135,11 @@ def _peak_mb() -> float:
 
 @contextlib.contextmanager
 def _limited_memory() -> Iterator[None]:
-    """Let the process reserve ``MEMORY_LIMIT`` more than it has; to make an input may take more."""
-    size = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGESIZE")
+    """Let the process take ``MEMORY_LIMIT`` with what it has; to make an input may take more."""
+    words = Path("/proc/self/statm").read_text().split()[:2]
+    reserved, taken = (int(pages) * os.sysconf("SC_PAGESIZE") for pages in words)
     unlimited = resource.RLIM_INFINITY
-    resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY_LIMIT, unlimited))
+    resource.setrlimit(resource.RLIMIT_AS, (reserved + MEMORY_LIMIT - taken, unlimited))
     try:
         yield
     finally:

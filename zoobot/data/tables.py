@@ -32,8 +32,7 @@ from zoobot.data.file_kinds import (
 )
 from zoobot.data.text_tables import open_text
 from zoobot.limits.memory import check_memory, check_size
-from zoobot.limits.parquet import check_parquet, open_parquet
-from zoobot.limits.parquet_footer import read_footer
+from zoobot.limits.parquet import check_parquet, open_parquet, read_schema
 from zoobot.limits.tables import check_gzip
 from zoobot.system.errors import UserError
 from zoobot.system.files import open_to_read
@@ -165,11 +164,9 @@ def _with_errors(path: Path, pieces: Iterator[pd.DataFrame]) -> Iterator[pd.Data
 def _open_parquet(
     path: Path, needed: set[str], num_rows: int | None, typed: Collection[str]
 ) -> OpenTable:
-    with open_to_read(path) as opened:
-        read_footer(opened)
-    with open_parquet(path) as file:
-        saved = _saved_range(file.schema_arrow, needed)
-        stored = [*file.schema_arrow.names, *saved]
+    schema = read_schema(path)
+    saved = _saved_range(schema, needed)
+    stored = [*schema.names, *saved]
     repeated = [name for name, count in Counter(stored).items() if count > 1]
     if repeated:
         raise UserError(f"catalog {path} has more than one column {repeated[0]!r}: rename one")

@@ -43,9 +43,16 @@ class _Texts(NamedTuple):
     at_once: int  # the most rows to read; fewer than ``ROWS_AT_ONCE`` if texts share starts
 
 
+def read_schema(path: Path) -> pa.Schema:
+    """A file's columns. ValueError if its end is damaged, see ``read_footer``."""
+    with open_to_read(path) as opened:
+        read_footer(opened)
+        return pq.read_schema(opened)
+
+
 @contextlib.contextmanager
 def open_parquet(path: Path, read_dictionary: Collection[str] = ()) -> Iterator[pq.ParquetFile]:
-    """A ``with`` block's reader of a file that ``check_parquet`` or ``read_footer`` accepts."""
+    """A ``with`` block's reader of a file that ``check_parquet`` accepts."""
     with (
         open_to_read(path) as opened,
         pq.ParquetFile(opened, read_dictionary=read_dictionary) as file,

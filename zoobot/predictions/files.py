@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from zoobot.data.catalog import check_exact_ids
 from zoobot.limits.memory import check_size
-from zoobot.limits.parquet import check_parquet, open_parquet
+from zoobot.limits.parquet import check_parquet, open_parquet, read_schema
 from zoobot.limits.text import parse_json
 from zoobot.predictions.astropy_files import (
     check_fits_keeps,
@@ -261,17 +261,27 @@ def _errors_of(path: Path) -> Iterator[None]:
 
 
 def _read_parquet(path: Path) -> Predictions:
-    check_parquet(path)
+    columns = _predicted_columns(path)
+    check_parquet(path, columns=columns)
     with open_parquet(path) as file:
-        return _of_table(file.read())
+        return _of_table(file.read(columns))
 
 
 def _parquet_pieces(path: Path, num_rows: int) -> Iterator[Predictions]:
-    check_parquet(path, num_rows)
+    columns = _predicted_columns(path)
+    check_parquet(path, num_rows, columns)
     with open_parquet(path) as file:
         for group in range(file.num_row_groups):  # of all at once the whole file would be kept
-            for batch in file.iter_batches(num_rows, [group]):
+            for batch in file.iter_batches(num_rows, [group], columns):
                 yield _of_table(pa.Table.from_batches([batch]))
+
+
+def _predicted_columns(path: Path) -> list[str]:
+    """Columns of numbers, of ids and errors, and those that were carried; others are not read."""
+    schema = read_schema(path)
+    metadata = metadata_of((schema.metadata or {}).get(METADATA_KEY.encode(), b"{}"))
+    others = {"id_str", "error", *carried_in(metadata, schema.names)}
+    return [field.name for field in schema if field.name in others or _is_number(field.type)]
 
 
 def _of_table(table: pa.Table) -> Predictions:
@@ -293,12 +303,17 @@ def _of_table(table: pa.Table) -> Predictions:
 
 def _cells(column: pa.Array) -> np.ndarray | None:
     """A column of numbers, or of lists of S numbers, as an array (N, S); None for other columns."""
-    kind = column.type.value_type if pa.types.is_list(column.type) else column.type
-    if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
+    if not _is_number(column.type):
         return None
     if pa.types.is_list(column.type):
         return column.flatten().to_numpy(False).reshape(len(column), -1).astype(np.float32)
     return column.to_numpy(zero_copy_only=False)[:, None].astype(np.float32)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    """Whether a column has a number, or a list of numbers, of each galaxy."""
+    kind = kind.value_type if pa.types.is_list(kind) else kind
+    return pa.types.is_floating(kind) or pa.types.is_integer(kind)
 
 
 def _read_csv(path: Path) -> Predictions:
