@@ -1,5 +1,6 @@
 import os
 import sys
+import tracemalloc
 
 import pytest
 from dying import largest_file
@@ -71,3 +72,19 @@ def test_a_pipe_is_not_read_and_not_waited_for(tmp_path):
             use(tmp_path / "pipe")
     with files.open_to_read(tmp_path / "link") as file:  # what is only read may be linked
         assert file.read() == b"read"
+
+
+def test_no_memory_is_taken_for_bytes_that_a_file_does_not_have(tmp_path):
+    (tmp_path / "a").write_bytes(b"0123456789")
+    with files.open_to_read(tmp_path / "a") as file:
+        tracemalloc.start()
+        assert file.read(4) == b"0123"
+        assert file.read(2**40) == b"456789"
+        assert file.read(2**40) == b""
+        file.seek(20)
+        assert file.read(2**40) == b""
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+        tracemalloc.stop()
+        file.seek(8)
+        assert (file.read(None), file.seek(1), file.read()) == (b"89", 1, b"123456789")
+        assert file.name == str(tmp_path / "a") or file.name == tmp_path / "a"

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import io
 import os
 import secrets
 import shutil
@@ -16,6 +17,7 @@ from zoobot.system.errors import UserError
 
 LEFTOVER = ".partial"
 READ_AT_ONCE = 2**22  # bytes
+MANY_BYTES = 2**20  # asked for at once, of which there may be fewer
 ZEROS = 2**20  # bytes written at a time where space is reserved by writing zeros
 # Flags of ``os.open``, which Windows lacks: a link is refused; a pipe is not waited for, and no
 # terminal is taken as this process's own.
@@ -105,13 +107,23 @@ def open_to_read(path: str | Path) -> BinaryIO:
     """Open an ordinary file, or what a link leads to.
 
     What is opened is looked at after it is open, so that nothing can be put in its place between.
-    So readers of others' files get this file, and not its name.
+    So readers of others' files get this file, and not its name. Where a reader asks for more bytes
+    than are left, as a damaged file may have it do, no memory is taken for them.
 
     Raises:
         ValueError: it is a device or a pipe, which may have no end. It is not waited for.
         OSError: it can't be opened.
     """
-    return _ordinary(open(path, "rb", opener=_open_no_wait), path)
+    return _ordinary(_Reader(io.FileIO(path, "rb", opener=_open_no_wait)), path)
+
+
+class _Reader(io.BufferedReader):
+    """Reads as any file; Python's own takes memory for all bytes that it is asked for."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is not None and size > MANY_BYTES:
+            size = min(size, max(0, os.fstat(self.fileno()).st_size - self.tell()))
+        return super().read(size)
 
 
 def _open_no_link(path: str, flags: int) -> int:
