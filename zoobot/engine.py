@@ -3,6 +3,7 @@
 A batch is a dict with ``image``, uint8 or already float in 0-1, ``id_str``, and the labels.
 """
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +15,7 @@ from zoobot import optim
 from zoobot.contracts import Loader, TrainLoader
 from zoobot.data.device_batches import on_device
 from zoobot.metrics import Means
+from zoobot.models.depthwise import FastDepthwise
 from zoobot.runs.folder import Run
 from zoobot.runs.resume import Progress, rank_state, restore, restore_finite_buffers
 from zoobot.runs.watch import FIRST_SCALE, Watch, check_steps_taken
@@ -39,10 +41,15 @@ class Settings:
     save_every_minutes: float = 30.0  # within an epoch; every epoch's end is saved
     max_skipped_steps: int = 10  # in a row, because a loss or gradient is not finite
 
-    def autocast(self) -> torch.autocast:
+    @contextlib.contextmanager
+    def autocast(self) -> Iterator[None]:
         """Autocast to ``dtype``; float32 is autocast switched off."""
-        enabled = self.dtype != torch.float32
-        return torch.autocast(self.device.type, self.dtype, enabled=enabled)
+        is_on = self.dtype != torch.float32
+        has_slow_gradients = self.dtype == torch.bfloat16 and self.device.type == "cpu"
+        mends = has_slow_gradients and torch.is_grad_enabled()
+        with torch.autocast(self.device.type, self.dtype, enabled=is_on):
+            with FastDepthwise() if mends else contextlib.nullcontext():
+                yield
 
     def grad_scaler(self) -> torch.amp.GradScaler:
         """A gradient scaler that does something for float16 only."""
