@@ -364,7 +364,8 @@ def test_lists_and_dicts_of_parquet_stay_what_they_are_and_images_are_dicts(tmp_
     columns = {"lists": [[1, 2], None], "dicts": [{"a": 1}, {"a": 2}], "image": images}
     pq.write_table(pa.table({"id_str": ["a", "b"], **columns}), tmp_path / "a.parquet")
     catalog = read_catalog(tmp_path / "a.parquet")
-    assert {str(catalog[name].dtype)[:5] for name in ("lists", "dicts")} == {"list<", "struc"}
+    kinds = [str(catalog[name].dtype).partition("<")[0] for name in ("lists", "dicts")]
+    assert kinds == ["list", "struct"]
     assert list(catalog["lists"][0]) == [1, 2]
     assert catalog["lists"].isna().tolist() == [False, True]
     assert catalog["dicts"].tolist() == columns["dicts"]

@@ -8,6 +8,7 @@ import active_learning
 import bands
 import bench_common
 import bench_loader
+import bench_precision
 import bench_predict
 import bench_scaling
 import bench_timing
@@ -69,6 +70,15 @@ def test_training_is_timed_end_to_end_and_on_the_device(data):
     assert row["share_of_matmul"] > 0
     assert "times_peer" in row
     assert row["times_peer"] is None
+
+
+def test_precisions_are_timed_with_and_without_what_is_done_for_depthwise_convolutions():
+    (row,) = bench_precision.main(["--smoke"])
+    assert list(row) == ["encoder"] + [
+        *(f"training, {name}" for name in ("fp32", "bf16", "autocast alone")),
+        *("inference, fp32", "inference, bf16"),
+    ]
+    assert all(value > 0 for name, value in row.items() if name != "encoder")
 
 
 def test_predictions_are_timed_and_saved(fake_peer, tmp_path, monkeypatch):

@@ -43,7 +43,8 @@ def read_catalog(path: str | Path, columns: Sequence[str] = ()) -> pd.DataFrame:
 
     Returns:
         The table. ``id_str`` is text. ``file_loc``, if it is there, has absolute paths; so have
-        paths that were in the column ``image``.
+        paths that were in the column ``image``. Lists and dicts of a Parquet file, but for images,
+        are in columns of Arrow's types.
 
     Raises:
         ValueError: the file is missing, empty, damaged or of another format; a column is missing;
