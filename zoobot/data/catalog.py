@@ -23,6 +23,7 @@ from zoobot.data.bands.locations import (
 )
 from zoobot.data.columns import AS_TEXT, is_text
 from zoobot.data.tables import SPLIT_NAMES, open_table
+from zoobot.limits.memory import TEXT_BYTES, check_memory
 from zoobot.system.errors import UserError, did_you_mean
 
 ADDRESS = "://"  # is in http://..., s3://..., hf://..., file://...
@@ -121,6 +122,8 @@ def _cleaned(table: pd.DataFrame, path: Path) -> pd.DataFrame:
 
 def _as_text(column: pd.Series, path: Path) -> pd.Series:
     missing = column.isna()
+    if not is_text(column):
+        check_memory(TEXT_BYTES * len(column), f"column {column.name!r} of catalog {path} as text")
     try:
         text = column.astype(str).str.strip()
     except (pa.ArrowException, UnicodeError, TypeError) as error:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator
 import pandas as pd
 import pyarrow as pa
 
+from zoobot.limits.memory import TEXT_BYTES, check_memory
 from zoobot.system.errors import UserError
 
 AS_TEXT = ("id_str", "file_loc", "split")  # columns that are read as text
@@ -77,7 +78,9 @@ def with_numbers(
     table = table.copy(deep=False)  # pandas 2 warns of changes to a part of another table
     for name, column in table.items():
         if name not in (*AS_TEXT, "image", *typed):
-            table[name] = numbers_or_text(column, comma_is_decimal)
+            found = numbers_or_text(column, comma_is_decimal)
+            if found is not column:
+                table[name] = found
     return table
 
 
@@ -94,7 +97,7 @@ def numbers_or_text(column: pd.Series, comma_is_decimal: bool = False) -> pd.Ser
         ValueError: a comma may be a decimal one, or stand for thousands.
     """
     texts = _as_texts(column)
-    first = next((x for x in texts if not pd.isna(x) and x.strip() not in NO_NUMBER), None)
+    first = next((x for x in texts.dropna() if x.strip() not in NO_NUMBER), None)
     if first is None:
         return column
     if comma_is_decimal and re.fullmatch(WITH_COMMA, first):
@@ -102,6 +105,7 @@ def numbers_or_text(column: pd.Series, comma_is_decimal: bool = False) -> pd.Ser
         first = first.replace(",", ".")
     if pd.isna(pd.to_numeric(first, errors="coerce")):
         return column
+    check_memory(TEXT_BYTES * len(texts), f"column {column.name!r}, whose numbers are text,")
     numbers = pd.to_numeric(texts, errors="coerce")
     rest = texts[numbers.isna() & texts.notna()]
     return numbers if rest.str.strip().isin(NO_NUMBER).all() else column

@@ -15,6 +15,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -31,8 +32,8 @@ from zoobot.data.file_kinds import (
     is_image_content,
 )
 from zoobot.data.text_tables import open_text
-from zoobot.limits.memory import check_memory, check_size
-from zoobot.limits.parquet import check_parquet, open_parquet, read_schema
+from zoobot.limits.memory import TEXT_BYTES, check_memory, check_size
+from zoobot.limits.parquet import check_parquet, groups_together, open_parquet, read_schema
 from zoobot.limits.tables import check_gzip
 from zoobot.system.errors import UserError
 from zoobot.system.files import open_to_read
@@ -203,7 +204,11 @@ def _parquet_pieces(
             columns = [
                 stored for stored, name in renamed.items() if name in needed and stored not in saved
             ]
-            batches = file.iter_batches(num_rows, columns=columns)
+            counts = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+            batches = chain.from_iterable(  # of all groups at once all would be in memory
+                file.iter_batches(num_rows, groups, columns)
+                for groups in groups_together(counts, num_rows)
+            )
         for batch in batches:
             batch.validate(full=True)  # text that is not UTF-8 would cause errors only later
             table = _to_pandas(batch, renamed, needed, typed)
@@ -230,8 +235,8 @@ def _to_pandas(
     for i, field in enumerate(table.schema):
         name = renamed[field.name]
         if name == "id_str" and pa.types.is_integer(field.type):
+            check_memory(TEXT_BYTES * len(table), f"column {name!r} as text")
             table = table.set_column(i, field.name, table.column(i).cast(pa.string()))
-            table = table.replace_schema_metadata(_without_type(table.schema, field.name))
         elif name in needed - {*AS_TEXT, "image"}:
             kinds = {pa.types.is_decimal: pa.float64(), pa.types.is_binary: pa.string()}
             for is_kind, plain in kinds.items():
@@ -247,7 +252,7 @@ def _to_pandas(
             kept[field.name] = pd.arrays.ArrowExtensionArray(table[field.name])
             missing = pa.nulls(len(table), field.type if is_whole else pa.null())
             table = table.set_column(table.schema.get_field_index(field.name), field.name, missing)
-    table = table.to_pandas()
+    table = table.replace_schema_metadata(_without_types_of_texts(table.schema)).to_pandas()
     for name in kept.keys() & {*table.columns}:
         table[name] = kept[name]
     if not isinstance(table.index, pd.RangeIndex):
@@ -265,13 +270,21 @@ def _is_flat(field: pa.Field) -> bool:
     )
 
 
-def _without_type(schema: pa.Schema, name: str) -> dict[bytes, bytes]:
-    """What pandas noted of a table, but for the type of one column."""
+def _without_types_of_texts(schema: pa.Schema) -> dict[bytes, bytes]:
+    """What pandas noted of a table, but for the types of texts, and what names of columns mean.
+
+    To make texts of such a type takes many times their memory; to read such names, a parser.
+    """
     metadata = dict(schema.metadata or {})
     if b"pandas" in metadata:
         noted = json.loads(metadata[b"pandas"])
-        columns = noted.get("columns", [])
-        noted["columns"] = [column for column in columns if column.get("field_name") != name]
+        texts = {field.name for field in schema if "string" in str(field.type)}
+        plain = {"numpy_type": "object", "pandas_type": "unicode"}
+        noted["columns"] = [
+            column | plain if column.get("field_name") in texts else column
+            for column in noted.get("columns", [])
+        ]
+        noted["column_indexes"] = []
         metadata[b"pandas"] = json.dumps(noted).encode()
     return metadata
 

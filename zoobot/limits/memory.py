@@ -7,6 +7,8 @@ from torch.utils.data import get_worker_info
 from zoobot.system.errors import UserError
 from zoobot.system.memory import free_bytes
 
+TEXT_BYTES = 80  # of a short text as an object of Python, and its place
+
 
 def check_memory(num_bytes: int, what: str, cure: str = "") -> None:
     """ValueError if what a file holds, or options ask for, is larger than the memory that is free.

@@ -10,7 +10,7 @@ more.
 import contextlib
 import itertools
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,15 +24,19 @@ from zoobot.limits.parquet_pages import read_pages
 from zoobot.limits.tables import MAX_EXPANSION, check_claims
 from zoobot.system.errors import UserError
 from zoobot.system.files import open_to_read
+from zoobot.system.memory import free_bytes
 
 COPIES = 3  # of texts while a table is made: Arrow's buffers grow by doubling; pandas copies them
 WORD_BYTES = 8  # of a value, or of the place of a text
-DICT_BYTES = 200  # of a dict in a table of pandas
+LIST_BYTES = 24  # of a number in a list, with its levels, while it becomes NumPy's
+DICT_BYTES, KEY_BYTES = 200, 40  # of a dict in a table of pandas with one key, and of another key
 NUMBER_BYTES = 120  # of a decimal, a day or a time, which are objects there too
 OBJECTS = ("DECIMAL", "DATE", "TIME")
+ENTRY_BYTES = 24  # of an entry of a dictionary, beside its text
 DICTIONARIES = {2, 8}  # numbers of encodings: a dictionary, in two versions
 SHARED_STARTS = 7  # the encoding of texts by what they share with the text before
 ROWS_AT_ONCE = 2**14
+FEWEST_ROWS = 8  # to measure at once; fewer take very long
 UNSEEN_BYTES = 2**26  # a group of rows whose texts can't have more is not measured
 
 
@@ -74,46 +78,70 @@ def check_parquet(
         with pq.ParquetFile(opened) as file:
             leaves = [file.schema.column(i) for i in range(len(file.schema))]
         is_read = [columns is None or _is_of(leaf, columns) for leaf in leaves]
-        unpacked = sum(num_bytes for num_bytes, _ in footer.groups)
+        unpacked = sum(max(n, sum(c.unpacked for c in chunks)) for n, chunks in footer.groups)
         size = os.fstat(opened.fileno()).st_size
-        check_claims(size, footer.num_rows * len(leaves), unpacked)
+        check_claims(size, sum(footer.num_rows) * len(leaves), unpacked)
         repeated: dict[str, _Texts] = {}
-        total = 0
-        for number, (_, chunks) in enumerate(footer.groups):
-            if len(chunks) != len(leaves):
-                raise UserError(f"it has {len(leaves)} columns; a group of rows has {len(chunks)}")
-            num_bytes, dicts = 0, set()
-            for leaf, chunk in itertools.compress(zip(leaves, chunks, strict=True), is_read):
-                pages = read_pages(opened, chunk)
-                values = max(chunk.values, pages.values)
-                most = max(chunk.unpacked, pages.num_bytes)
-                num_bytes += max(most, _width(leaf) * values)
-                name, _, is_nested = leaf.path.partition(".")
-                if is_nested and not leaf.max_repetition_level and name not in dicts:
-                    num_bytes += DICT_BYTES * values
-                    dicts.add(name)
-                at_once = _rows_at_once(leaf, pages.encodings, values, most, num_rows)
-                if at_once:
-                    texts = repeated.get(leaf.path, _Texts([], ROWS_AT_ONCE))
-                    groups_so_far = [*texts.groups, number]
-                    repeated[leaf.path] = _Texts(groups_so_far, min(at_once, texts.at_once))
-            total = num_bytes + (total if num_rows is None else 0)
-            check_memory(total, "its table")
+        largest = 0
+        for run in groups_together(footer.num_rows, num_rows):
+            total = 0
+            for number in run:
+                _, chunks = footer.groups[number]
+                if len(chunks) != len(leaves):
+                    raise UserError(f"it has {len(leaves)} columns; a part has {len(chunks)}")
+                dicts = set()
+                for leaf, chunk in itertools.compress(zip(leaves, chunks, strict=True), is_read):
+                    pages = read_pages(opened, chunk)
+                    values = max(chunk.values, pages.values)
+                    most = max(chunk.unpacked, pages.num_bytes)
+                    total += max(most, _width(leaf) * values) + ENTRY_BYTES * pages.entries
+                    name, _, is_nested = leaf.path.partition(".")
+                    if is_nested and not leaf.max_repetition_level:
+                        total += (KEY_BYTES if name in dicts else DICT_BYTES) * values
+                        dicts.add(name)
+                    at_once = _rows_at_once(leaf, pages.encodings, values, most, num_rows)
+                    if at_once:
+                        texts = repeated.get(leaf.path, _Texts([], ROWS_AT_ONCE))
+                        groups_so_far = [*texts.groups, number]
+                        repeated[leaf.path] = _Texts(groups_so_far, min(at_once, texts.at_once))
+                check_memory(total, "its table")
+            largest = max(largest, total)
     for column, texts in repeated.items():
-        total += _measure(path, column, texts, num_rows, total)
+        largest += _measure(path, column, texts, num_rows, largest)
+
+
+def groups_together(num_rows: Sequence[int], most: int | None) -> list[list[int]]:
+    """The numbers of groups of rows that are read together, so that they have so many rows at most.
+
+    Args:
+        num_rows: of each group; one of more rows is read alone.
+        most: None: all groups together.
+    """
+    runs, together = [], 0
+    for number, count in enumerate(num_rows):
+        if not runs or (most is not None and together + count > most):
+            runs.append([])
+            together = 0
+        runs[-1].append(number)
+        together += count
+    return runs
 
 
 def _width(leaf: pq.ColumnSchema) -> int:
     """The bytes of a value in memory, beside those of a text."""
     if leaf.logical_type.type in OBJECTS:
         return NUMBER_BYTES
-    return max(WORD_BYTES, COPIES * leaf.length)  # the length is -1 of other types
+    if leaf.max_repetition_level:
+        return max(LIST_BYTES, COPIES * leaf.length)  # the length is -1 of other types
+    copies = {"BYTE_ARRAY": COPIES, "INT64": 2, "DOUBLE": 2}.get(leaf.physical_type, 1)
+    return max(copies * WORD_BYTES, COPIES * leaf.length)
 
 
 def _is_of(leaf: pq.ColumnSchema, columns: Collection[str]) -> bool:
     """Whether a column within lists and structs is part of one of these; names may have points."""
-    names = leaf.path.split(".")
-    return any(".".join(names[: i + 1]) in columns for i in range(len(names)))
+    path = leaf.path
+    points = [i for i, letter in enumerate(path) if letter == "."]
+    return any(path[:place] in columns for place in (*points, len(path)))
 
 
 def _rows_at_once(
@@ -126,7 +154,8 @@ def _rows_at_once(
     """How many rows to measure at once of a chunk of texts; 0 if they need not be measured.
 
     Raises:
-        ValueError: they share starts within lists, so that one row may be of any size.
+        ValueError: they share starts, and are within lists, so that one row may be of any size; or
+            are so large that few can be read at once.
     """
     if column.physical_type not in ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY"):
         return 0
@@ -138,13 +167,20 @@ def _rows_at_once(
                 f"its column {column.path:.60} has texts within lists in the encoding "
                 "DELTA_BYTE_ARRAY: save it with another"
             )
-        return min(ROWS_AT_ONCE - 1, max(1, UNSEEN_BYTES // num_bytes))
+        most = max(UNSEEN_BYTES, (free_bytes() or 0) // (2 * COPIES))
+        if most < FEWEST_ROWS * num_bytes:
+            raise UserError(
+                f"its column {column.path:.60} has {num_bytes:,} bytes in the encoding "
+                "DELTA_BYTE_ARRAY, too many to measure with the memory that is free: save it with "
+                "another"
+            )
+        return min(ROWS_AT_ONCE - 1, most // num_bytes)
     return ROWS_AT_ONCE if DICTIONARIES & {*encodings} else 0
 
 
 def _measure(path: Path, column: str, texts: _Texts, num_rows: int | None, total: int) -> int:
     """The bytes of the texts of a column, or the most in so many rows."""
-    sums, most = 0, 0
+    sums, most, checked = 0, 0, 0
     size = min(texts.at_once, num_rows or texts.at_once)
     as_numbers = [column] if texts.at_once == ROWS_AT_ONCE else []
     with open_parquet(path, as_numbers) as file:
@@ -153,7 +189,9 @@ def _measure(path: Path, column: str, texts: _Texts, num_rows: int | None, total
             sums, most = sums + length, max(most, length)
             parts = 1 if num_rows is None else -(-num_rows // size)
             needed = total + COPIES * (sums if num_rows is None else most * parts)
-            check_memory(needed, f"its column {column:.60}")
+            if needed > checked:
+                check_memory(needed, f"its column {column:.60}")
+                checked = needed + UNSEEN_BYTES  # there may be very many batches
             if num_rows is None and sums > MAX_EXPANSION * path.stat().st_size:
                 raise UserError(f"its column {column:.60} unpacks to over {sums:,} bytes")
     return sums if num_rows is None else most

@@ -8,20 +8,27 @@ import os
 from typing import BinaryIO, NamedTuple
 
 from zoobot.limits.memory import check_memory
-from zoobot.limits.thrift import INT_64, NO_STRUCT, StructReader
+from zoobot.limits.thrift import BINARY, INT_32, INT_64, NO_STRUCT, StructReader
 from zoobot.system.errors import UserError
 
 MARK = b"PAR1"
-# Numbers of fields, of the file, of a group of rows, and of a column within it.
-NUM_ROWS, GROUPS = 3, 4
-COLUMNS, GROUP_BYTES = 1, 2
+MAX_PATH_BYTES = 10_000  # of the names of a column and of what it is within
+LEAF_BYTES = 8000  # of memory that pyarrow takes for a column, beside its names
+# Numbers of fields, of the file, of an element of its schema, of a group of rows, and of a column.
+SCHEMA, NUM_ROWS, GROUPS = 2, 3, 4
+NAME, NUM_CHILDREN = 4, 5
+COLUMNS, GROUP_BYTES, GROUP_ROWS = 1, 2, 3
 DESCRIBED, ENCRYPTED = 3, 8
 VALUES, UNPACKED, PACKED, DATA_PAGE, DICTIONARY_PAGE = 5, 6, 7, 9, 11
 COLUMN = {
     DESCRIBED: dict.fromkeys((VALUES, UNPACKED, PACKED, DATA_PAGE, DICTIONARY_PAGE), INT_64),
     ENCRYPTED: {},
 }
-FOOTER = {NUM_ROWS: INT_64, GROUPS: [{COLUMNS: [COLUMN], GROUP_BYTES: INT_64}]}
+FOOTER = {
+    SCHEMA: [{NAME: BINARY, NUM_CHILDREN: INT_32}],
+    NUM_ROWS: INT_64,
+    GROUPS: [{COLUMNS: [COLUMN], GROUP_BYTES: INT_64, GROUP_ROWS: INT_64}],
+}
 
 
 class Chunk(NamedTuple):
@@ -43,11 +50,11 @@ class Footer(NamedTuple):
     """What is in a file.
 
     Attributes:
-        num_rows: of all groups.
-        groups: of each group of rows, the bytes that it unpacks to and its columns.
+        num_rows: of each group of rows.
+        groups: of each, the bytes that it unpacks to and its columns.
     """
 
-    num_rows: int
+    num_rows: list[int]
     groups: list[tuple[int, list[Chunk]]]
 
 
@@ -55,8 +62,8 @@ def read_footer(file: BinaryIO) -> Footer:
     """Read the end of a Parquet file.
 
     Raises:
-        ValueError: it is damaged or encrypted, claims a negative number, or takes more memory than
-            is free.
+        ValueError: it is damaged or encrypted, claims a negative number, contradicts itself, or
+            takes more memory than is free.
     """
     size = os.fstat(file.fileno()).st_size
     file.seek(max(0, size - 8))
@@ -68,17 +75,48 @@ def read_footer(file: BinaryIO) -> Footer:
     file.seek(size - 8 - length)
     try:
         fields = StructReader(file.read(length)).struct(FOOTER)
+        _check_names(fields[SCHEMA])
         groups = [
             (group[GROUP_BYTES], [_chunk(column) for column in group[COLUMNS]])
             for group in fields[GROUPS]
         ]
-        footer = Footer(fields[NUM_ROWS], groups)
+        claimed, num_rows = fields[NUM_ROWS], [group[GROUP_ROWS] for group in fields[GROUPS]]
     except (IndexError, KeyError):
         raise UserError(NO_STRUCT) from None
-    least = [min(chunk, default=0) for _, chunks in groups for chunk in chunks]
-    if min([footer.num_rows, *(num_bytes for num_bytes, _ in groups), *least]) < 0:
+    columns = [chunk for _, chunks in groups for chunk in chunks]
+    if min([claimed, *num_rows, *(n for n, _ in groups), *map(min, columns)]) < 0:
         raise UserError("it claims a negative number of rows, values or bytes")
-    return footer
+    if sum(num_rows) != claimed:
+        raise UserError(f"it claims {claimed:,} rows; its parts have {sum(num_rows):,}")
+    packed = sum(chunk.packed for chunk in columns)
+    if packed > size:
+        raise UserError(f"it claims {packed:,} bytes of columns, in a file of {size:,} bytes")
+    return Footer(num_rows, groups)
+
+
+def _check_names(schema: list[dict]) -> None:
+    """ValueError if paths to columns, which a few long names make, take more memory than is free.
+
+    pyarrow keeps the path of each column, and those of all that it is within, by name.
+    """
+    num_bytes = 0
+    within = [(schema[0].get(NUM_CHILDREN, 0), 0, 0)] if schema else []  # children left, lengths
+    for element in schema[1:]:
+        while within and not within[-1][0]:
+            within.pop()
+        if not within:
+            raise UserError(NO_STRUCT)
+        left, length, all_lengths = within[-1]
+        within[-1] = (left - 1, length, all_lengths)
+        length += element[NAME] + 1
+        if length > MAX_PATH_BYTES:
+            raise UserError(f"the names of a column have {length:,} bytes")
+        all_lengths += length
+        if element.get(NUM_CHILDREN, 0) > 0:
+            within.append((element[NUM_CHILDREN], length, all_lengths))
+        else:
+            num_bytes += LEAF_BYTES + length + all_lengths
+    check_memory(num_bytes, "its description of itself")
 
 
 def _chunk(column: dict) -> Chunk:

@@ -37,8 +37,9 @@ class StructReader:
         """The wanted fields of a struct, by their numbers, as far as it has them.
 
         Args:
-            wanted: for each field's number ``INT_32`` or ``INT_64``; or the fields that are wanted
-                of a struct; or a list of one dict, those of every struct in a list.
+            wanted: for each field's number ``INT_32`` or ``INT_64``; ``BINARY``, for the length of
+                bytes; or the fields that are wanted of a struct; or a list of one dict, those of
+                every struct in a list.
 
         Raises:
             IndexError: the bytes end before the struct does.
@@ -63,18 +64,24 @@ class StructReader:
         return fields
 
     def _value(self, kind: int, shape: int | dict | list, depth: int) -> int | dict | list:
+        if kind == shape == BINARY:
+            length = self._unsigned()  # moves the place
+            self.place += length
+            return length
         if kind == shape:
             return self._number(kind)
         if kind == STRUCT and isinstance(shape, dict):
             return self.struct(shape, depth)
         if kind == LIST and isinstance(shape, list):
             count, inner = self._list_head()
-            if inner == STRUCT:
+            if inner == STRUCT or not count:  # of an empty list any kind is told
                 return [self.struct(shape[0], depth) for _ in range(count)]
         raise UserError(NO_STRUCT)
 
     def _skip(self, kind: int, depth: int, count: int = 1) -> None:
         """Go beyond so many values of a kind."""
+        if not count:
+            return
         if kind in SIZES:
             for _ in range(count):
                 self._unsigned()

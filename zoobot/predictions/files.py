@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from zoobot.data.catalog import check_exact_ids
-from zoobot.limits.memory import check_size
+from zoobot.limits.memory import TEXT_BYTES, check_memory, check_size
 from zoobot.limits.parquet import check_parquet, open_parquet, read_schema
 from zoobot.limits.text import parse_json
 from zoobot.predictions.astropy_files import (
@@ -294,11 +294,17 @@ def _of_table(table: pa.Table) -> Predictions:
         if name not in carried
     }
     errors = table["error"].to_numpy() if "error" in table.column_names else None
-    ids = table["id_str"].to_pandas()
-    check_exact_ids(ids, "its ids")
-    ids = ids.astype(str).to_numpy(dtype=object)
+    ids = plain_ids(table)
     carried = table.select(carried).replace_schema_metadata() if carried else None
     return Predictions(ids, *stack(cells), errors, metadata, carried)
+
+
+def plain_ids(table: pa.Table) -> np.ndarray:
+    """Ids of a Parquet file as text. ValueError if they are rounded numbers, or fill the memory."""
+    check_memory(TEXT_BYTES * len(table), "its ids")
+    ids = table["id_str"].to_pandas()
+    check_exact_ids(ids, "its ids")
+    return ids.astype(str).to_numpy(dtype=object)
 
 
 def _cells(column: pa.Array) -> np.ndarray | None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from zoobot.limits.parquet import check_parquet, open_parquet
 from zoobot.predictions.contents import METADATA_KEY, Predictions, carried_in, metadata_of
-from zoobot.predictions.files import read_predictions
+from zoobot.predictions.files import plain_ids, read_predictions
 from zoobot.system.errors import UserError, did_you_mean
 
 ROWS_AT_ONCE = 2**14
@@ -70,9 +70,9 @@ def _read_parquet(path: Path) -> Predictions | None:
                     start += len(batch)
             carried = carried_in(metadata, schema.names)
             others = file.read(columns=["id_str", *carried])
+        ids = plain_ids(others)
     except Exception:
         return None  # ``read_predictions`` says what is wrong
-    ids = others["id_str"].to_pandas().astype(str).to_numpy(dtype=object)
     carried = others.select(carried).replace_schema_metadata() if carried else None
     return Predictions(ids, features[..., None], columns, None, metadata, carried)
 
