@@ -10,16 +10,16 @@ more.
 import contextlib
 import itertools
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from zoobot.limits.memory import check_memory
-from zoobot.limits.parquet_footer import read_footer
+from zoobot.limits.parquet_footer import Chunk, read_footer
 from zoobot.limits.parquet_pages import read_pages
 from zoobot.limits.tables import MAX_EXPANSION, check_claims
 from zoobot.system.errors import UserError
@@ -77,37 +77,53 @@ def check_parquet(
         footer = read_footer(opened)
         with pq.ParquetFile(opened) as file:
             leaves = [file.schema.column(i) for i in range(len(file.schema))]
-        is_read = [columns is None or _is_of(leaf, columns) for leaf in leaves]
+        if any(len(chunks) != len(leaves) for _, chunks in footer.groups):
+            raise UserError(f"it has {len(leaves)} columns, and parts with more or fewer")
         unpacked = sum(max(n, sum(c.unpacked for c in chunks)) for n, chunks in footer.groups)
         size = os.fstat(opened.fileno()).st_size
         check_claims(size, sum(footer.num_rows) * len(leaves), unpacked)
+        wanted = [columns is None or _is_of(leaf, columns) for leaf in leaves]
         repeated: dict[str, _Texts] = {}
         largest = 0
         for run in groups_together(footer.num_rows, num_rows):
             total = 0
             for number in run:
-                _, chunks = footer.groups[number]
-                if len(chunks) != len(leaves):
-                    raise UserError(f"it has {len(leaves)} columns; a part has {len(chunks)}")
-                dicts = set()
-                for leaf, chunk in itertools.compress(zip(leaves, chunks, strict=True), is_read):
-                    pages = read_pages(opened, chunk)
-                    values = max(chunk.values, pages.values)
-                    most = max(chunk.unpacked, pages.num_bytes)
-                    total += max(most, _width(leaf) * values) + ENTRY_BYTES * pages.entries
-                    name, _, is_nested = leaf.path.partition(".")
-                    if is_nested and not leaf.max_repetition_level:
-                        total += (KEY_BYTES if name in dicts else DICT_BYTES) * values
-                        dicts.add(name)
-                    at_once = _rows_at_once(leaf, pages.encodings, values, most, num_rows)
-                    if at_once:
-                        texts = repeated.get(leaf.path, _Texts([], ROWS_AT_ONCE))
-                        groups_so_far = [*texts.groups, number]
-                        repeated[leaf.path] = _Texts(groups_so_far, min(at_once, texts.at_once))
+                found = zip(leaves, footer.groups[number][1], strict=True)
+                chunks = itertools.compress(found, wanted)
+                total += _group_bytes(opened, number, chunks, num_rows, repeated)
                 check_memory(total, "its table")
             largest = max(largest, total)
     for column, texts in repeated.items():
         largest += _measure(path, column, texts, num_rows, largest)
+
+
+def _group_bytes(
+    file: BinaryIO,
+    number: int,
+    chunks: Iterable[tuple[pq.ColumnSchema, Chunk]],
+    num_rows: int | None,
+    repeated: dict[str, _Texts],
+) -> int:
+    """The memory that a group of rows takes, but for ``repeated`` texts, to which it adds its own.
+
+    Args:
+        number: of the group.
+        chunks: its columns.
+    """
+    total, dicts = 0, set()
+    for leaf, chunk in chunks:
+        pages = read_pages(file, chunk)
+        values, most = max(chunk.values, pages.values), max(chunk.unpacked, pages.num_bytes)
+        total += max(most, _width(leaf) * values) + ENTRY_BYTES * pages.entries
+        name, _, is_nested = leaf.path.partition(".")
+        if is_nested and not leaf.max_repetition_level:
+            total += (KEY_BYTES if name in dicts else DICT_BYTES) * values
+            dicts.add(name)
+        at_once = _rows_at_once(leaf, pages.encodings, values, most, num_rows)
+        if at_once:
+            texts = repeated.get(leaf.path, _Texts([], ROWS_AT_ONCE))
+            repeated[leaf.path] = _Texts([*texts.groups, number], min(at_once, texts.at_once))
+    return total
 
 
 def groups_together(num_rows: Sequence[int], most: int | None) -> list[list[int]]:
