@@ -228,8 +228,8 @@ def _to_pandas(
     """A table of pandas, an index that it was saved with as columns, and whole ids as text.
 
     Labels that are decimals become floats, and labels that are bytes text. Whole numbers of
-    ``typed`` columns stay whole beside missing ones. Lists and dicts stay Arrow's, as objects of
-    Python would take a hundred times the memory; but those of images do not.
+    ``typed`` columns stay whole beside missing ones. Lists and dicts, but for images, stay Arrow's:
+    objects of Python would take a hundred times the memory.
     """
     table = batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch])
     for i, field in enumerate(table.schema):
@@ -265,9 +265,8 @@ def _to_pandas(
 
 def _is_flat(field: pa.Field) -> bool:
     """Whether a column has dicts of plain values."""
-    return pa.types.is_struct(field.type) and not any(
-        pa.types.is_nested(f.type) for f in field.type
-    )
+    kind = field.type
+    return pa.types.is_struct(kind) and not any(pa.types.is_nested(part.type) for part in kind)
 
 
 def _without_types_of_texts(schema: pa.Schema) -> dict[bytes, bytes]:
