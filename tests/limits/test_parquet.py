@@ -9,7 +9,7 @@ import pytest
 from hostile_files import number, refused
 
 from zoobot.data.catalog import read_catalog, read_galaxies
-from zoobot.limits import memory, parquet, parquet_footer
+from zoobot.limits import memory, parquet, parquet_footer, parquet_lengths
 from zoobot.limits.parquet_footer import Chunk, read_footer
 from zoobot.limits.parquet_pages import Pages, read_pages
 from zoobot.limits.thrift import StructReader
@@ -36,7 +36,7 @@ def page(num_bytes, num_values, packed=0, kind=0, field=5):
 
 
 def pages_of(content, num_values=1):
-    return read_pages(io.BytesIO(content), Chunk(0, num_values, len(content), 0))
+    return read_pages(io.BytesIO(content), Chunk(0, num_values, len(content), 0, 0))
 
 
 def with_footer(path, change):
@@ -124,8 +124,8 @@ def listed(structs):
 
 def column_of(start, packed):
     """A column within a group of rows, of one value."""
-    told = (1, 1, packed, start)
-    fields = zip((b"\x56", b"\x16", b"\x16", b"\x26"), told, strict=True)
+    told = (0, 1, 1, packed, start)  # the first is how it is packed
+    fields = zip((b"\x45", b"\x16", b"\x16", b"\x16", b"\x26"), told, strict=True)
     return b"\x3c" + b"".join(head + number(value) for head, value in fields) + b"\0\0"
 
 
@@ -216,10 +216,8 @@ def test_types_that_pandas_noted_of_texts_and_of_names_of_columns_are_not_taken(
 def test_a_column_with_points_in_its_name_is_looked_at(tmp_path, monkeypatch):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"a.b": [1.0], "c": [{"d": 1.0}], "e": [1.0]}), path)
-    looked_at = []
-    monkeypatch.setattr(
-        parquet, "read_pages", lambda file, chunk: looked_at.append(chunk) or Pages(1, 1, [])
-    )
+    looked_at, pages = [], Pages(1, 1, frozenset())
+    monkeypatch.setattr(parquet, "read_pages", lambda *told: looked_at.append(told) or pages)
     parquet.check_parquet(path, columns=["a.b", "c"])
     assert len(looked_at) == 2
     parquet.check_parquet(path, columns=["b", "d"])
@@ -278,6 +276,57 @@ def test_texts_that_share_their_starts_are_measured_and_read(tmp_path, monkeypat
     assert len(read_catalog(path)) == MANY
     monkeypatch.setattr(parquet, "MAX_EXPANSION", 1)
     assert "unpacks" in refused(lambda: read_catalog(path), "a.parquet")
+
+
+def numbers(block_size, num_parts, count, blocks=b""):
+    """The start of numbers in DELTA_BINARY_PACKED, whose first is 0."""
+    return b"".join(bytes(varint(value)) for value in (block_size, num_parts, count, 0)) + blocks
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("packing", ["none", "snappy", "gzip", "brotli", "zstd", "lz4"])
+@pytest.mark.parametrize("encoding", ["DELTA_LENGTH_BYTE_ARRAY", "DELTA_BYTE_ARRAY"])
+def test_lengths_of_texts_are_counted_however_a_page_is_packed(
+    tmp_path, monkeypatch, version, packing, encoding
+):
+    path = tmp_path / "a.parquet"
+    texts = [f"galaxy {i}" if i % 3 else None for i in range(MANY)]
+    lists = [[text, text] for text in texts]
+    table = pa.table({"id_str": texts, "none": pa.nulls(MANY, pa.string()), "lists": lists})
+    encodings = dict.fromkeys(("id_str", "none", "lists.list.element"), encoding)
+    options = {"use_dictionary": False, "column_encoding": encodings, "compression": packing}
+    pq.write_table(table, path, data_page_version=version, data_page_size=5000, **options)
+    parquet.check_parquet(path)
+    counted = []
+
+    def count(content, encoding, num_values):
+        counted.append(num_values)
+        parquet_lengths.check_lengths(content, encoding, num_values)
+        with pytest.raises(UserError, match="claims .* lengths of 1 texts"):
+            parquet_lengths.check_lengths(content, encoding, 1)
+
+    monkeypatch.setattr("zoobot.limits.parquet_pages.check_lengths", count)
+    parquet.check_parquet(path, columns=["id_str", "lists"])
+    assert sum(counted) == 3 * MANY
+    assert len(counted) > 1
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (numbers(2**24, 1, 2**31 - 1), "claims 2,147,483,647 lengths of 9 texts"),
+        (numbers(128, 4, 1) + numbers(128, 4, 99), "claims 99 lengths of 9 texts"),
+        (numbers(128, 4, 9, b"\0" + b"\1\1\1\1" + b"abc"), "ends within"),
+        (numbers(128, 4, 9), "ends within"),
+        (numbers(0, 1, 9), "another size"),
+        (numbers(128, 0, 9), "another size"),
+        (numbers(100, 3, 9), "another size"),
+    ],
+    ids="many second cut header block parts size".split(),
+)
+def test_more_lengths_than_texts_are_refused(content, told):
+    with pytest.raises(UserError, match=told):
+        parquet_lengths.check_lengths(content, 7, 9)
 
 
 def test_texts_within_lists_that_share_their_starts_are_refused_if_they_may_be_large(

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from zoobot.limits.memory import check_memory
 from zoobot.limits.parquet_footer import Chunk, read_footer
+from zoobot.limits.parquet_lengths import SHARED_STARTS
 from zoobot.limits.parquet_pages import read_pages
 from zoobot.limits.tables import MAX_EXPANSION, check_claims
 from zoobot.system.errors import UserError
@@ -34,7 +35,6 @@ NUMBER_BYTES = 120  # of a decimal, a day or a time, which are objects there too
 OBJECTS = ("DECIMAL", "DATE", "TIME")
 ENTRY_BYTES = 24  # of an entry of a dictionary, beside its text
 DICTIONARIES = {2, 8}  # numbers of encodings: a dictionary, in two versions
-SHARED_STARTS = 7  # the encoding of texts by what they share with the text before
 ROWS_AT_ONCE = 2**14
 FEWEST_ROWS = 8  # to measure at once; fewer take very long
 UNSEEN_BYTES = 2**26  # a group of rows whose texts can't have more is not measured
@@ -112,7 +112,8 @@ def _group_bytes(
     """
     total, dicts = 0, set()
     for leaf, chunk in chunks:
-        pages = read_pages(file, chunk)
+        num_levels = (leaf.max_definition_level > 0) + (leaf.max_repetition_level > 0)
+        pages = read_pages(file, chunk, num_levels)
         values, most = max(chunk.values, pages.values), max(chunk.unpacked, pages.num_bytes)
         total += max(most, _width(leaf) * values) + ENTRY_BYTES * pages.entries
         name, _, is_nested = leaf.path.partition(".")

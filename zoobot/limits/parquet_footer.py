@@ -19,9 +19,12 @@ SCHEMA, NUM_ROWS, GROUPS = 2, 3, 4
 NAME, NUM_CHILDREN = 4, 5
 COLUMNS, GROUP_BYTES, GROUP_ROWS = 1, 2, 3
 DESCRIBED, ENCRYPTED = 3, 8
-VALUES, UNPACKED, PACKED, DATA_PAGE, DICTIONARY_PAGE = 5, 6, 7, 9, 11
+CODEC, VALUES, UNPACKED, PACKED, DATA_PAGE, DICTIONARY_PAGE = 4, 5, 6, 7, 9, 11
 COLUMN = {
-    DESCRIBED: dict.fromkeys((VALUES, UNPACKED, PACKED, DATA_PAGE, DICTIONARY_PAGE), INT_64),
+    DESCRIBED: {
+        CODEC: INT_32,
+        **dict.fromkeys((VALUES, UNPACKED, PACKED, DATA_PAGE, DICTIONARY_PAGE), INT_64),
+    },
     ENCRYPTED: {},
 }
 FOOTER = {
@@ -38,12 +41,14 @@ class Chunk(NamedTuple):
         start: where its first page begins, in bytes.
         values: how many, missing ones too.
         packed, unpacked: bytes, in the file and when read.
+        codec: number of the way in which pages are packed.
     """
 
     start: int
     values: int
     packed: int
     unpacked: int
+    codec: int
 
 
 class Footer(NamedTuple):
@@ -125,4 +130,4 @@ def _chunk(column: dict) -> Chunk:
     told = column[DESCRIBED]
     start, dictionary = told[DATA_PAGE], told.get(DICTIONARY_PAGE, 0)
     start = dictionary if 0 < dictionary < start else start
-    return Chunk(start, told[VALUES], told[PACKED], told[UNPACKED])
+    return Chunk(start, told[VALUES], told[PACKED], told[UNPACKED], told[CODEC])

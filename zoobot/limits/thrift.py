@@ -37,9 +37,9 @@ class StructReader:
         """The wanted fields of a struct, by their numbers, as far as it has them.
 
         Args:
-            wanted: for each field's number ``INT_32`` or ``INT_64``; ``BINARY``, for the length of
-                bytes; or the fields that are wanted of a struct; or a list of one dict, those of
-                every struct in a list.
+            wanted: for each field's number ``INT_32`` or ``INT_64``; ``TRUE``, for true or false;
+                ``BINARY``, for the length of bytes; or the fields that are wanted of a struct; or a
+                list of one dict, those of every struct in a list.
 
         Raises:
             IndexError: the bytes end before the struct does.
@@ -64,8 +64,10 @@ class StructReader:
         return fields
 
     def _value(self, kind: int, shape: int | dict | list, depth: int) -> int | dict | list:
+        if shape == TRUE and kind in (TRUE, FALSE):
+            return kind == TRUE
         if kind == shape == BINARY:
-            length = self._unsigned()  # moves the place
+            length = self.unsigned()  # moves the place
             self.place += length
             return length
         if kind == shape:
@@ -84,10 +86,10 @@ class StructReader:
             return
         if kind in SIZES:
             for _ in range(count):
-                self._unsigned()
+                self.unsigned()
         elif kind == BINARY:
             for _ in range(count):
-                length = self._unsigned()  # moves the place
+                length = self.unsigned()  # moves the place
                 self.place += length
         elif kind in WIDTHS:
             self.place += count * WIDTHS[kind]
@@ -101,18 +103,26 @@ class StructReader:
         else:
             raise UserError(NO_STRUCT)
 
+    def take(self, count: int) -> bytes:
+        """So many bytes; IndexError if there are fewer."""
+        start, self.place = self.place, self.place + count
+        if self.place > len(self._content):
+            raise IndexError
+        return self._content[start : self.place]
+
     def _list_head(self) -> tuple[int, int]:
         head = self._byte()
-        return (head >> 4 if head >> 4 != 15 else self._unsigned()), head & 15
+        return (head >> 4 if head >> 4 != 15 else self.unsigned()), head & 15
 
     def _number(self, kind: int) -> int:
         """A number with a sign, which is its lowest bit."""
-        value = self._unsigned()
+        value = self.unsigned()
         if value >> SIZES[kind]:
             raise UserError(NO_STRUCT)
         return value >> 1 ^ -(value & 1)
 
-    def _unsigned(self) -> int:
+    def unsigned(self) -> int:
+        """A number without a sign, seven bits a byte."""
         byte = self._content[self.place]
         self.place += 1
         value, shift = byte & 127, 7
