@@ -16,6 +16,7 @@ import argparse
 import csv
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +101,7 @@ def read_table(path: Path) -> pa.Table:
             table = _read_text(path)
     except (OSError, ValueError, TypeError, pa.ArrowException) as error:
         raise UserError(f"catalog {path} can't be read: {error!s:.200}") from error
-    twice = [name for name in table.column_names if table.column_names.count(name) > 1]
+    twice = [name for name, count in Counter(table.column_names).items() if count > 1]
     if twice:
         raise UserError(f"catalog {path} has more than one column {twice[0]!r}: rename one")
     require_columns(pd.DataFrame(columns=table.column_names), ["id_str"], str(path))

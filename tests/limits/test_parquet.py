@@ -202,6 +202,13 @@ def test_groups_that_are_read_together_count_together(tmp_path, monkeypatch):
         parquet.check_parquet(path, num_rows=40)
 
 
+def test_a_column_of_intervals_is_read(tmp_path):
+    table = pd.DataFrame({"id_str": ["a", "b"], "file_loc": ["a.png"] * 2})
+    table["x"] = pd.arrays.IntervalArray.from_breaks([0.0, 1.0, 2.0])
+    table.to_parquet(tmp_path / "a.parquet")
+    assert len(read_catalog(tmp_path / "a.parquet")["x"].dropna()) == 2
+
+
 def test_types_that_pandas_noted_of_texts_and_of_names_of_columns_are_not_taken(tmp_path):
     path = tmp_path / "a.parquet"
     table = pd.DataFrame({"id_str": ["a", "b"], "file_loc": ["a.png"] * 2, "x": [1, 2]})

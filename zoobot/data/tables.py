@@ -270,14 +270,15 @@ def _is_flat(field: pa.Field) -> bool:
 
 
 def _without_types_of_texts(schema: pa.Schema) -> dict[bytes, bytes]:
-    """What pandas noted of a table, but for the types of texts, and what names of columns mean.
+    """What pandas noted of a table, but for types of texts and of what is left out (null).
 
-    To make texts of such a type takes many times their memory; to read such names, a parser.
+    Texts of these types would take many times their memory. What names of columns mean, which
+    pandas has a parser read, is left out too.
     """
     metadata = dict(schema.metadata or {})
     if b"pandas" in metadata:
         noted = json.loads(metadata[b"pandas"])
-        texts = {field.name for field in schema if "string" in str(field.type)}
+        texts = {f.name for f in schema if "string" in str(f.type) or pa.types.is_null(f.type)}
         plain = {"numpy_type": "object", "pandas_type": "unicode"}
         noted["columns"] = [
             column | plain if column.get("field_name") in texts else column
