@@ -13,7 +13,12 @@ def refused(call, name):
 
 def number(value):
     """A number as Thrift writes it in a struct, with which Parquet describes itself."""
-    value, found = value * 2 if value >= 0 else -value * 2 - 1, []
+    return unsigned(value * 2 if value >= 0 else -value * 2 - 1)
+
+
+def unsigned(value):
+    """A number without a sign, as Thrift writes it: seven bits a byte."""
+    found = []
     while value > 127:
         found.append(value & 127 | 128)
         value >>= 7

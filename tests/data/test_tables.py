@@ -406,6 +406,15 @@ def test_other_names_of_splits_in_a_column_are_read(tmp_path):
     assert splits == ["train", *["val"] * 4, "test"]
 
 
+@pytest.mark.parametrize("num_rows", [None, 10])
+def test_whole_numbers_that_pandas_kept_as_an_index_are_carried_exactly(tmp_path, num_rows):
+    numbers = [587739505552785600, 587739505552785688, 587739505552785611]
+    table = pd.DataFrame({"id_str": [*"abc"], "file_loc": ["a.png"] * 3, "objid": numbers})
+    table.set_index("objid").to_parquet(tmp_path / "a.parquet")
+    (piece,) = read_galaxies(tmp_path / "a.parquet", ["objid"], num_rows, typed=["objid"])
+    assert piece["objid"].tolist() == numbers
+
+
 def test_labels_and_ids_that_are_lists_are_refused(tmp_path):
     table = pa.table({"id_str": ["a"], "file_loc": ["a.png"], "spiral": [[[1], [0]]]})
     pq.write_table(table, tmp_path / "a.parquet")

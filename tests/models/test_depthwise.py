@@ -100,6 +100,12 @@ def test_a_models_gradients_are_no_further_from_float32_than_those_of_autocast_a
     assert distance(all_gradients(BF16.autocast()), wanted) < 1.2 * alone + 1e-3
 
 
+def test_an_image_alone_is_taken_as_torch_takes_it():
+    layer, image = LAYERS["both"], torch.rand(6, 9, 8)
+    found, wanted = gradients(BF16, layer, image), gradients(FP32, layer, image)
+    assert max(distance(*pair) for pair in zip(found, wanted, strict=True)) < 0.01
+
+
 def test_layers_whose_weights_are_frozen_pass_gradients_on():
     layer = copy.deepcopy(LAYERS["both"]).requires_grad_(False)
     images = torch.rand(3, 6, 9, 8)

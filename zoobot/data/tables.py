@@ -229,7 +229,7 @@ def _to_pandas(
 
     Labels that are decimals become floats, and labels that are bytes text. Whole numbers of
     ``typed`` columns stay whole beside missing ones. Lists and dicts, but for images, stay Arrow's:
-    objects of Python would take a hundred times the memory.
+    objects of Python would take many times the memory.
     """
     table = batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch])
     for i, field in enumerate(table.schema):
@@ -243,15 +243,15 @@ def _to_pandas(
                 if is_kind(field.type):
                     table = table.set_column(i, field.name, table.column(i).cast(plain))
     kept = {}
-    for field in table.schema:
-        new = renamed[field.name]
-        if pa.types.is_nested(field.type) and new in needed - {"image", *typed}:
+    for i, field in enumerate(table.schema):
+        new, is_nested = renamed[field.name], pa.types.is_nested(field.type)
+        if is_nested and new in needed - {"image", *typed}:
             raise UserError(f"column {new!r} holds {field.type!s:.60}, not one value a galaxy")
-        is_whole = new in typed and pa.types.is_integer(field.type)
-        if is_whole or pa.types.is_nested(field.type) and not (new == "image" and _is_flat(field)):
+        is_nested = is_nested and not (new == "image" and _is_flat(field))
+        if is_nested or new in typed and pa.types.is_integer(field.type):
             kept[field.name] = pd.arrays.ArrowExtensionArray(table[field.name])
-            missing = pa.nulls(len(table), field.type if is_whole else pa.null())
-            table = table.set_column(table.schema.get_field_index(field.name), field.name, missing)
+        if is_nested:
+            table = table.set_column(i, field.name, pa.nulls(len(table)))
     table = table.replace_schema_metadata(_without_types_of_texts(table.schema)).to_pandas()
     for name in kept.keys() & {*table.columns}:
         table[name] = kept[name]
@@ -270,7 +270,7 @@ def _is_flat(field: pa.Field) -> bool:
 
 
 def _without_types_of_texts(schema: pa.Schema) -> dict[bytes, bytes]:
-    """What pandas noted of a table, but for types of texts and of what is left out (null).
+    """What pandas noted of a table, but for types of texts, and of lists that null stands for.
 
     Texts of these types would take many times their memory. What names of columns mean, which
     pandas has a parser read, is left out too.

@@ -197,7 +197,7 @@ def _rows_at_once(
 
 def _measure(path: Path, column: str, texts: _Texts, num_rows: int | None, total: int) -> int:
     """The bytes of the texts of a column, or the most in so many rows."""
-    sums, most, checked = 0, 0, 0
+    sums, most, checked, largest = 0, 0, 0, MAX_EXPANSION * path.stat().st_size
     size = min(texts.at_once, num_rows or texts.at_once)
     as_numbers = [column] if texts.at_once == ROWS_AT_ONCE else []
     with open_parquet(path, as_numbers) as file:
@@ -209,7 +209,7 @@ def _measure(path: Path, column: str, texts: _Texts, num_rows: int | None, total
             if needed > checked:
                 check_memory(needed, f"its column {column:.60}")
                 checked = needed + UNSEEN_BYTES  # there may be very many batches
-            if num_rows is None and sums > MAX_EXPANSION * path.stat().st_size:
+            if num_rows is None and sums > largest:
                 raise UserError(f"its column {column:.60} unpacks to over {sums:,} bytes")
     return sums if num_rows is None else most
 

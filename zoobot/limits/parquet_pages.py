@@ -41,7 +41,7 @@ class Pages(NamedTuple):
     entries: int = 0
 
 
-def read_pages(file: BinaryIO, chunk: Chunk, num_levels: int = 0) -> Pages:
+def read_pages(file: BinaryIO, chunk: Chunk, num_levels: int) -> Pages:
     """Go through the headers of the pages.
 
     Args:

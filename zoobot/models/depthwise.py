@@ -1,9 +1,9 @@
 """Train depthwise convolutions in bfloat16 on a CPU, without those gradients that are slow there.
 
 oneDNN has no fast kernel in bfloat16 for two gradients of a depthwise convolution: of its input if
-the stride is more than 1, and of its weights if the kernel is larger than 3 x 3. They take 2 to 13
-times as long as in float32. EfficientNets and MobileNets consist of such layers, and trained slower
-in bfloat16 than in float32. Here these two are computed in float32, all else in bfloat16.
+the stride is more than 1, and of its weights if the kernel is larger than 3 x 3. EfficientNets and
+MobileNets consist of such layers, and trained slower in bfloat16 than in float32
+(``benchmarks/bench_precision.py``). Here these two are computed in float32, all else in bfloat16.
 """
 
 from typing import Any
@@ -41,7 +41,8 @@ def _conv2d(
 ) -> torch.Tensor:
     """As ``torch.conv2d``, whose names these are."""
     strides, is_depthwise = _pair(stride), groups == len(weight) > 1 == weight.shape[1]
-    if not (is_depthwise and any(_slow(strides, weight))) or isinstance(padding, str):
+    is_batch = input.ndim == 4
+    if not (is_batch and is_depthwise and any(_slow(strides, weight))) or isinstance(padding, str):
         return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
     parts = (None if part is None else part.bfloat16() for part in (input, weight, bias))
     return _Depthwise.apply(*parts, strides, _pair(padding), _pair(dilation))
